@@ -1,0 +1,59 @@
+"""The names of the activations, and what may be asked of each. Free of torch: `--help` reads it.
+
+The registry is built from these tables, so a name stands in one place only.
+"""
+
+import difflib
+import math
+
+# Functions of x and a sharpness sigma (the first two are gates alone, the others x times a gate).
+SIGMA_NAMES = ("ArcTan", "ArcTan_Approx", "ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
+
+# torch.nn's own classes that take `inplace`, and those that do not.
+INPLACE_NAMES = (
+    "ReLU",
+    "SiLU",
+    "LeakyReLU",
+    "ELU",
+    "CELU",
+    "SELU",
+    "Hardtanh",
+    "Hardswish",
+    "Hardsigmoid",
+    "Mish",
+)
+OTHER_TORCH_NAMES = ("GELU", "Sigmoid", "PReLU", "Softplus", "Softsign", "Tanh", "Identity")
+
+ACTIVATIONS = (*SIGMA_NAMES, *INPLACE_NAMES, *OTHER_TORCH_NAMES, "SquarePlus")
+
+# The names used in the paper (arXiv 2603.06861).
+ALIASES = {"IGLU": "ZiLU", "IGLU_Approx": "ZiLU_Approx"}
+
+_CANONICAL = {name.lower(): name for name in ACTIVATIONS}
+_CANONICAL |= {alias.lower(): name for alias, name in ALIASES.items()}
+
+
+def canonical_name(name: str) -> str:
+    """The canonical spelling of an activation's name or alias, matched without regard to case.
+
+    Raises:
+        ValueError: unknown name; the message suggests the nearest and lists all.
+    """
+    canonical = _CANONICAL.get(str(name).lower())
+    if canonical is not None:
+        return canonical
+    near = difflib.get_close_matches(str(name).lower(), _CANONICAL, n=1)
+    hint = f"did you mean {_CANONICAL[near[0]]}? " if near else ""
+    raise ValueError(f"unknown activation {name!r}; {hint}known: {', '.join(ACTIVATIONS)}")
+
+
+def check_sigma(sigma: float) -> float:
+    """`sigma` as a float.
+
+    Raises:
+        ValueError: not a finite number above 0.
+    """
+    value = float(sigma)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"sigma must be a finite number above 0, not {sigma}")
+    return value
