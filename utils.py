@@ -1,8 +1,276 @@
-"""What both programs need and no other room owns: user errors, seeds, the device, text files.
+"""What both programs need and no other room owns: user errors, seeds, the device, the run folder.
 
 torch is imported where it is used, so that the command line answers before torch is loaded.
 """
 
+import hashlib
+import json
+import os
+import platform
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line: what is wrong, and the remedy."""
+
+
+def mixed_seed(*parts: int | str) -> int:
+    """A 63-bit seed from several numbers or names; neighbouring parts give unrelated seeds."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on every device."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def resolve_device(name: str):
+    """The torch device called `name`; auto is cuda, mps or cpu, whichever is there first.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((kind for kind, available in there.items() if available), "cpu")
+    device = torch.device(name)
+    if not there.get(device.type, True):
+        raise UserError(
+            f"--device {name}: torch {torch.__version__} finds no {device.type} device here; "
+            "take --device cpu, or install a torch build that fits the driver"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"--device {name}: the last CUDA device here is cuda:{last}")
+    return device
+
+
+def set_arithmetic(device, deterministic: bool) -> None:
+    """Choose exact repeats or speed. On a CPU exact repeats cost nothing, so runs always have them.
+
+    On CUDA, fp32 matrix products and convolutions use TF32.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = not deterministic
+    if deterministic or device.type == "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        # Filling every new tensor with NaN finds bugs, and costs time in every step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def resolve_amp_dtype(device, name: str):
+    """The autocast dtype: `bf16`, `fp16`, or for `auto` bf16 where the hardware has it.
+
+    On a CPU auto is always bf16: without bf16 instructions it is emulated, but fp16 is slower.
+    """
+    import torch
+
+    if name == "auto":
+        native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        name = "bf16" if native else "fp16"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def check_compiler(device) -> None:
+    """torch.compile needs a C++ compiler, for a GPU too.
+
+    Raises:
+        UserError: there is none.
+    """
+    import torch
+
+    compiler = os.environ.get("CXX") or torch._inductor.config.cpp.cxx[1]
+    if shutil.which(compiler) is None and shutil.which("g++") is None:
+        raise UserError(
+            "--use_compiled needs a C++ compiler and finds none; install g++ (or point CXX at "
+            "one), or leave out --use_compiled"
+        )
+
+
+def environment(device) -> dict:
+    """What a run's numbers depend on besides its arguments, for args.txt."""
+    import numpy
+    import torch
+    import torchvision
+
+    facts = {
+        "command": shlex.join(["python", *sys.argv]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # a str subclass, which YAML refuses
+        "torchvision": str(torchvision.__version__),
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": device_description(device),
+    }
+    if device.type == "cuda":
+        facts["cuda"] = torch.version.cuda
+        facts["cudnn"] = torch.backends.cudnn.version()
+        facts["tf32"] = torch.backends.cudnn.allow_tf32
+    return facts
+
+
+def device_description(device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({_cpu_name()})" if device.type == "cpu" else str(device)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, with "+changes" if files differ from it; None outside git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def peak_memory_bytes(device) -> int:
+    """The most memory used since the start of the epoch (CUDA) or of the process (else)."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Progress:
+    """A progress bar on a terminal; elsewhere a plain line now and then."""
+
+    PLAIN_SECONDS = 60
+
+    def __init__(self, label: str, total: int):
+        from tqdm import tqdm
+
+        self.label, self.total, self.done = label, total, 0
+        self.bar = tqdm(total=total, desc=label, leave=False, disable=not sys.stderr.isatty())
+        self.last_line = time.monotonic()
+
+    def advance(self, text: str = "") -> None:
+        self.done += 1
+        if text:
+            self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+        if self.bar.disable and time.monotonic() - self.last_line > self.PLAIN_SECONDS:
+            self.last_line = time.monotonic()
+            print(f"{self.label}: {self.done}/{self.total} {text}", flush=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+class RunFolder:
+    """The files of one run.
+
+    args.txt (every argument, as YAML), model.txt, train_eval_results.txt (a line per epoch,
+    appended as it happens), metrics.jsonl (the same for machines), checkpoint.pt.
+    """
+
+    ARGS, MODEL, RESULTS = "args.txt", "model.txt", "train_eval_results.txt"
+    METRICS, CHECKPOINT, TEST = "metrics.jsonl", "checkpoint.pt", "test_results.txt"
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / self.CHECKPOINT
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a folder that holds a run already, or that cannot be written.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output_dir {self.path}: is a file; choose another folder")
+        held = [name for name in (self.ARGS, self.RESULTS, self.CHECKPOINT) if self._has(name)]
+        if held and not overwrite:
+            raise UserError(
+                f"{self.path} holds a run already ({', '.join(held)}); choose another "
+                "--output_dir, or give --overwrite to replace it"
+            )
+        existing = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"--output_dir {self.path}: {existing} is not a writable folder")
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def start(self, args_text: str, model_text: str) -> None:
+        """Make the folder, remove what an overwritten run left, write args.txt and model.txt."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in (self.CHECKPOINT, self.RESULTS, self.METRICS, self.TEST):
+            (self.path / name).unlink(missing_ok=True)
+        (self.path / self.ARGS).write_text(args_text)
+        (self.path / self.MODEL).write_text(model_text)
+
+    def add_result(self, line: str) -> None:
+        self._append(self.RESULTS, line)
+
+    def add_test_result(self, line: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._append(self.TEST, line)
+
+    def add_metrics(self, record: dict) -> None:
+        self._append(self.METRICS, json.dumps(record))
+
+    def _append(self, name: str, line: str) -> None:
+        with open(self.path / name, "a") as file:
+            file.write(line + "\n")
+
+
+def describe_model(model, activation_type: type) -> str:
+    """model.txt: parameter counts, every activation site by path, the architecture."""
+    parameters = list(model.parameters())
+    total = sum(p.numel() for p in parameters)
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    sites = [(path, site) for path, site in model.named_modules() if type(site) is activation_type]
+    lines = [f"Parameters: {total:,} ({trainable:,} trainable)", ""]
+    lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
+    return "\n".join([*lines, "", str(model), ""])

@@ -1,0 +1,366 @@
+"""The command line that both programs share: flags, their validation, one-line errors, run names.
+
+Nothing heavy is imported here: `--help` and every mistake are answered before torch is loaded.
+"""
+
+import argparse
+import difflib
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import dataset
+import models
+from utils import UserError
+from zilu import names as activations
+
+# What a flag changes. Resuming, run names, sweeps and reports all go by it.
+RESULT = "the result"
+ARITHMETIC = "the arithmetic alone"  # device, AMP, compile: results agree to rounding
+NOTHING = "nothing"
+
+
+# Not taken from an earlier run's args.txt: they say where and how that run was, not what.
+ARGUMENTS_OF_ONE_RUN = ("config", "output_dir", "overwrite", "test_only", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: `convert` turns its text into a value, or raises ValueError with the reason."""
+
+    group: str
+    name: str
+    default: object
+    convert: Callable | type[bool]
+    effect: str
+    help: str
+
+
+def number(kind: type, at_least=None, above=None, below=None) -> Callable:
+    """A converter to int or float with bounds."""
+    bounds = [f"of at least {at_least}"] if at_least is not None else []
+    bounds += [f"above {above}"] if above is not None else []
+    bounds += [f"below {below}"] if below is not None else []
+    wanted = " ".join(["a whole number" if kind is int else "a number", " and ".join(bounds)])
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        inside = (
+            abs(value) < float("inf")
+            and (at_least is None or value >= at_least)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+        if not inside:
+            raise ValueError(f"expected {wanted.strip()}, not {text!r}")
+        return value
+
+    return convert
+
+
+def one_of(*choices: str) -> Callable:
+    """A converter to one of `choices`, without regard to case; the nearest is suggested."""
+    by_lower = {choice.lower(): choice for choice in choices}
+
+    def convert(text: str) -> str:
+        if text.lower() in by_lower:
+            return by_lower[text.lower()]
+        raise ValueError(f"unknown value {text!r}; {nearest(text, choices)}")
+
+    convert.choices = choices
+    return convert
+
+
+def nearest(text: str, choices) -> str:
+    """`did you mean X? known: X, Y, Z`."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(text.lower(), by_lower, n=1)
+    hint = f"did you mean {by_lower[near[0]]}? " if near else ""
+    return f"{hint}known: {', '.join(choices)}"
+
+
+def device_name(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise ValueError(f"unknown device {text!r}; known: auto, cpu, cuda, cuda:N, mps")
+    return text
+
+
+def warmup_length(text: str) -> str:
+    if not re.fullmatch(r"\d+|\d+(\.\d+)?(ep|%)", text):
+        raise ValueError(f"expected steps (500), epochs (3ep) or a share (5%), not {text!r}")
+    if text.endswith("%") and float(text[:-1]) > 100:
+        raise ValueError(f"expected at most 100%, not {text!r}")
+    return text
+
+
+def patch_size(text: str) -> str | int:
+    return "auto" if text.lower() == "auto" else number(int, at_least=1)(text)
+
+
+_positive_int = number(int, at_least=1)
+_positive = number(float, above=0)
+_not_negative = number(float, at_least=0)
+_share = number(float, at_least=0, below=1)
+_seed = number(int, at_least=0)
+
+# One flag a row.
+# fmt: off
+_SHARED = (
+    Flag("Model", "activation", "ZiLU", activations.canonical_name, RESULT,
+         f"activation function: {', '.join(activations.ACTIVATIONS)}"),
+    Flag("Model", "sigma", 1.0, _positive, RESULT,
+         f"sharpness of {', '.join(activations.SIGMA_NAMES)}"),
+    Flag("Model", "learn_sigma", False, bool, RESULT, "make sigma a parameter of each layer"),
+    Flag("Model", "inplace", False, bool, NOTHING,
+         f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}"),
+    Flag("Training", "max_steps", None, _positive_int, RESULT,
+         "stop after this many steps, whatever --num_epochs says"),
+    Flag("Training", "use_amp", False, bool, ARITHMETIC, "automatic mixed precision"),
+    Flag("Training", "amp_dtype", "auto", one_of("auto", "bf16", "fp16"), ARITHMETIC,
+         "auto: bf16 where the hardware has it, else fp16 with gradient scaling"),
+    Flag("Training", "use_compiled", False, bool, ARITHMETIC, "torch.compile"),
+    Flag("Training", "compile_mode", "default",
+         one_of("default", "reduce-overhead", "reduce-memory", "max-autotune"), ARITHMETIC,
+         "torch.compile's mode; reduce-memory keeps half of the activation memory for backward"),
+    Flag("Training", "clip_grad_norm", 1.0, _not_negative, RESULT,
+         "largest gradient norm; 0 is off"),
+    Flag("Optimization", "optimizer", "adamw", one_of("adamw", "adam", "sgd"), RESULT,
+         "optimizer: adamw, adam or sgd"),
+    Flag("Optimization", "lr", 1e-3, _positive, RESULT, "learning rate, after warm-up"),
+    Flag("Optimization", "weight_decay", 1e-6, _not_negative, RESULT,
+         "weight decay, on the weights of linear, convolution and embedding layers only"),
+    Flag("Optimization", "momentum", 0.9, _share, RESULT, "momentum of sgd"),
+    Flag("Optimization", "scheduler", "none",
+         one_of("none", "step", "cosine", "linear", "plateau"), RESULT,
+         "learning rate per step: cosine and linear fall to 0 at the end; step multiplies by "
+         "--lr_gamma every --lr_step epochs; plateau does so after --lr_step epochs without a "
+         "lower validation loss (training loss without --val_fraction)"),
+    Flag("Optimization", "warmup", "0", warmup_length, RESULT,
+         "linear warm-up: steps (500), epochs (3ep) or a share of all steps (5%%)"),
+    Flag("Optimization", "lr_step", 20, _positive_int, RESULT, "epochs; see --scheduler"),
+    Flag("Optimization", "lr_gamma", 0.1, _positive, RESULT, "factor; see --scheduler"),
+    Flag("System", "device", "auto", device_name, ARITHMETIC,
+         "auto (cuda, mps or cpu, whichever is there first), cpu, cuda, cuda:N, mps"),
+    Flag("System", "seed", 0, _seed, RESULT, "seed of everything below that is not given"),
+    Flag("System", "init_seed", None, _seed, RESULT, "seed of the initial weights (--seed)"),
+    Flag("System", "data_seed", None, _seed, RESULT,
+         "seed of data order and augmentation (--seed)"),
+    Flag("System", "split_seed", 0, _seed, RESULT, "seed of the validation split"),
+    Flag("System", "deterministic", False, bool, ARITHMETIC,
+         "bit-identical repeats on CUDA too (slower; on a CPU runs always repeat)"),
+    Flag("System", "num_workers", None, number(int, at_least=0), NOTHING,
+         "processes that decode images of data sets too large for memory (auto)"),
+    Flag("Output", "config", None, str, NOTHING,
+         "YAML file of flags, or the args.txt of an earlier run; the command line overrides it"),
+    Flag("Output", "output_dir", None, str, NOTHING,
+         "run folder (./Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED, and a short hash where other "
+         "flags differ from their defaults)"),
+    Flag("Output", "overwrite", False, bool, NOTHING, "replace the run that --output_dir holds"),
+    Flag("Output", "test_only", False, bool, NOTHING,
+         "evaluate --checkpoint, else the run folder's, else the untrained network"),
+    Flag("Output", "checkpoint", None, str, NOTHING, "checkpoint file for --test_only"),
+)
+
+_VISION_ALONE = (
+    Flag("Model", "model", "vgg11", one_of(*models.VISION_MODELS), RESULT,
+         f"network: {', '.join(models.VISION_MODELS)}"),
+    Flag("Model", "stem", "auto", one_of(*models.STEMS), RESULT,
+         "ResNet-18/34/50: cifar (3x3) or imagenet (7x7, max-pool); auto goes by image size"),
+    Flag("Model", "head", "auto", one_of(*models.HEADS), RESULT,
+         "VGG: linear or imagenet (4096 wide); auto goes by image size"),
+    Flag("Model", "patch_size", "auto", patch_size, RESULT, "ViT: pixels; auto is 4 or 16"),
+    Flag("Dataset", "dataset", "cifar10", one_of(*dataset.VISION_DATASETS), RESULT,
+         f"data set: {', '.join(dataset.VISION_DATASETS)}"),
+    Flag("Dataset", "data_path", "./Data", str, NOTHING, "folder of the data"),
+    Flag("Dataset", "resize", None, _positive_int, RESULT,
+         "image size in pixels (the data set's own; digits 32, imagenet 224)"),
+    Flag("Dataset", "augment", False, bool, RESULT, "random crop and flip (digits: crop alone)"),
+    Flag("Dataset", "color_jitter", False, bool, RESULT,
+         "random brightness, contrast, saturation (0.2) and hue (0.1)"),
+    Flag("Dataset", "noise", 0.0, _not_negative, RESULT,
+         "standard deviation of Gaussian noise on normalised training images"),
+    Flag("Dataset", "val_fraction", 0.0, _share, RESULT,
+         "share of the training set held out for validation, stratified"),
+    Flag("Training", "batch_size", 256, _positive_int, RESULT, "images per step"),
+    Flag("Training", "num_epochs", 150, _positive_int, RESULT, "passes over the training set"),
+    Flag("Optimization", "criterion", "CrossEntropy", one_of("CrossEntropy", "MSE"), RESULT,
+         "loss: CrossEntropy, or MSE between the outputs and one-hot targets"),
+    Flag("Optimization", "label_smoothing", 0.0, _share, RESULT, "of the training targets"),
+)
+# fmt: on
+
+GROUPS = ("Model", "Dataset", "Training", "Optimization", "System", "Output")
+VISION_FLAGS = (*_VISION_ALONE, *_SHARED)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(message)
+
+
+def _flags_parser(program: str, description: str, flags: tuple[Flag, ...]) -> Parser:
+    parser = Parser(
+        prog=program, usage="%(prog)s [flags]", description=description, allow_abbrev=False
+    )
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for flag in flags:
+        options = {"help": flag.help + _shown_default(flag), "default": argparse.SUPPRESS}
+        if flag.convert is bool:
+            options |= {"action": argparse.BooleanOptionalAction}
+        else:
+            options |= {"metavar": "VALUE"}
+        groups[flag.group].add_argument(f"--{flag.name}", **options)
+    return parser
+
+
+def _shown_default(flag: Flag) -> str:
+    if flag.default is None:  # the help text says what stands in for it
+        return ""
+    return f" ({'off' if flag.default is False else flag.default})"
+
+
+def parse(
+    program: str, description: str, flags: tuple[Flag, ...], argv: list[str] | None = None
+) -> tuple[argparse.Namespace, set[str]]:
+    """The flags' values from the command line, over `--config`, over the defaults.
+
+    Returns the values, and the names of those that were given (on either).
+
+    Raises:
+        UserError: an unknown flag, a value that its flag refuses, an unreadable `--config`.
+    """
+    parser = _flags_parser(program, description, flags)
+    given, unknown = parser.parse_known_args(argv)
+    known = {flag.name: flag for flag in flags}
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0]
+        raise UserError(f"unknown argument {unknown[0]!r}; {_nearest_flag(name, known)}")
+    texts = vars(given)
+    if "config" in texts:
+        texts = _read_config(texts["config"], known) | texts
+    values = {name: _converted(known[name], text) for name, text in texts.items()}
+    defaults = {flag.name: flag.default for flag in flags}
+    return argparse.Namespace(**defaults | values), set(values)
+
+
+def _nearest_flag(name: str, known: dict[str, Flag]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean --{near[0]}? (--help lists all)" if near else "--help lists all"
+
+
+def _converted(flag: Flag, text) -> object:
+    if flag.convert is bool:
+        if isinstance(text, bool):
+            return text
+        raise UserError(f"--{flag.name}: expected true or false, not {text!r}")
+    try:
+        return flag.convert(str(text))
+    except ValueError as error:
+        raise UserError(f"--{flag.name}: {error}") from None
+
+
+def _read_config(path: str, known: dict[str, Flag]) -> dict[str, object]:
+    """The flags that a YAML file sets; null means the default."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--config {path}: not a readable YAML file ({reason})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected lines of the form `flag: value`")
+    if "environment" in content:  # an earlier run's args.txt
+        own = {flag for flag in known if flag in ARGUMENTS_OF_ONE_RUN}
+        skipped = own | {"environment", "resolved"}
+        content = {name: value for name, value in content.items() if name not in skipped}
+    for name in content:
+        if name not in known or name == "config":
+            raise UserError(f"--config {path}: unknown flag {name!r}; {_nearest_flag(name, known)}")
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def check_together(args: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    name = args.activation
+    if args.learn_sigma and name not in activations.SIGMA_NAMES:
+        raise UserError(
+            f"--learn_sigma: {name} has no sigma; leave it out, or take one of "
+            f"{', '.join(activations.SIGMA_NAMES)}"
+        )
+    if args.inplace and name not in activations.INPLACE_NAMES:
+        raise UserError(
+            f"--inplace: {name} has no in-place form; leave it out, or take one of "
+            f"{', '.join(activations.INPLACE_NAMES)}"
+        )
+    if args.compile_mode != "default" and not args.use_compiled:
+        raise UserError("--compile_mode has no effect without --use_compiled; add it")
+    if args.amp_dtype != "auto" and not args.use_amp:
+        raise UserError("--amp_dtype has no effect without --use_amp; add it")
+    if args.checkpoint is not None and not args.test_only:
+        raise UserError("--checkpoint is for --test_only; add it, or leave out --checkpoint")
+
+
+def has_sigma(args: argparse.Namespace) -> bool:
+    return args.activation in activations.SIGMA_NAMES
+
+
+def default_output_dir(args: argparse.Namespace, flags: tuple[Flag, ...]) -> Path:
+    """Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED, and a hash of the other flags if any differs."""
+    parts = [args.activation]
+    if has_sigma(args):
+        parts.append(f"sigma{args.sigma:g}" + ("-learned" if args.learn_sigma else ""))
+    parts.append(f"seed{args.seed}")
+    named = {"dataset", "model", "activation", "sigma", "learn_sigma", "seed"}
+    others = {
+        flag.name: getattr(args, flag.name)
+        for flag in flags
+        if flag.effect != NOTHING
+        and flag.name not in named
+        and getattr(args, flag.name) != flag.default
+    }
+    if others:
+        text = json.dumps(others, sort_keys=True)
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    return Path("Output") / args.dataset / args.model / "_".join(parts)
+
+
+def args_text(args: argparse.Namespace, resolved: dict, environment: dict) -> str:
+    """args.txt: the flags as given, then what the automatic ones came to, then the machine.
+
+    `--config` reads it back: the flags alone, since a resolved one would keep, say, the initial
+    weights from following another `--seed`.
+    """
+    import yaml
+
+    content = vars(args) | {"resolved": resolved, "environment": environment}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a program; every mistake of the user's ends in one line on stderr and exit code 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        _fail(error)
+    except OSError as error:  # a full disk, a folder without permission
+        _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: Exception) -> None:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)

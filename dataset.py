@@ -1,0 +1,200 @@
+"""The front door to the data: a name in, loaders of ready batches out.
+
+Nothing heavy is imported before it is needed: the command line asks here for names only.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from utils import UserError
+
+VISION_DATASETS = ("cifar10", "cifar100", "digits", "imagefolder", "imagenet")
+
+# The images' own size in pixels; imagefolder's is known when its files are read.
+IMAGE_SIZES = {"cifar10": 32, "cifar100": 32, "digits": 32, "imagenet": 224}
+
+# Mean and standard deviation as published; for the others they are measured.
+PUBLISHED = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@dataclass
+class ImageData:
+    """A data set ready for training; images/loaders.py says what a loader is.
+
+    val is None where nothing is held out. mean and std are those of the normalisation, per
+    channel of pixels scaled to 0..1. description is one line for the log.
+    """
+
+    name: str
+    train: object
+    val: object
+    test: object
+    num_classes: int
+    image_size: int
+    class_names: list
+    mean: tuple
+    std: tuple
+    description: str
+
+
+def load_images(
+    name,
+    data_path="./Data",
+    *,
+    batch_size,
+    resize=None,
+    augment=False,
+    color_jitter=False,
+    noise=0.0,
+    val_fraction=0.0,
+    data_seed=0,
+    split_seed=0,
+    device="cpu",
+    num_workers=0,
+    progress=True,
+):
+    """Load the data set called `name` (see VISION_DATASETS) as ImageData.
+
+    resize: side of the square images; None for the data set's own (digits 32, imagenet 224).
+    augment: crop and flip (digits: crop); color_jitter: brightness, contrast, saturation, hue;
+    noise: standard deviation, on normalised training images. data_seed decides order and
+    augmentation of training, split_seed alone which `val_fraction` of every class is held out.
+    num_workers: processes that read files, where images are streamed; 0 or None for one per
+    processor. UserError for whatever the user can mend.
+    """
+    _check(name, batch_size, resize, noise, val_fraction)
+    from images.augment import Transform
+    from images.splits import hold_out, statistics
+
+    train, val, test, class_names, size, origin = _read(name, data_path, resize, device, progress)
+    if val_fraction and val is not None:
+        raise UserError(
+            f"--val_fraction {val_fraction}: {data_path} has a val/ of its own; leave the flag out,"
+            " or rename the folder"
+        )
+    if val_fraction:
+        kept, held = hold_out(train.targets, val_fraction, split_seed)
+        train, val = train.subset(kept), train.subset(held)
+    mean, std = PUBLISHED.get(name) or statistics(train, num_workers, progress)
+
+    plain = Transform(mean, std, size, device)
+    varied = Transform(
+        mean,
+        std,
+        size,
+        device,
+        crop=augment and name != "imagenet",  # which is cropped and flipped while it is read
+        flip=augment and name not in ("imagenet", "digits"),  # a mirrored digit is none
+        jitter=color_jitter,
+        noise=noise,
+    )
+    loaders = {
+        "train": train.loader(varied, batch_size, device, num_workers, data_seed),
+        "val": val and val.loader(plain, batch_size, device, num_workers),
+        "test": test.loader(plain, batch_size, device, num_workers),
+    }
+    counts = ", ".join(f"{x.num_samples:,} {split}" for split, x in loaders.items() if x)
+    return ImageData(
+        name=name,
+        **loaders,
+        num_classes=len(class_names),
+        image_size=size,
+        class_names=class_names,
+        mean=mean,
+        std=std,
+        description=f"{name}: {counts} images of {len(class_names)} classes, {size}x{size},"
+        f" from {origin}",
+    )
+
+
+def _check(name, batch_size, resize, noise, val_fraction):
+    if name not in VISION_DATASETS:
+        near = difflib.get_close_matches(str(name).lower(), VISION_DATASETS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"--dataset {name}: {hint}known are {', '.join(VISION_DATASETS)}")
+    if batch_size < 1:
+        raise UserError(f"--batch_size {batch_size}: must be at least 1")
+    if resize is not None and resize < 1:
+        raise UserError(f"--resize {resize}: must be at least 1 pixel")
+    if not 0 <= noise < float("inf"):
+        raise UserError(f"--noise {noise}: must be a standard deviation, 0 or more")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"--val_fraction {val_fraction}: must be at least 0 and below 1")
+
+
+def _read(name, data_path, resize, device, progress):
+    """(train, val or None, test, class names, image size, where from) of a data set."""
+    if name in ("imagefolder", "imagenet"):
+        return _read_folder(name, data_path, resize, device, progress)
+    if name == "digits":
+        return _read_digits(resize or 32, device)
+    return _read_cifar(name, data_path, resize or 32, device, progress)
+
+
+def _read_cifar(name, data_path, size, device, progress):
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    from images.sources import read_cifar
+
+    cls = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    train, test, class_names = read_cifar(cls, data_path, progress)
+    train, test = (_resized(images, targets, size, device) for images, targets in (train, test))
+    return train, None, test, class_names, size, data_path
+
+
+def _read_digits(size, device):
+    from images.sources import read_digits
+    from images.splits import hold_out
+
+    images, targets, class_names = read_digits()
+    digits = _resized(images, targets, size, device)
+    kept, held = hold_out(targets, 0.2, seed=0)  # the test split, whatever the seeds
+    return digits.subset(kept), None, digits.subset(held), class_names, size, "scikit-learn"
+
+
+def _resized(images, targets, size, device):
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    from images.splits import ArraySplit, fits_in_memory
+
+    if images.shape[1] != size:
+        if not fits_in_memory(len(images), size, device):
+            raise UserError(
+                f"--resize {size}: {len(images):,} images of that size need too much memory"
+            )
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2)
+        planes = functional.resize(planes, [size, size], antialias=True)
+        images = planes.permute(0, 2, 3, 1).contiguous().numpy()
+    return ArraySplit(images, targets)
+
+
+def _read_folder(name, data_path, resize, device, progress):
+    from images import decode, folders
+    from images.splits import ArraySplit, FileSplit, fits_in_memory
+
+    try:
+        root = folders.find_root(data_path)
+        class_names, *splits = folders.scan(root)
+    except OSError as error:
+        raise UserError(f"--data_path {data_path}: cannot be read ({error})") from None
+    if name == "imagenet":
+        size = resize or 224
+        read = decode.ImageNetReader(size)
+    else:
+        size = resize or decode.common_size(splits[0].paths[0])
+        read = decode.FolderReader(size, fit=resize is not None)
+    total = sum(len(files.paths) for files in splits if files)
+    if name == "imagenet" or not fits_in_memory(total, size, device):
+        splits = [files and FileSplit(files.paths, files.targets, read) for files in splits]
+        return *splits, class_names, size, f"{root} (streamed)"
+    loaded = [files and decode.cached_images(files, read, progress) for files in splits]
+    splits = [
+        x and ArraySplit(x[0], files.targets) for x, files in zip(loaded, splits, strict=True)
+    ]
+    cached = all(from_cache for _, from_cache in filter(None, loaded))
+    return *splits, class_names, size, f"{root} ({'from its cache' if cached else 'decoded'})"

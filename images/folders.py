@@ -1,0 +1,94 @@
+"""Folders of images by class: where the splits are, and which files they hold."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from utils import UserError
+
+LAYOUT = "train/<class>/* and test/<class>/* (or val/)"
+
+
+@dataclass
+class Files:
+    """The image files of one split, sorted by class and name.
+
+    paths: array of str; stamps: (size, mtime_ns) of each; targets: int64 (N,).
+    """
+
+    root: Path
+    split: str
+    paths: np.ndarray
+    stamps: list
+    targets: np.ndarray
+
+
+def find_root(data_path):
+    """The folder that holds train/: data_path, or the one folder in it that does."""
+    data_path = Path(data_path)
+    if not data_path.is_dir():
+        raise UserError(f"--data_path {data_path}: no such folder; it should hold {LAYOUT}")
+    if (data_path / "train").is_dir():
+        return data_path
+    found = [folder for folder in _subfolders(data_path) if (folder / "train").is_dir()]
+    if not found:
+        raise UserError(
+            f"--data_path {data_path}: there is no train/ in it; it should hold {LAYOUT}"
+        )
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise UserError(
+            f"--data_path {data_path}: several folders in it hold train/; give one of {names}"
+        )
+    return found[0]
+
+
+def scan(root):
+    """(class names, train, val or None, test): the Files under `root`, none of them read yet."""
+    classes = [folder.name for folder in _subfolders(root / "train")]
+    if len(classes) < 2:
+        raise UserError(
+            f"{root / 'train'}: has {len(classes)} class folder(s), at least two are needed"
+        )
+    train = _scan_split(root, "train", classes)
+    has_val, has_test = (root / "val").is_dir(), (root / "test").is_dir()
+    if not (has_val or has_test):
+        raise UserError(f"{root}: there is neither test/ nor val/ in it; it should hold {LAYOUT}")
+    test = _scan_split(root, "test" if has_test else "val", classes)
+    val = _scan_split(root, "val", classes) if has_val and has_test else None
+    return classes, train, val, test
+
+
+def _subfolders(folder):
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _scan_split(root, split, classes):
+    found, targets = [], []
+    for folder in _subfolders(root / split):
+        if folder.name not in classes:
+            raise UserError(f"{folder}: there is no class of that name in {root / 'train'}")
+        images = sorted(_images_below(folder))
+        if not images:
+            raise UserError(f"{folder}: no images in it ({' '.join(IMG_EXTENSIONS)})")
+        found += images
+        targets += [classes.index(folder.name)] * len(images)
+    if not found:
+        raise UserError(f"{root / split}: no class folders in it; {root} should hold {LAYOUT}")
+    paths, stamps = zip(*found, strict=True)
+    return Files(root, split, np.array(paths, object), stamps, np.array(targets, np.int64))
+
+
+def _images_below(folder):
+    """(path, (size, mtime_ns)) of every image below `folder`, hidden ones aside."""
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _images_below(entry.path)
+        elif entry.name.lower().endswith(IMG_EXTENSIONS):
+            stat = entry.stat()
+            yield entry.path, (stat.st_size, stat.st_mtime_ns)

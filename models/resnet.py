@@ -1,0 +1,137 @@
+"""ResNet (He et al. 2016, arXiv 1512.03385): the ImageNet networks and those for CIFAR.
+
+ResNet-18/34/50 are torchvision's, parameter names included, so its weights load as they stand.
+ResNet-20/32/44/56 are those of the paper's section 4.2, with projections where shapes change.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def build(name: str, activation: Callable[[], nn.Module], num_classes: int, stem: str) -> nn.Module:
+    block, width, depths = VARIANTS[name]
+    return ResNet(block, width, depths, activation, num_classes, stem)
+
+
+def conv(in_width: int, width: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    # No bias: every convolution here is followed by BatchNorm, which has one.
+    padding = kernel_size // 2
+    return nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
+
+
+def make_shortcut(in_width: int, width: int, stride: int) -> nn.Sequential | None:
+    """A projection where the block changes the shape; None where its input can be added as is."""
+    if stride == 1 and in_width == width:
+        return None
+    return nn.Sequential(conv(in_width, width, 1, stride), nn.BatchNorm2d(width))
+
+
+class BasicBlock(nn.Module):
+    """(B, in_width, H, W) to (B, width, H/stride, W/stride)."""
+
+    expansion = 1
+
+    def __init__(self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module]):
+        super().__init__()
+        self.conv1 = conv(in_width, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = activation()
+        self.conv2 = conv(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = make_shortcut(in_width, width, stride)
+        self.act2 = activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.act2(out + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """(B, in_width, H, W) to (B, 4·width, H/stride, W/stride).
+
+    The stride is in the 3×3 convolution ("ResNet v1.5"), where torchvision has it; the paper's is
+    in the first 1×1.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module]):
+        super().__init__()
+        out_width = width * self.expansion
+        self.conv1 = conv(in_width, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = activation()
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.act2 = activation()
+        self.conv3 = conv(width, out_width, 1)
+        self.bn3 = nn.BatchNorm2d(out_width)
+        self.downsample = make_shortcut(in_width, out_width, stride)
+        self.act3 = activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.act2(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.act3(out + shortcut)
+
+
+# Block, width of the first stage (doubled in each later one), blocks in each stage.
+VARIANTS = {
+    "resnet18": (BasicBlock, 64, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, 64, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, 64, (3, 4, 6, 3)),
+    "resnet20": (BasicBlock, 16, (3, 3, 3)),
+    "resnet32": (BasicBlock, 16, (5, 5, 5)),
+    "resnet44": (BasicBlock, 16, (7, 7, 7)),
+    "resnet56": (BasicBlock, 16, (9, 9, 9)),
+}
+
+
+class ResNet(nn.Sequential):
+    """Images (B, 3, H, W) to logits (B, num_classes).
+
+    `stem` is "imagenet", which divides H and W by 4 before the first stage, or "cifar", which
+    keeps them. Every stage but the first halves them.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        width: int,
+        depths: tuple[int, ...],
+        activation: Callable[[], nn.Module],
+        num_classes: int,
+        stem: str,
+    ):
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv1"] = conv(3, width, 7, stride=2) if stem == "imagenet" else conv(3, width, 3)
+        layers["bn1"] = nn.BatchNorm2d(width)
+        layers["act1"] = activation()
+        if stem == "imagenet":
+            layers["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
+        in_width = width
+        for i, depth in enumerate(depths):
+            stage = []
+            for j in range(depth):
+                stride = 2 if i > 0 and j == 0 else 1
+                stage.append(block(in_width, width * 2**i, stride, activation))
+                in_width = width * 2**i * block.expansion
+            layers[f"layer{i + 1}"] = nn.Sequential(*stage)
+        layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
+        layers["flatten"] = nn.Flatten()
+        layers["fc"] = nn.Linear(in_width, num_classes)
+        super().__init__(layers)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # ReLU's gain for every activation, so that all start from the same weights.
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,86 @@
+"""VGG with batch normalisation (Simonyan & Zisserman 2015, arXiv 1409.1556; torchvision's vgg*_bn).
+
+`build` makes one by name. Parameter names are torchvision's, so its weights load as they stand.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import nn
+
+WIDTHS = (64, 128, 256, 512, 512)
+# 3×3 convolutions in each of the five stages.
+VARIANTS = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+
+
+def build(name: str, activation: Callable[[], nn.Module], num_classes: int, head: str) -> nn.Module:
+    return VGG(VARIANTS[name], activation, num_classes, head)
+
+
+def make_features(depths: tuple[int, ...], activation: Callable[[], nn.Module]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    in_width = 3
+    for width, depth in zip(WIDTHS, depths, strict=True):
+        for _ in range(depth):
+            # The bias is redundant before BatchNorm; the published weights have it.
+            conv = nn.Conv2d(in_width, width, kernel_size=3, padding=1)
+            layers += [conv, nn.BatchNorm2d(width), activation()]
+            in_width = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def make_imagenet_classifier(
+    activation: Callable[[], nn.Module], num_classes: int
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(512 * 7 * 7, 4096),
+        activation(),
+        nn.Dropout(0.5),
+        nn.Linear(4096, 4096),
+        activation(),
+        nn.Dropout(0.5),
+        nn.Linear(4096, num_classes),
+    )
+
+
+class VGG(nn.Sequential):
+    """Images (B, 3, H, W), H and W at least 32, to logits (B, num_classes).
+
+    `head` is "imagenet", the published three linear layers on 7×7 pooled features, or "linear",
+    one linear layer on globally averaged features: the form in use for CIFAR.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        activation: Callable[[], nn.Module],
+        num_classes: int,
+        head: str,
+    ):
+        layers = OrderedDict(features=make_features(depths, activation))  # (B, 512, H/32, W/32)
+        if head == "imagenet":
+            layers["avgpool"] = nn.AdaptiveAvgPool2d(7)
+            layers["flatten"] = nn.Flatten()
+            layers["classifier"] = make_imagenet_classifier(activation, num_classes)
+        else:
+            layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
+            layers["flatten"] = nn.Flatten()
+            layers["classifier"] = nn.Linear(512, num_classes)
+        super().__init__(layers)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # ReLU's gain for every activation, so that all start from the same weights.
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)

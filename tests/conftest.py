@@ -1,0 +1,32 @@
+"""Fixtures that several test files use: the programs as a user runs them, and the trial data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before torch is loaded: two threads that share their cores with another process wait for each
+# other at every operation, and the suite takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def run_program():
+    """Run one of the programs in its own process: `run("vision_main.py", "--help")`."""
+
+    def run(program: str, *flags, cwd=None, **environment):
+        return subprocess.run(
+            [sys.executable, str(ROOT / program), *map(str, flags)],
+            cwd=cwd or ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+    return run

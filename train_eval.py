@@ -1,0 +1,393 @@
+"""The one loop: training, evaluation, checkpoints, for any task on any device.
+
+A task says how a batch becomes a loss and metrics; a loader yields batches; the loop does the
+rest: mixed precision, compilation, clipping, the learning rate, the results files. Nothing in a
+training step waits for the device: metrics add up on it and are read once per LOG_STEPS.
+"""
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from utils import Progress, RunFolder, UserError, peak_memory_bytes
+
+LOG_STEPS = 50
+
+
+class Task(Protocol):
+    """How a batch becomes a loss and metrics."""
+
+    unit: str  # what is counted, "images"
+
+    def __call__(self, model: nn.Module, batch: tuple) -> tuple[Tensor, Tensor]:
+        """The loss to minimise, and a vector of sums over the batch."""
+
+    def metrics(self, sums: list[float]) -> dict[str, float]:
+        """Sums over a whole split to its metrics, "loss" and "count" among them."""
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        """The metrics as they stand in a line of results."""
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """What the best epoch has most of."""
+
+
+class Loader(Protocol):
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last may be smaller."""
+
+    def batches(self, epoch: int):
+        """The batches of one epoch, on the device: a pure function of the epoch."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train. `amp_dtype` None is full precision, `compile_mode` None is eager."""
+
+    num_epochs: int
+    max_steps: int | None
+    amp_dtype: torch.dtype | None
+    compile_mode: str | None
+    clip_grad_norm: float
+    optimizer: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    scheduler: str
+    warmup: str
+    lr_step: int
+    lr_gamma: float
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite."""
+
+
+# --- the optimizer and its learning rate ---
+
+
+def build_optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer:
+    device = next(model.parameters()).device
+    groups = parameter_groups(model, options.weight_decay)
+    common = {"lr": options.lr, "fused": device.type in ("cpu", "cuda")}
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum, **common)
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return classes[options.optimizer](groups, **common)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay for the weights of linear, convolution and embedding layers alone.
+
+    Biases, norms, positions, class tokens, PReLU's slopes and sigma are no weights to shrink.
+    """
+    kinds = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+    decayed_ids = {id(m.weight) for m in model.modules() if isinstance(m, kinds)}
+    decayed = [p for p in model.parameters() if id(p) in decayed_ids]
+    others = [p for p in model.parameters() if id(p) not in decayed_ids]
+    groups = [(decayed, weight_decay), (others, 0.0)]
+    return [{"params": group, "weight_decay": decay} for group, decay in groups if group]
+
+
+def warmup_steps(text: str, total_steps: int, steps_per_epoch: int) -> int:
+    """`500` steps, `3ep` epochs or `5%` of all steps, as steps."""
+    if text.endswith("%"):
+        return round(float(text[:-1]) / 100 * total_steps)
+    if text.endswith("ep"):
+        return round(float(text[:-2]) * steps_per_epoch)
+    return int(text)
+
+
+def schedule_length(options: Options, steps_per_epoch: int) -> tuple[int, int]:
+    """All steps of the training, and those of the warm-up."""
+    total = options.num_epochs * steps_per_epoch
+    if options.max_steps is not None:
+        total = min(total, options.max_steps)
+    return total, warmup_steps(options.warmup, total, steps_per_epoch)
+
+
+def lr_factor(
+    step: int,
+    scheduler: str,
+    total_steps: int,
+    steps_per_epoch: int,
+    warmup: int = 0,
+    lr_step: int = 20,
+    lr_gamma: float = 0.1,
+) -> float:
+    """What to multiply the learning rate with at `step` (from 0)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    if scheduler == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if scheduler == "linear":
+        return 1 - progress
+    if scheduler == "step":
+        return lr_gamma ** (step // steps_per_epoch // lr_step)
+    return 1.0
+
+
+class Plateau:
+    """A factor that falls by `gamma` after `patience` epochs without a lower loss."""
+
+    def __init__(self, patience: int, gamma: float):
+        self.patience, self.gamma = patience, gamma
+        self.factor, self.best, self.waited = 1.0, math.inf, 0
+
+    def end_epoch(self, loss: float) -> None:
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            self.factor, self.waited = self.factor * self.gamma, 0
+
+
+# --- the loop ---
+
+
+def compiled(function, mode: str):
+    if mode == "reduce-memory":
+        # Half of what backward would keep is recomputed instead: a small CNN kept 28 instead of
+        # 56 MB for 5 % more time. The setting is read when the function is first called.
+        from torch._functorch import config
+
+        config.activation_memory_budget = 0.5
+        mode = "default"
+    return torch.compile(function, mode=mode, dynamic=False)
+
+
+class Trainer:
+    """Trains and evaluates `model` on `task`."""
+
+    def __init__(self, model: nn.Module, task: Task, device: torch.device, options: Options):
+        self.model, self.task, self.device, self.options = model, task, device, options
+        mode = options.compile_mode
+        self._compute = compiled(self._forward, mode) if mode else self._forward
+
+    def _forward(self, batch: tuple) -> tuple[Tensor, Tensor]:
+        dtype = self.options.amp_dtype
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return self.task(self.model, batch)
+
+    def _loss_and_sums(self, batch: tuple, loader: Loader) -> tuple[Tensor, Tensor]:
+        # The last batch may be smaller. Compiling a second time for it would take longer than it
+        # does, so it runs uncompiled.
+        full = len(batch[0]) == loader.batch_size
+        return self._compute(batch) if full else self._forward(batch)
+
+    def _zero_sums(self) -> Tensor:
+        # fp64 holds the sums of any epoch exactly enough; MPS has none.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        return torch.zeros((), dtype=dtype, device=self.device)
+
+    @torch.no_grad()
+    def evaluate(self, loader: Loader, label: str) -> dict[str, float]:
+        """The metrics over all of `loader`.
+
+        Raises:
+            Diverged: the loss is NaN or infinite.
+        """
+        self.model.eval()
+        totals = self._zero_sums()
+        progress = Progress(label, len(loader))
+        for batch in loader.batches(0):
+            totals = totals + self._loss_and_sums(batch, loader)[1]
+            progress.advance()
+        progress.close()
+        metrics = self.task.metrics(totals.tolist())
+        if not math.isfinite(metrics["loss"]):
+            raise Diverged(f"the {label.lower()} loss is {metrics['loss']}")
+        return metrics
+
+    def fit(self, data, folder: RunFolder, settings: dict) -> None:
+        """Train on `data.train`, evaluate on `data.val` (may be None) and `data.test` after every
+        epoch, and write results, metrics and checkpoints into `folder`.
+
+        Args:
+            settings: plain values stored in every checkpoint, to rebuild the model from.
+
+        Raises:
+            Diverged: a loss is NaN or infinite; what was saved before stays.
+        """
+        self.start(len(data.train))
+        records = []
+        while self.step < self.total_steps:
+            records.append(self._epoch(len(records) + 1, data))
+            self._write(records[-1], folder)
+            self._save(folder, records, settings)
+        for line in summary(self.task, records):
+            print(line)
+            folder.add_result(line)
+
+    def start(self, steps_per_epoch: int) -> None:
+        """Make the optimizer and everything else that a training step changes."""
+        options = self.options
+        self.total_steps, self.warmup = schedule_length(options, steps_per_epoch)
+        self.optimizer = build_optimizer(self.model, options)
+        self.plateau = Plateau(options.lr_step, options.lr_gamma)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=options.amp_dtype is torch.float16
+        )
+        self.step = 0
+        self.first_bad_step = torch.full((), -1, device=self.device)
+
+    def _epoch(self, epoch: int, data) -> dict:
+        started = time.perf_counter()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        record = {"epoch": epoch, "train": self._train(epoch, data.train)}
+        train_seconds = time.perf_counter() - started
+        try:
+            if data.val is not None:
+                record["val"] = self.evaluate(data.val, "Val")
+            record["test"] = self.evaluate(data.test, "Test")
+        except Diverged as error:
+            raise Diverged(f"after epoch {epoch} (step {self.step}) {error}") from None
+        if self.options.scheduler == "plateau" and self.step > self.warmup:
+            self.plateau.end_epoch(record.get("val", record["train"])["loss"])
+        record |= {
+            "step": self.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": time.perf_counter() - started,
+            f"{self.task.unit}_per_second": record["train"]["count"] / train_seconds,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+        if sigmas := learned_sigmas(self.model):
+            record["sigma"] = sigmas
+        return record
+
+    def _train(self, epoch: int, loader: Loader) -> dict[str, float]:
+        self.model.train()
+        totals = self._zero_sums()
+        progress = Progress(f"Epoch {epoch:03d}", len(loader))
+        for batch in loader.batches(epoch):
+            totals = totals + self._train_step(batch, loader)
+            text = ""
+            if self.step % LOG_STEPS == 0:
+                self._check_losses(epoch)
+                text = self.task.describe(self.task.metrics(totals.tolist()))
+            progress.advance(text)
+            if self.step == self.total_steps:
+                break
+        progress.close()
+        self._check_losses(epoch)
+        return self.task.metrics(totals.tolist())
+
+    def _train_step(self, batch: tuple, loader: Loader) -> Tensor:
+        """One step of the optimizer; returns the batch's sums."""
+        options = self.options
+        factor = self.plateau.factor * lr_factor(
+            self.step,
+            options.scheduler,
+            self.total_steps,
+            len(loader),
+            self.warmup,
+            options.lr_step,
+            options.lr_gamma,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.lr * factor
+        loss, sums = self._loss_and_sums(batch, loader)
+        self.scaler.scale(loss).backward()
+        if options.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        is_first_bad = (self.first_bad_step < 0) & ~loss.detach().isfinite()
+        self.first_bad_step = torch.where(is_first_bad, self.step, self.first_bad_step)
+        return sums.detach()
+
+    def _check_losses(self, epoch: int) -> None:
+        """Read the first bad step from the device."""
+        step = self.first_bad_step.item()
+        if step >= 0:
+            raise Diverged(f"in epoch {epoch}, step {step}, the training loss is NaN or infinite")
+
+    def _write(self, record: dict, folder: RunFolder) -> None:
+        line = epoch_line(self.task, record)
+        folder.add_result(line)
+        folder.add_metrics(record)
+        rate = record[f"{self.task.unit}_per_second"]
+        memory = record["peak_memory_bytes"] / 2**30
+        print(f"{line} | {rate:,.0f} {self.task.unit}/s, {memory:.2f} GiB", flush=True)
+
+    def _save(self, folder: RunFolder, records: list[dict], settings: dict) -> None:
+        content = {
+            "settings": settings,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "plateau": vars(self.plateau),
+            "step": self.step,
+            "records": records,
+        }
+        temporary = folder.checkpoint.with_suffix(".tmp")
+        torch.save(content, temporary)
+        os.replace(temporary, folder.checkpoint)
+
+
+def learned_sigmas(model: nn.Module) -> dict[str, float]:
+    """Every learnable sigma by the path of its module."""
+    modules = model.named_modules()
+    return {path: m.sigma.item() for path, m in modules if getattr(m, "learnable", False)}
+
+
+# --- lines of results ---
+
+
+def epoch_line(task: Task, record: dict) -> str:
+    parts = [f"[Epoch {record['epoch']:03d}] Time: {record['seconds']:.4f}s"]
+    return " | ".join([*parts, *split_results(task, record, ("train", "val", "test"))])
+
+
+def split_results(task: Task, record: dict, splits: tuple[str, ...]) -> list[str]:
+    return [f"[{s.title()}] {task.describe(record[s])}" for s in splits if s in record]
+
+
+def summary(task: Task, records: list[dict]) -> list[str]:
+    """The headline: the final epoch; then the best ones, labelled with how they were chosen."""
+
+    def best(split: str) -> dict:
+        return max(records, key=lambda record: task.score(record[split]))
+
+    def line(label: str, record: dict) -> str:
+        results = split_results(task, record, ("val", "test"))
+        return " | ".join([f"[Summary] {label}: epoch {record['epoch']:03d}", *results])
+
+    lines = [line("Final", records[-1])]
+    if "val" in records[-1]:
+        lines.append(line("Best validation", best("val")))
+    return [*lines, line("Best test (chosen on the test set)", best("test"))]
+
+
+# --- checkpoints ---
+
+
+def load_checkpoint(path: os.PathLike, device: torch.device | str = "cpu") -> dict:
+    """A checkpoint that `Trainer.fit` wrote.
+
+    Raises:
+        UserError: missing, unreadable, or not one of ours.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"--checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises whatever the broken bytes led it to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--checkpoint {path}: not a readable checkpoint ({reason})") from None
+    if not isinstance(content, dict) or not {"settings", "model"} <= content.keys():
+        raise UserError(f"--checkpoint {path}: not a checkpoint of this project")
+    return content

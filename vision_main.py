@@ -1,0 +1,341 @@
+"""Train and evaluate a vision model with any activation function.
+
+    python vision_main.py --model resnet20 --activation ZiLU --dataset cifar10
+
+This file turns flags into data, model and task, and hands them to the loop (train_eval.py). torch
+is imported inside the functions: flags are checked, and --help answers, before it is loaded.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+import cli
+import dataset
+import models
+from utils import RunFolder, UserError, device_description, environment
+
+FLAGS = cli.VISION_FLAGS
+# What a checkpoint decides about the model; --test_only refuses flags that say otherwise.
+MODEL_FLAGS = ("model", "activation", "sigma", "learn_sigma", "stem", "head", "patch_size")
+# What it decides about the data, unless --test_only is told to evaluate on others.
+DATA_FLAGS = ("dataset", "data_path", "resize", "val_fraction", "split_seed")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args, given = cli.parse("vision_main.py", __doc__.splitlines()[0], FLAGS, argv)
+    cli.check_together(args)
+    folder = RunFolder(args.output_dir or cli.default_output_dir(args, FLAGS))
+    if args.test_only:
+        return test_only(args, given, folder)
+    model_options(args, known_image_size(args))
+    folder.check_free(args.overwrite)
+    return train(args, folder)
+
+
+def known_image_size(args: argparse.Namespace) -> int:
+    """The images' size as far as flags tell; for a folder of images, one that fits any model."""
+    size = args.resize or dataset.IMAGE_SIZES.get(args.dataset)
+    return size or (224 if args.patch_size == "auto" else args.patch_size)
+
+
+def model_options(args: argparse.Namespace, image_size: int) -> dict:
+    """The model's own options, every auto resolved.
+
+    Raises:
+        UserError: an option that the model does not have, or images too small for it.
+    """
+    try:
+        return models.resolve_options(args.model, image_size, args.stem, args.head, args.patch_size)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+# --- from flags to data, model and task ---
+
+
+def load_data(args: argparse.Namespace, device):
+    data_seed = args.seed if args.data_seed is None else args.data_seed
+    return dataset.load_images(
+        args.dataset,
+        args.data_path,
+        batch_size=args.batch_size,
+        resize=args.resize,
+        augment=args.augment,
+        color_jitter=args.color_jitter,
+        noise=args.noise,
+        val_fraction=args.val_fraction,
+        data_seed=data_seed,
+        split_seed=args.split_seed,
+        device=device,
+        num_workers=args.num_workers,
+    )
+
+
+def build_model(args: argparse.Namespace, options: dict, num_classes: int, image_size: int):
+    """The network in its initial state, which depends on the init seed, not on the activation."""
+    import torch
+
+    from models.activation import create_activation
+    from utils import seed_everything
+
+    seed_everything(args.seed if args.init_seed is None else args.init_seed)
+    activation = functools.partial(
+        create_activation, args.activation, args.sigma, args.learn_sigma, args.inplace
+    )
+    model = models.build_model(args.model, activation, num_classes, image_size, **options)
+    return model.to(memory_format=torch.channels_last)
+
+
+class Classification:
+    """Images into classes: the loss, and the share of images with the right class among the first
+    one and first five.
+
+    Args:
+        criterion: "CrossEntropy", or "MSE" between the outputs and one-hot targets.
+        label_smoothing: of the training targets; evaluation has none.
+    """
+
+    unit = "images"
+
+    def __init__(self, criterion: str, label_smoothing: float = 0.0):
+        self.criterion, self.label_smoothing = criterion, label_smoothing
+
+    def __call__(self, model, batch):
+        import torch
+
+        images, targets = batch
+        logits = model(images).float()
+        loss = self._loss(logits, targets, self.label_smoothing if model.training else 0.0)
+        guesses = logits.detach().topk(min(5, logits.shape[1])).indices
+        right = guesses == targets[:, None]
+        count = len(images)
+        counts = torch.stack(
+            [right[:, 0].sum(), right.sum(), right.new_full((), count, dtype=torch.int64)]
+        )
+        return loss, torch.cat([loss.detach()[None] * count, counts])
+
+    def _loss(self, logits, targets, smoothing: float):
+        from torch.nn import functional as F
+
+        if self.criterion == "CrossEntropy":
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        one_hot = F.one_hot(targets, logits.shape[1]) * (1 - smoothing)
+        return F.mse_loss(logits, one_hot + smoothing / logits.shape[1])
+
+    def metrics(self, sums: list[float]) -> dict[str, float]:
+        loss, top1, top5, count = sums
+        return {
+            "loss": loss / count,
+            "top1": 100 * top1 / count,
+            "top5": 100 * top5 / count,
+            "count": int(count),
+        }
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        return (
+            f"Loss: {metrics['loss']:.8f} "
+            f"Accuracy: Top1: {metrics['top1']:.4f}%, Top5: {metrics['top5']:.4f}%"
+        )
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return metrics["top1"]
+
+
+def build_options(args: argparse.Namespace, device):
+    from train_eval import Options
+    from utils import check_compiler, resolve_amp_dtype
+
+    if args.use_compiled:
+        check_compiler(device)
+    return Options(
+        num_epochs=args.num_epochs,
+        max_steps=args.max_steps,
+        amp_dtype=resolve_amp_dtype(device, args.amp_dtype) if args.use_amp else None,
+        compile_mode=args.compile_mode if args.use_compiled else None,
+        clip_grad_norm=args.clip_grad_norm,
+        optimizer=args.optimizer,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        momentum=args.momentum,
+        scheduler=args.scheduler,
+        warmup=args.warmup,
+        lr_step=args.lr_step,
+        lr_gamma=args.lr_gamma,
+    )
+
+
+# --- training ---
+
+
+def train(args: argparse.Namespace, folder: RunFolder) -> int:
+    """Train, and fill the run folder; the exit code, 3 if the run diverged."""
+    import torch
+
+    from train_eval import Diverged, Trainer
+    from utils import describe_model, mixed_seed, resolve_device, set_arithmetic
+
+    device = resolve_device(args.device)
+    set_arithmetic(device, args.deterministic)
+    options = build_options(args, device)
+    print_notices(args, device)
+    data = load_data(args, device)
+    print(data.description)
+    shapes = {"num_classes": data.num_classes, "image_size": data.image_size}
+    chosen = model_options(args, data.image_size)
+    model = build_model(args, chosen, **shapes).to(device)
+    trainer = Trainer(model, Classification(args.criterion, args.label_smoothing), device, options)
+
+    resolved = resolved_arguments(args, chosen, data, options, device, folder)
+    folder.start(
+        cli.args_text(args, resolved, environment(device)), describe_model(model, site_type(args))
+    )
+    torch.manual_seed(mixed_seed("dropout", args.seed))
+    settings = {"args": vars(args), "model_options": chosen, **shapes}
+    try:
+        trainer.fit(data, folder, settings)
+    except Diverged as error:
+        return report_divergence(error, folder)
+    print(f"Results: {folder.path}")
+    return 0
+
+
+def print_notices(args: argparse.Namespace, device) -> None:
+    print(f"Device: {device_description(device)}")
+    if args.sigma != 1 and not cli.has_sigma(args):
+        print(f"Note: {args.activation} has no sigma; --sigma {args.sigma:g} is ignored")
+
+
+def site_type(args: argparse.Namespace) -> type:
+    from models.activation import create_activation
+
+    return type(create_activation(args.activation))
+
+
+def resolved_arguments(args, chosen: dict, data, options, device, folder: RunFolder) -> dict:
+    """What the automatic and derived arguments came to, for args.txt."""
+    from train_eval import schedule_length
+
+    total_steps, warmup = schedule_length(options, len(data.train))
+    loaders = {"train": data.train, "val": data.val, "test": data.test}
+    return {
+        "output_dir": str(folder.path),
+        "device": str(device),
+        "sigma": args.sigma if cli.has_sigma(args) else None,
+        "init_seed": args.seed if args.init_seed is None else args.init_seed,
+        "data_seed": args.seed if args.data_seed is None else args.data_seed,
+        **chosen,
+        "image_size": data.image_size,
+        "num_classes": data.num_classes,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "samples": {name: loader.num_samples for name, loader in loaders.items() if loader},
+        "total_steps": total_steps,
+        "warmup_steps": warmup,
+        "amp_dtype": str(options.amp_dtype or "off").removeprefix("torch."),
+        "compile_mode": options.compile_mode or "off",
+    }
+
+
+def report_divergence(error: Exception, folder: RunFolder) -> int:
+    line = f"[Diverged] {error}"
+    folder.add_result(line)
+    folder.add_metrics({"diverged": str(error)})
+    print(f"error: the run diverged: {error}; try a lower --lr or more --warmup", file=sys.stderr)
+    return 3
+
+
+# --- evaluation alone ---
+
+
+def test_only(args: argparse.Namespace, given: set[str], folder: RunFolder) -> int:
+    """Evaluate a checkpoint, or the untrained network, on the whole test set."""
+    from train_eval import Diverged, Trainer, load_checkpoint
+    from utils import resolve_device, set_arithmetic
+
+    device = resolve_device(args.device)
+    set_arithmetic(device, args.deterministic)
+    path = checkpoint_path(args, folder)
+    checkpoint = path and load_checkpoint(path)
+    if checkpoint:
+        adopt_settings(args, given, checkpoint["settings"])
+    model_options(args, known_image_size(args))
+    options = build_options(args, device)
+    print_notices(args, device)
+    data = load_data(args, device)
+    print(data.description)
+    shapes = {"num_classes": data.num_classes, "image_size": data.image_size}
+    model = build_model(args, model_options(args, data.image_size), **shapes)
+    if checkpoint:
+        load_weights(model, checkpoint, data, path)
+    task = Classification(args.criterion, args.label_smoothing)
+    trainer = Trainer(model.to(device), task, device, options)
+    what = str(path) if path else f"untrained {args.model}, {args.activation}"
+    try:
+        line = f"[Test] {task.describe(trainer.evaluate(data.test, 'Test'))} | {what}"
+    except Diverged as error:
+        raise UserError(f"{what}: {error}; these weights give no numbers") from None
+    print(line)
+    if path is None:
+        print("Note: no checkpoint was given or found; this is the untrained network")
+    home = folder if "output_dir" in given or path is None else RunFolder(path.parent)
+    home.add_test_result(line)
+    return 0
+
+
+def checkpoint_path(args: argparse.Namespace, folder: RunFolder) -> Path | None:
+    if args.checkpoint is not None:
+        return Path(args.checkpoint)
+    return folder.checkpoint if folder.checkpoint.exists() else None
+
+
+def adopt_settings(args: argparse.Namespace, given: set[str], settings: dict) -> None:
+    """Take model, shapes and data from the checkpoint.
+
+    Raises:
+        UserError: a given flag says otherwise.
+    """
+    saved = settings["args"] | settings["model_options"]
+    for name in MODEL_FLAGS:
+        wanted = getattr(args, name)
+        if name in given and wanted not in ("auto", saved[name]):
+            raise UserError(
+                f"--{name} {wanted} contradicts the checkpoint, which has {saved[name]}; "
+                f"leave out --{name}"
+            )
+        setattr(args, name, saved[name])
+    if args.resize not in (None, settings["image_size"]):
+        raise UserError(
+            f"--resize {args.resize} contradicts the checkpoint, which was trained on "
+            f"{settings['image_size']} px; leave out --resize"
+        )
+    if "dataset" in given and args.dataset != saved["dataset"]:
+        args.resize = settings["image_size"]
+        return
+    for name in DATA_FLAGS:
+        if name not in given:
+            setattr(args, name, saved[name])
+
+
+def load_weights(model, checkpoint: dict, data, path: Path) -> None:
+    """Copy a checkpoint's weights into `model`.
+
+    Raises:
+        UserError: the checkpoint was trained on other classes, or is of another model.
+    """
+    classes = checkpoint["settings"]["num_classes"]
+    if classes != data.num_classes:
+        raise UserError(
+            f"--checkpoint {path}: has {classes} classes, {data.name} has {data.num_classes}; "
+            "evaluate on the data set that it was trained on"
+        )
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"--checkpoint {path}: does not fit {data.name} ({reason})") from None
+
+
+if __name__ == "__main__":
+    cli.run(main)
