@@ -10,18 +10,10 @@ With a `data_seed` it is a training loader: order and augmentation are a functio
 epoch) and nothing else. Without one it is an evaluation loader: the given order, nothing drawn.
 """
 
-import hashlib
-
 import torch
 from torch.utils.data import DataLoader
 
-from utils import UserError
-
-
-def mixed_seed(*numbers):
-    """A 64-bit seed from whole numbers; neighbouring numbers give unrelated seeds."""
-    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+from utils import UserError, mixed_seed
 
 
 class _Loader:

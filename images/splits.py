@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from images.decode import progress_bar, usable_cpus
-from images.loaders import MemoryLoader, StreamLoader, mixed_seed
-from utils import UserError
+from images.loaders import MemoryLoader, StreamLoader
+from utils import UserError, mixed_seed
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 

@@ -11,8 +11,8 @@ from torchvision import transforms
 
 from images.augment import Transform
 from images.decode import FolderReader, ImageNetReader, decode_all
-from images.loaders import MemoryLoader, StreamLoader, mixed_seed
-from utils import UserError
+from images.loaders import MemoryLoader, StreamLoader
+from utils import UserError, mixed_seed
 
 SIZE, COUNT, BATCH = 8, 23, 5
 ALL = {"crop": True, "flip": True, "jitter": True, "noise": 0.1}

@@ -56,6 +56,8 @@ _Q_FP64 = (
     124.90557712021847,
 )
 
+# 1 / pi over the tail's form at |z| = 1.
+_TAIL_SCALE = 1 / (math.pi * (math.pi / 4 - 0.5))
 
 # torch 2.6 has no is_exporting.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -64,8 +66,8 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 class _Unit(NamedTuple):
     """An activation as tensor operations on (x, sigma), x in fp32 or fp64.
 
-    `plain` is the value in a form whose derivative, as autograd finds it, is stable too; `value`
-    may be a shorter form that is only ever evaluated.
+    `plain` is the value in a form whose derivatives, as autograd finds them, are stable too. The
+    other three are only ever evaluated, and avoid `where`: on a CPU it costs ten multiplications.
     """
 
     value: Callable
@@ -89,6 +91,8 @@ class _Analytic(torch.autograd.Function):
     def backward(ctx, grad):
         x, *saved = ctx.saved_tensors
         sigma = saved[0] if saved else ctx.sigma
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return *_differentiable_gradients(ctx, x, sigma, grad), None
         wide = _widened(x)
         grad = grad.to(wide.dtype)
         grad_x = grad_sigma = None
@@ -100,6 +104,18 @@ class _Analytic(torch.autograd.Function):
         return grad_x, grad_sigma, None
 
 
+def _differentiable_gradients(ctx, x, sigma, grad):
+    """For double backward: the gradients as plain operations, differentiable in their turn."""
+    wanted = [t for t, need in zip((x, sigma), ctx.needs_input_grad, strict=False) if need]
+    y = _plain(ctx.unit, x, sigma)
+    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return [next(found) if need else None for need in ctx.needs_input_grad[:2]]
+
+
+def _plain(unit: _Unit, x: Tensor, sigma: float | Tensor) -> Tensor:
+    return unit.plain(_widened(x), sigma).to(x.dtype)
+
+
 def _apply(unit: _Unit, x: Tensor, sigma: float | Tensor) -> Tensor:
     if isinstance(sigma, Tensor):
         if sigma.numel() != 1:
@@ -107,7 +123,7 @@ def _apply(unit: _Unit, x: Tensor, sigma: float | Tensor) -> Tensor:
     else:
         sigma = check_sigma(sigma)
     if _needs_plain_operations():
-        return unit.plain(_widened(x), sigma).to(x.dtype)
+        return _plain(unit, x, sigma)
     return _Analytic.apply(x, sigma, unit)
 
 
@@ -158,9 +174,14 @@ def _tail(z: Tensor) -> tuple[Tensor, Tensor]:
     highest, *lower = reversed(_Q_FP64 if z.dtype == torch.float64 else _Q_FP32)
     q = torch.full_like(w, highest)
     for coefficient in lower:
-        # Half of the time of an eager backward goes here, most of it into new memory.
+        # Autograd needs every step; elsewhere new memory for each would take most of the time.
         q = q * w + coefficient if torch.is_grad_enabled() else q.mul_(w).add_(coefficient)
     return w, q
+
+
+def _mirrored(left: Tensor, z: Tensor) -> Tensor:
+    """h(z) where h(-z) = 1 - h(z), from its values `left` at -|z|."""
+    return (z.sign().clamp_(min=0) - left).abs_()
 
 
 # --- ArcTan: g(z) = 1/2 + arctan(z)/pi, the distribution function of the Cauchy distribution ---
@@ -197,11 +218,19 @@ def _zilu_plain(x, sigma):
 
 
 def _zilu_slope(x, sigma):
+    """On the left, with a = |z|: (arctan(1/a) - a / (1 + a^2)) / pi.
+
+    That cancels for large a, and Q gives the same without. The slope is the one form at min(a, 1)
+    times the other at max(a, 1), which is 1 (scaled so) where the first one varies.
+    """
     z = _bounded(x, sigma) * sigma
-    w, q = _tail(z)
-    tail = z.abs() * w * w * q / math.pi
-    middle = 0.5 + (torch.atan(z) + z * w) / math.pi
-    return torch.where(z.abs() > 1, torch.where(z > 0, 1 - tail, tail), middle)
+    a = z.abs()
+    far = a.clamp(min=1)
+    w, q = _tail(far)
+    tail = q.mul_(w).mul_(far).mul_(w).mul_(_TAIL_SCALE)  # in an order that does not underflow
+    near = a.clamp_(max=1)
+    left = torch.atan2(torch.ones((), dtype=z.dtype, device=z.device), near)
+    return _mirrored(left.sub_(near / (1 + near * near)).mul_(tail), z)
 
 
 def _zilu_sigma_slope(x, sigma):
@@ -212,22 +241,31 @@ def _zilu_sigma_slope(x, sigma):
 
 
 def _approx_gate_value(x, sigma):
+    return _mirrored(0.5 / (1 + (x * sigma).abs()), x)
+
+
+def _approx_gate_plain(x, sigma):
     d = 1 / (1 + _magnitude(x * sigma))
     return torch.where(x < 0, d / 2, 1 - d / 2)
 
 
 def _approx_gate_slope(x, sigma):
-    d = 1 / (1 + _magnitude(_bounded(x, sigma) * sigma))
+    d = 1 / (1 + (_bounded(x, sigma) * sigma).abs())
     return sigma * d * d / 2
 
 
 def _approx_gate_sigma_slope(x, sigma):
     x = _bounded(x, sigma)
-    d = 1 / (1 + _magnitude(x * sigma))
+    d = 1 / (1 + (x * sigma).abs())
     return x * d * d / 2
 
 
 def _zilu_approx_value(x, sigma):
+    magnitude = _bounded(x, sigma).abs()
+    return x.clamp(min=0) - magnitude / (2 + magnitude * (2 * sigma))
+
+
+def _zilu_approx_plain(x, sigma):
     bounded = _bounded(x, sigma)
     z = bounded * sigma
     d = 1 / (1 + _magnitude(z))
@@ -238,14 +276,13 @@ def _zilu_approx_value(x, sigma):
 
 def _zilu_approx_slope(x, sigma):
     z = _bounded(x, sigma) * sigma
-    d = 1 / (1 + _magnitude(z))
-    tail = d * d / 2
-    return torch.where(z < 0, tail, 1 - tail)
+    d = 1 / (1 + z.abs())
+    return _mirrored(d * d / 2, z)
 
 
 def _zilu_approx_sigma_slope(x, sigma):
     x = _bounded(x, sigma)
-    return (x / (1 + _magnitude(x * sigma))) ** 2 / 2
+    return (x / (1 + (x * sigma).abs())) ** 2 / 2
 
 
 # --- GELU_s: g(z) = Phi(z), the distribution function of the normal distribution ---
@@ -291,11 +328,11 @@ def _silu_sigma_slope(x, sigma):
 
 _ARCTAN = _Unit(_arctan_value, _arctan_value, _arctan_slope, _arctan_sigma_slope)
 _ARCTAN_APPROX = _Unit(
-    _approx_gate_value, _approx_gate_value, _approx_gate_slope, _approx_gate_sigma_slope
+    _approx_gate_value, _approx_gate_plain, _approx_gate_slope, _approx_gate_sigma_slope
 )
 _ZILU = _Unit(_zilu_value, _zilu_plain, _zilu_slope, _zilu_sigma_slope)
 _ZILU_APPROX = _Unit(
-    _zilu_approx_value, _zilu_approx_value, _zilu_approx_slope, _zilu_approx_sigma_slope
+    _zilu_approx_value, _zilu_approx_plain, _zilu_approx_slope, _zilu_approx_sigma_slope
 )
 _GELU_S = _Unit(_gelu_value, _gelu_value, _gelu_slope, _gelu_sigma_slope)
 _SILU_S = _Unit(_silu_value, _silu_value, _silu_slope, _silu_sigma_slope)
