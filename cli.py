@@ -143,7 +143,7 @@ _SHARED = (
          "--lr_gamma every --lr_step epochs; plateau does so after --lr_step epochs without a "
          "lower validation loss (training loss without --val_fraction)"),
     Flag("Optimization", "warmup", "0", warmup_length, RESULT,
-         "linear warm-up: steps (500), epochs (3ep) or a share of all steps (5%%)"),
+         "linear warm-up: steps (500), epochs (3ep) or a share of all steps (5%)"),
     Flag("Optimization", "lr_step", 20, _positive_int, RESULT, "epochs; see --scheduler"),
     Flag("Optimization", "lr_gamma", 0.1, _positive, RESULT, "factor; see --scheduler"),
     Flag("System", "device", "auto", device_name, ARITHMETIC,
@@ -211,7 +211,8 @@ def _flags_parser(program: str, description: str, flags: tuple[Flag, ...]) -> Pa
     )
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for flag in flags:
-        options = {"help": flag.help + _shown_default(flag), "default": argparse.SUPPRESS}
+        text = f"{flag.help} ({shown_default(flag)})" if flag.default is not None else flag.help
+        options = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
         if flag.convert is bool:
             options |= {"action": argparse.BooleanOptionalAction}
         else:
@@ -220,10 +221,11 @@ def _flags_parser(program: str, description: str, flags: tuple[Flag, ...]) -> Pa
     return parser
 
 
-def _shown_default(flag: Flag) -> str:
-    if flag.default is None:  # the help text says what stands in for it
+def shown_default(flag: Flag) -> str:
+    """As help and README show it; a flag without one says in its text what stands in for it."""
+    if flag.default is None:
         return ""
-    return f" ({'off' if flag.default is False else flag.default})"
+    return "off" if flag.default is False else str(flag.default)
 
 
 def parse(

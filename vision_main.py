@@ -197,6 +197,13 @@ def train(args: argparse.Namespace, folder: RunFolder) -> int:
         trainer.fit(data, folder, settings)
     except Diverged as error:
         return report_divergence(error, folder)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"--batch_size {args.batch_size}: leaves a batch of one image, whose last feature maps "
+            "are one pixel, which BatchNorm cannot normalise; choose another size"
+        ) from None
     print(f"Results: {folder.path}")
     return 0
 

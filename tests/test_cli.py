@@ -178,3 +178,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(run_program):
     assert done.stdout == ""
     assert done.stderr.startswith("error: --model: unknown value 'resnet21'; did you mean resnet")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_readme_lists_every_flag():
+    readme = (ROOT / "README.md").read_text()
+    for flag in cli.VISION_FLAGS:
+        assert f"| `--{flag.name}` | {cli.shown_default(flag)} | {flag.help} |" in readme

@@ -326,6 +326,14 @@ def test_broken_checkpoints(trained, mistake, tmp_path):
     assert "not a checkpoint of this project" in mistake("--test_only", "--checkpoint", path)
 
 
+def test_a_batch_of_one_that_batchnorm_cannot_normalise(mistake, tmp_path):
+    # 1,438 training images: the last batch of 479 is one image, and one pixel after three strides.
+    flags = ("--model", "resnet18", "--batch_size", "479", "--num_epochs", "1")
+    assert "--batch_size 479: leaves a batch of one" in mistake(
+        *QUICK, *flags, "--output_dir", tmp_path / "run"
+    )
+
+
 def test_no_compiler(mistake, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
