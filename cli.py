@@ -156,7 +156,8 @@ _SHARED = (
     Flag("System", "deterministic", False, bool, ARITHMETIC,
          "bit-identical repeats on CUDA too (slower; on a CPU runs always repeat)"),
     Flag("System", "num_workers", None, number(int, at_least=0), NOTHING,
-         "processes that decode images of data sets too large for memory (auto)"),
+         "processes that read images of data sets too large for memory; 0 is none "
+         "but this one (one per processor)"),
     Flag("Output", "config", None, str, NOTHING,
          "YAML file of flags, or the args.txt of an earlier run; the command line overrides it"),
     Flag("Output", "output_dir", None, str, NOTHING,

@@ -54,7 +54,7 @@ def load_images(
     data_seed=0,
     split_seed=0,
     device="cpu",
-    num_workers=0,
+    num_workers=None,
     progress=True,
 ):
     """Load the data set called `name` (see VISION_DATASETS) as ImageData.
@@ -63,8 +63,8 @@ def load_images(
     augment: crop and flip (digits: crop); color_jitter: brightness, contrast, saturation, hue;
     noise: standard deviation, on normalised training images. data_seed decides order and
     augmentation of training, split_seed alone which `val_fraction` of every class is held out.
-    num_workers: processes that read files, where images are streamed; 0 or None for one per
-    processor. UserError for whatever the user can mend.
+    num_workers: processes that read files, where images are streamed; 0 for none but this one,
+    None for one per processor. UserError for whatever the user can mend.
     """
     _check(name, batch_size, resize, noise, val_fraction)
     from images.augment import Transform

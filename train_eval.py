@@ -181,8 +181,10 @@ class Trainer:
     def _loss_and_sums(self, batch: tuple, loader: Loader) -> tuple[Tensor, Tensor]:
         # The last batch may be smaller. Compiling a second time for it would take longer than it
         # does, so it runs uncompiled.
-        full = len(batch[0]) == loader.batch_size
-        return self._compute(batch) if full else self._forward(batch)
+        if len(batch[0]) < loader.batch_size:
+            return self._forward(batch)
+        torch.compiler.cudagraph_mark_step_begin()  # reduce-overhead may reuse its buffers now
+        return self._compute(batch)
 
     def _zero_sums(self) -> Tensor:
         # fp64 holds the sums of any epoch exactly enough; MPS has none.

@@ -48,7 +48,7 @@ class FileSplit:
             transform,
             batch_size,
             device,
-            num_workers or usable_cpus(),
+            usable_cpus() if num_workers is None else num_workers,
             data_seed,
         )
 
