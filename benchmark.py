@@ -14,6 +14,9 @@ import cli
 import vision_main
 from utils import RunFolder, environment, resolve_device, set_arithmetic
 
+# CIFAR-10's proportion of training to test images.
+EPOCH_STEPS, EVALUATION_BATCHES = 40, 8
+
 
 def main() -> int:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,7 +188,7 @@ class ReadyBatches:
         self.batch_size = len(images)
 
     def __len__(self):
-        return 100
+        return EPOCH_STEPS
 
 
 def build(args: argparse.Namespace, device, flags: tuple[str, ...]):
@@ -199,7 +202,7 @@ def build(args: argparse.Namespace, device, flags: tuple[str, ...]):
     )
     task = vision_main.Classification("CrossEntropy")
     trainer = Trainer(model.to(device), task, device, vision_main.build_options(parsed, device))
-    trainer.start(steps_per_epoch=100)
+    trainer.start(steps_per_epoch=EPOCH_STEPS)
     return trainer
 
 
@@ -218,12 +221,12 @@ def print_epoch(name: str, trainer, run_steps, steps: int, args, device) -> None
             {"steps": lambda: run_steps(trainer), "epoch": epoch}, args.rounds, device
         )
     pairs = zip(times["steps"], times["epoch"], strict=True)
-    ratios = [epoch / (step * 100 / steps) for step, epoch in pairs]
+    ratios = [epoch / (step * EPOCH_STEPS / steps) for step, epoch in pairs]
     print(f"{name}: {statistics.median(ratios):.3f} x its steps (n={len(ratios)})")
 
 
 def synthetic_data(batch_size: int, device):
-    """100 batches to train on and 20 to evaluate on: CIFAR-10's proportion."""
+    """Random images, in batches to train on and to evaluate on."""
     import numpy
 
     from dataset import PUBLISHED, ImageData
@@ -244,8 +247,10 @@ def synthetic_data(batch_size: int, device):
             seed,
         )
 
-    train = loader(100, 0, crop=True, flip=True)
-    return ImageData("random", train, None, loader(20, None), 10, 32, [], mean, std, "")
+    train = loader(EPOCH_STEPS, 0, crop=True, flip=True)
+    return ImageData(
+        "random", train, None, loader(EVALUATION_BATCHES, None), 10, 32, [], mean, std, ""
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import models
 from utils import UserError
 from zilu import names as activations
 
+DEFAULT_DATA_PATH = "./Data"
+
 # What a flag changes. Resuming, run names, sweeps and reports all go by it.
 RESULT = "the result"
 ARITHMETIC = "the arithmetic alone"  # device, AMP, compile: results agree to rounding
@@ -53,7 +55,7 @@ def number(kind: type, at_least=None, above=None, below=None) -> Callable:
         except ValueError:
             value = float("nan")
         inside = (
-            abs(value) < float("inf")
+            abs(value) < (2**63 if kind is int else float("inf"))
             and (at_least is None or value >= at_least)
             and (above is None or value > above)
             and (below is None or value < below)
@@ -87,7 +89,7 @@ def nearest(text: str, choices) -> str:
 
 
 def device_name(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", text):
         raise ValueError(f"unknown device {text!r}; known: auto, cpu, cuda, cuda:N, mps")
     return text
 
@@ -115,16 +117,16 @@ _seed = number(int, at_least=0)
 _SHARED = (
     Flag("Model", "activation", "ZiLU", activations.canonical_name, RESULT,
          f"activation function: {', '.join(activations.ACTIVATIONS)}"),
-    Flag("Model", "sigma", 1.0, _positive, RESULT,
+    Flag("Model", "sigma", 1.0, activations.check_sigma, RESULT,
          f"sharpness of {', '.join(activations.SIGMA_NAMES)}"),
     Flag("Model", "learn_sigma", False, bool, RESULT, "make sigma a parameter of each layer"),
     Flag("Model", "inplace", False, bool, NOTHING,
          f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}"),
     Flag("Training", "max_steps", None, _positive_int, RESULT,
-         "stop after this many steps, whatever --num_epochs says"),
+         "stop after this many steps, where --num_epochs is not over before"),
     Flag("Training", "use_amp", False, bool, ARITHMETIC, "automatic mixed precision"),
     Flag("Training", "amp_dtype", "auto", one_of("auto", "bf16", "fp16"), ARITHMETIC,
-         "auto: bf16 where the hardware has it, else fp16 with gradient scaling"),
+         "auto: bf16 where the GPU has it, else fp16 with gradient scaling; on a CPU bf16"),
     Flag("Training", "use_compiled", False, bool, ARITHMETIC, "torch.compile"),
     Flag("Training", "compile_mode", "default",
          one_of("default", "reduce-overhead", "reduce-memory", "max-autotune"), ARITHMETIC,
@@ -179,7 +181,7 @@ _VISION_ALONE = (
     Flag("Model", "patch_size", "auto", patch_size, RESULT, "ViT: pixels; auto is 4 or 16"),
     Flag("Dataset", "dataset", "cifar10", one_of(*dataset.VISION_DATASETS), RESULT,
          f"data set: {', '.join(dataset.VISION_DATASETS)}"),
-    Flag("Dataset", "data_path", "./Data", str, NOTHING, "folder of the data"),
+    Flag("Dataset", "data_path", DEFAULT_DATA_PATH, str, NOTHING, "folder of the data"),
     Flag("Dataset", "resize", None, _positive_int, RESULT,
          "image size in pixels (the data set's own; digits 32, imagenet 224)"),
     Flag("Dataset", "augment", False, bool, RESULT, "random crop and flip (digits: crop alone)"),
@@ -275,7 +277,7 @@ def _read_config(path: str, known: dict[str, Flag]) -> dict[str, object]:
 
     try:
         content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a bad date is a ValueError
         reason = " ".join(str(error).split())
         raise UserError(f"--config {path}: not a readable YAML file ({reason})") from None
     if not isinstance(content, dict):
@@ -286,7 +288,9 @@ def _read_config(path: str, known: dict[str, Flag]) -> dict[str, object]:
         content = {name: value for name, value in content.items() if name not in skipped}
     for name in content:
         if name not in known or name == "config":
-            raise UserError(f"--config {path}: unknown flag {name!r}; {_nearest_flag(name, known)}")
+            raise UserError(
+                f"--config {path}: unknown flag {name!r}; {_nearest_flag(str(name), known)}"
+            )
     return {name: value for name, value in content.items() if value is not None}
 
 
@@ -323,9 +327,11 @@ def default_output_dir(args: argparse.Namespace, flags: tuple[Flag, ...]) -> Pat
     """Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED, and a hash of the other flags if any differs."""
     parts = [args.activation]
     if has_sigma(args):
-        parts.append(f"sigma{args.sigma:g}" + ("-learned" if args.learn_sigma else ""))
+        sigma = repr(args.sigma).removesuffix(".0")
+        parts.append(f"sigma{sigma}" + ("-learned" if args.learn_sigma else ""))
     parts.append(f"seed{args.seed}")
-    named = {"dataset", "model", "activation", "sigma", "learn_sigma", "seed"}
+    # The device is left out, so that --test_only finds the run on another one.
+    named = {"dataset", "model", "activation", "sigma", "learn_sigma", "seed", "device"}
     others = {
         flag.name: getattr(args, flag.name)
         for flag in flags
@@ -333,6 +339,8 @@ def default_output_dir(args: argparse.Namespace, flags: tuple[Flag, ...]) -> Pat
         and flag.name not in named
         and getattr(args, flag.name) != flag.default
     }
+    if args.dataset in dataset.FOLDERS and args.data_path != DEFAULT_DATA_PATH:
+        others["data_path"] = args.data_path  # it says which images they are
     if others:
         text = json.dumps(others, sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])

@@ -10,6 +10,8 @@ from utils import UserError
 
 VISION_DATASETS = ("cifar10", "cifar100", "digits", "imagefolder", "imagenet")
 
+FOLDERS = ("imagefolder", "imagenet")  # whatever images lie in the folder
+
 # The images' own size in pixels; imagefolder's is known when its files are read.
 IMAGE_SIZES = {"cifar10": 32, "cifar100": 32, "digits": 32, "imagenet": 224}
 
@@ -56,6 +58,7 @@ def load_images(
     device="cpu",
     num_workers=None,
     progress=True,
+    normalisation=None,
 ):
     """Load the data set called `name` (see VISION_DATASETS) as ImageData.
 
@@ -64,7 +67,8 @@ def load_images(
     noise: standard deviation, on normalised training images. data_seed decides order and
     augmentation of training, split_seed alone which `val_fraction` of every class is held out.
     num_workers: processes that read files, where images are streamed; 0 for none but this one,
-    None for one per processor. UserError for whatever the user can mend.
+    None for one per processor. normalisation: (mean, std) to use instead of the data set's own,
+    those that a network was trained with. UserError for whatever the user can mend.
     """
     _check(name, batch_size, resize, noise, val_fraction)
     from images.augment import Transform
@@ -79,7 +83,7 @@ def load_images(
     if val_fraction:
         kept, held = hold_out(train.targets, val_fraction, split_seed)
         train, val = train.subset(kept), train.subset(held)
-    mean, std = PUBLISHED.get(name) or statistics(train, num_workers, progress)
+    mean, std = normalisation or PUBLISHED.get(name) or statistics(train, num_workers, progress)
 
     plain = Transform(mean, std, size, device)
     varied = Transform(
@@ -128,7 +132,7 @@ def _check(name, batch_size, resize, noise, val_fraction):
 
 def _read(name, data_path, resize, device, progress):
     """(train, val or None, test, class names, image size, where from) of a data set."""
-    if name in ("imagefolder", "imagenet"):
+    if name in FOLDERS:
         return _read_folder(name, data_path, resize, device, progress)
     if name == "digits":
         return _read_digits(resize or 32, device)

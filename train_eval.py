@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from utils import Progress, RunFolder, UserError, peak_memory_bytes
 
 LOG_STEPS = 50
+# GradScaler halves its scale, 2^16 at first, at every step that it skips.
+SMALLEST_SCALE = 2.0**-16
 
 
 class Task(Protocol):
@@ -312,7 +314,12 @@ class Trainer:
         return sums.detach()
 
     def _check_losses(self, epoch: int) -> None:
-        """Read the first bad step from the device."""
+        """Read the first bad step from the device, and whether fp16 still makes any step."""
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise Diverged(
+                f"in epoch {epoch}, by step {self.step}, the gradients are NaN or infinite "
+                "whatever their fp16 scale; every step is skipped"
+            )
         step = self.first_bad_step.item()
         if step >= 0:
             raise Diverged(f"in epoch {epoch}, step {step}, the training loss is NaN or infinite")

@@ -259,12 +259,23 @@ class RunFolder:
     def _has(self, name: str) -> bool:
         return (self.path / name).exists()
 
-    def start(self, args_text: str, model_text: str) -> None:
-        """Make the folder, remove what an overwritten run left, write args.txt and model.txt."""
+    def start(self, args_text: str, model_text: str, overwrite: bool = False) -> None:
+        """Make the folder and write args.txt and model.txt, in place of an old run's files.
+
+        Raises:
+            UserError: another run took the folder since `check_free`.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in (self.CHECKPOINT, self.RESULTS, self.METRICS, self.TEST):
-            (self.path / name).unlink(missing_ok=True)
-        (self.path / self.ARGS).write_text(args_text)
+        if overwrite:
+            for name in (self.ARGS, self.CHECKPOINT, self.RESULTS, self.METRICS, self.TEST):
+                (self.path / name).unlink(missing_ok=True)
+        try:
+            with open(self.path / self.ARGS, "x") as file:
+                file.write(args_text)
+        except FileExistsError:
+            raise UserError(
+                f"{self.path}: another run has just started there; choose another --output_dir"
+            ) from None
         (self.path / self.MODEL).write_text(model_text)
 
     def add_result(self, line: str) -> None:

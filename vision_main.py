@@ -7,6 +7,7 @@ is imported inside the functions: flags are checked, and --help answers, before 
 """
 
 import argparse
+import copy
 import functools
 import sys
 from pathlib import Path
@@ -18,17 +19,21 @@ from utils import RunFolder, UserError, device_description, environment
 
 FLAGS = cli.VISION_FLAGS
 # What a checkpoint decides about the model; --test_only refuses flags that say otherwise.
-MODEL_FLAGS = ("model", "activation", "sigma", "learn_sigma", "stem", "head", "patch_size")
+MODEL_FLAGS = (
+    "model", "activation", "sigma", "learn_sigma", "stem", "head", "patch_size", "criterion",
+)  # fmt: skip
+# What it decides unless a flag says otherwise.
+ARITHMETIC_FLAGS = ("use_amp", "amp_dtype")
 # What it decides about the data, unless --test_only is told to evaluate on others.
 DATA_FLAGS = ("dataset", "data_path", "resize", "val_fraction", "split_seed")
 
 
 def main(argv: list[str] | None = None) -> int:
     args, given = cli.parse("vision_main.py", __doc__.splitlines()[0], FLAGS, argv)
-    cli.check_together(args)
     folder = RunFolder(args.output_dir or cli.default_output_dir(args, FLAGS))
     if args.test_only:
         return test_only(args, given, folder)
+    cli.check_together(args)
     model_options(args, known_image_size(args))
     folder.check_free(args.overwrite)
     return train(args, folder)
@@ -55,7 +60,7 @@ def model_options(args: argparse.Namespace, image_size: int) -> dict:
 # --- from flags to data, model and task ---
 
 
-def load_data(args: argparse.Namespace, device):
+def load_data(args: argparse.Namespace, device, normalisation=None):
     data_seed = args.seed if args.data_seed is None else args.data_seed
     return dataset.load_images(
         args.dataset,
@@ -70,6 +75,7 @@ def load_data(args: argparse.Namespace, device):
         split_seed=args.split_seed,
         device=device,
         num_workers=args.num_workers,
+        normalisation=normalisation,
     )
 
 
@@ -185,27 +191,49 @@ def train(args: argparse.Namespace, folder: RunFolder) -> int:
     shapes = {"num_classes": data.num_classes, "image_size": data.image_size}
     chosen = model_options(args, data.image_size)
     model = build_model(args, chosen, **shapes).to(device)
+    check_last_batch(model, data.train)
     trainer = Trainer(model, Classification(args.criterion, args.label_smoothing), device, options)
 
     resolved = resolved_arguments(args, chosen, data, options, device, folder)
-    folder.start(
-        cli.args_text(args, resolved, environment(device)), describe_model(model, site_type(args))
-    )
+    if resolved["warmup_steps"] >= resolved["total_steps"]:
+        print(f"Note: the warm-up ({args.warmup}) is longer than the whole training")
+    args_text = cli.args_text(args, resolved, environment(device))
+    folder.start(args_text, describe_model(model, site_type(args)), args.overwrite)
     torch.manual_seed(mixed_seed("dropout", args.seed))
-    settings = {"args": vars(args), "model_options": chosen, **shapes}
+    settings = {
+        "args": vars(args),
+        "model_options": chosen,
+        **shapes,
+        "class_names": list(data.class_names),
+        "normalisation": [list(data.mean), list(data.std)],
+    }
     try:
         trainer.fit(data, folder, settings)
     except Diverged as error:
         return report_divergence(error, folder)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise UserError(
-            f"--batch_size {args.batch_size}: leaves a batch of one image, whose last feature maps "
-            "are one pixel, which BatchNorm cannot normalise; choose another size"
-        ) from None
     print(f"Results: {folder.path}")
     return 0
+
+
+def check_last_batch(model, loader) -> None:
+    """Refuse a last batch of one image where BatchNorm would see a single value.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    import torch
+
+    if loader.num_samples % loader.batch_size != (1 if loader.batch_size > 1 else 0):
+        return
+    images, _ = next(iter(loader.batches(0)))
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(images[:1])
+    except ValueError:
+        raise UserError(
+            f"--batch_size {loader.batch_size}: leaves a batch of one image, whose last feature "
+            "maps are one pixel, which BatchNorm cannot normalise; choose another size"
+        ) from None
 
 
 def print_notices(args: argparse.Namespace, device) -> None:
@@ -264,45 +292,64 @@ def test_only(args: argparse.Namespace, given: set[str], folder: RunFolder) -> i
     device = resolve_device(args.device)
     set_arithmetic(device, args.deterministic)
     path = checkpoint_path(args, folder)
-    checkpoint = path and load_checkpoint(path)
-    if checkpoint:
-        adopt_settings(args, given, checkpoint["settings"])
+    settings = {}
+    if path:
+        checkpoint = load_checkpoint(path)
+        settings = checkpoint["settings"]
+        adopt_settings(args, given, settings, path)
+    cli.check_together(args)
     model_options(args, known_image_size(args))
     options = build_options(args, device)
     print_notices(args, device)
-    data = load_data(args, device)
+    if path is None:
+        print(f"Note: no --checkpoint, and none in {folder.path}: this is the untrained network")
+    data = load_data(args, device, settings.get("normalisation"))
     print(data.description)
     shapes = {"num_classes": data.num_classes, "image_size": data.image_size}
     model = build_model(args, model_options(args, data.image_size), **shapes)
-    if checkpoint:
-        load_weights(model, checkpoint, data, path)
+    if path:
+        check_same_data(data, settings, path)
+        load_weights(model, checkpoint["model"], path)
     task = Classification(args.criterion, args.label_smoothing)
     trainer = Trainer(model.to(device), task, device, options)
     what = str(path) if path else f"untrained {args.model}, {args.activation}"
     try:
-        line = f"[Test] {task.describe(trainer.evaluate(data.test, 'Test'))} | {what}"
+        result = task.describe(trainer.evaluate(data.test, "Test"))
     except Diverged as error:
         raise UserError(f"{what}: {error}; these weights give no numbers") from None
+    precision = str(options.amp_dtype or "float32").removeprefix("torch.")
+    line = f"[Test] {result} | {what} | {args.criterion}, {precision} | {data.description}"
     print(line)
-    if path is None:
-        print("Note: no checkpoint was given or found; this is the untrained network")
     home = folder if "output_dir" in given or path is None else RunFolder(path.parent)
     home.add_test_result(line)
     return 0
 
 
 def checkpoint_path(args: argparse.Namespace, folder: RunFolder) -> Path | None:
-    if args.checkpoint is not None:
-        return Path(args.checkpoint)
-    return folder.checkpoint if folder.checkpoint.exists() else None
-
-
-def adopt_settings(args: argparse.Namespace, given: set[str], settings: dict) -> None:
-    """Take model, shapes and data from the checkpoint.
+    """--checkpoint, or the run folder's (which --config RUN/args.txt names too), or None.
 
     Raises:
-        UserError: a given flag says otherwise.
+        UserError: the run folder holds a run that left no checkpoint.
     """
+    if args.checkpoint is not None:
+        return Path(args.checkpoint)
+    if args.output_dir is None and Path(args.config or "").name == RunFolder.ARGS:
+        folder = RunFolder(Path(args.config).parent)
+    if folder.checkpoint.exists():
+        return folder.checkpoint
+    if (folder.path / RunFolder.ARGS).exists():
+        raise UserError(f"{folder.path} holds a run that left no checkpoint; give --checkpoint")
+    return None
+
+
+def adopt_settings(args: argparse.Namespace, given: set[str], settings: dict, path: Path) -> None:
+    """Take model, shapes, data and precision from the checkpoint.
+
+    Raises:
+        UserError: a given flag says otherwise, or the checkpoint is not of a vision model.
+    """
+    if not {"args", "model_options", "class_names", "image_size"} <= settings.keys():
+        raise UserError(f"--checkpoint {path}: not a checkpoint of a vision model")
     saved = settings["args"] | settings["model_options"]
     for name in MODEL_FLAGS:
         wanted = getattr(args, name)
@@ -317,6 +364,9 @@ def adopt_settings(args: argparse.Namespace, given: set[str], settings: dict) ->
             f"--resize {args.resize} contradicts the checkpoint, which was trained on "
             f"{settings['image_size']} px; leave out --resize"
         )
+    for name in ARITHMETIC_FLAGS:
+        if name not in given:
+            setattr(args, name, saved[name])
     if "dataset" in given and args.dataset != saved["dataset"]:
         args.resize = settings["image_size"]
         return
@@ -325,23 +375,36 @@ def adopt_settings(args: argparse.Namespace, given: set[str], settings: dict) ->
             setattr(args, name, saved[name])
 
 
-def load_weights(model, checkpoint: dict, data, path: Path) -> None:
+def check_same_data(data, settings: dict, path: Path) -> None:
+    """Refuse images of another size, or other classes, than the network was trained on.
+
+    Raises:
+        UserError: with what differs.
+    """
+    size, names = settings["image_size"], settings["class_names"]
+    if data.image_size != size:
+        raise UserError(
+            f"--checkpoint {path}: was trained on {size} px, {data.name} has {data.image_size}; "
+            f"give --resize {size}"
+        )
+    if list(data.class_names) != names:
+        raise UserError(
+            f"--checkpoint {path}: its {len(names)} classes ({names[0]}, ...) are not the "
+            f"{data.num_classes} of {data.name} ({data.class_names[0]}, ...)"
+        )
+
+
+def load_weights(model, weights: dict, path: Path) -> None:
     """Copy a checkpoint's weights into `model`.
 
     Raises:
-        UserError: the checkpoint was trained on other classes, or is of another model.
+        UserError: they are another model's.
     """
-    classes = checkpoint["settings"]["num_classes"]
-    if classes != data.num_classes:
-        raise UserError(
-            f"--checkpoint {path}: has {classes} classes, {data.name} has {data.num_classes}; "
-            "evaluate on the data set that it was trained on"
-        )
     try:
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"--checkpoint {path}: does not fit {data.name} ({reason})") from None
+        raise UserError(f"--checkpoint {path}: its weights do not fit ({reason})") from None
 
 
 if __name__ == "__main__":

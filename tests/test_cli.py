@@ -78,8 +78,11 @@ def test_names_are_matched_without_regard_to_case():
         (["--dataset", "cifar"], r"--dataset: .*did you mean cifar10\?"),
         (["--lr", "fast"], r"--lr: expected a number above 0, not 'fast'"),
         (["--lr", "nan"], r"--lr: expected a number above 0"),
-        (["--sigma", "0"], r"--sigma: expected a number above 0"),
-        (["--sigma", "inf"], r"--sigma: expected a number above 0"),
+        (["--sigma", "0"], r"--sigma: sigma must be a finite number above 0"),
+        (["--sigma", "inf"], r"--sigma: sigma must be a finite number above 0"),
+        (["--sigma", "wide"], r"--sigma: sigma must be a finite number above 0"),
+        (["--seed", str(2**64)], r"--seed: expected a whole number"),
+        (["--device", "cuda:00"], r"--device: unknown device 'cuda:00'"),
         (["--batch_size", "0"], r"--batch_size: expected a whole number of at least 1"),
         (["--batch_size", "1.5"], r"--batch_size: expected a whole number"),
         (["--val_fraction", "1"], r"--val_fraction: expected .* at least 0 and below 1"),
@@ -129,6 +132,8 @@ def test_the_command_line_overrides_the_config_file(tmp_path):
         ("learning_rate: 1", "unknown flag 'learning_rate'"),
         ("lr: [1, 2]", "--lr: expected a number"),
         ("augment: maybe", "--augment: expected true or false"),
+        ("on: true", "unknown flag True"),
+        ("output_dir: 2024-13-45", "not a readable YAML file"),
         ("- lr", "expected lines of the form"),
         ("lr: {", "not a readable YAML file"),
         ("config: other.yaml", "unknown flag 'config'"),
@@ -160,6 +165,10 @@ def test_run_names():
     assert name("--sigma", "0.5", "--learn_sigma").endswith("ZiLU_sigma0.5-learned_seed0")
     assert re.search(r"seed0_[0-9a-f]{8}$", name("--lr", "0.1"))
     assert name("--lr", "0.1") == name("--lr", "1e-1", "--num_workers", "4")
+    assert name("--device", "cuda") == name()
+    assert name("--sigma", "1.25331") != name("--sigma", "1.2533141373155")
+    folders = ("--dataset", "imagefolder", "--data_path")
+    assert name(*folders, "a") != name(*folders, "b")
     assert len({name(), name("--lr", "0.1"), name("--lr", "0.2"), name("--use_amp")}) == 4
 
 

@@ -353,6 +353,20 @@ def test_a_nan_loss_stops_the_run_and_what_was_saved_stays(tmp_path):
     assert len((tmp_path / "train_eval_results.txt").read_text().splitlines()) == 1
 
 
+def test_fp16_that_skips_every_step_stops_the_run(tmp_path):
+    class NanGradients(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(1, 7)
+
+        def forward(self, images):
+            features = images.flatten(1).sum(1, keepdim=True) * 0
+            return self.linear(features) + torch.sqrt(self.linear.weight.sum() * 0)
+
+    with pytest.raises(Diverged, match="gradients are NaN or infinite whatever their fp16 scale"):
+        fit(tmp_path, NanGradients(), amp_dtype=torch.float16, num_epochs=20)
+
+
 def test_max_steps_stops_inside_an_epoch(tmp_path):
     trainer, records = fit(tmp_path, max_steps=6)
     assert trainer.step == 6

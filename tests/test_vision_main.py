@@ -218,7 +218,7 @@ def test_test_only_without_a_checkpoint_says_so(tmp_path, capsys):
     assert vision_main.main([*QUICK, *flags]) == 0
     shown = capsys.readouterr().out
     assert "untrained resnet20, ZiLU" in shown
-    assert "no checkpoint was given or found" in shown
+    assert "this is the untrained network" in shown
     # It does not stand in the way of a run in that folder.
     train(tmp_path / "none", "--max_steps", "1")
 
@@ -229,6 +229,7 @@ def test_test_only_without_a_checkpoint_says_so(tmp_path, capsys):
         (["--activation", "ReLU"], "--activation ReLU contradicts the checkpoint, which has ZiLU"),
         (["--sigma", "1"], "--sigma 1.0 contradicts the checkpoint, which has 0.5"),
         (["--model", "vgg11"], "--model vgg11 contradicts the checkpoint, which has resnet20"),
+        (["--criterion", "MSE"], "--criterion MSE contradicts the checkpoint"),
         (["--resize", "16"], "--resize 16 contradicts the checkpoint, which was trained on 8 px"),
     ],
 )
@@ -236,17 +237,55 @@ def test_test_only_refuses_what_contradicts_the_checkpoint(trained, mistake, fla
     assert message in mistake("--test_only", "--checkpoint", trained / "checkpoint.pt", *flags)
 
 
+def test_test_only_takes_criterion_precision_and_normalisation_from_the_run(tmp_path, capsys):
+    images = write_images(tmp_path / "images", count=6)
+    folder = tmp_path / "run"
+    flags = ["--dataset", "imagefolder", "--data_path", str(images), "--resize", "8"]
+    flags += ["--criterion", "MSE", "--use_amp", "--val_fraction", "0.2"]
+    train(folder, *flags)
+    final = (folder / "train_eval_results.txt").read_text().splitlines()[1].split("[Test] ")[1]
+    # The training images are others now, and so would be their mean.
+    write_images(images, count=3, shade=90, splits=("train",))
+    assert vision_main.main(["--test_only", "--device", "cpu", "--output_dir", str(folder)]) == 0
+    assert f"[Test] {final} | " in capsys.readouterr().out
+    assert "| MSE, bfloat16 | imagefolder: " in (folder / "test_results.txt").read_text()
+    config = ["--test_only", "--config", str(folder / "args.txt")]
+    assert vision_main.main(config) == 0
+    assert f"[Test] {final} | " in capsys.readouterr().out
+
+
+def test_test_only_refuses_other_data(mistake, tmp_path):
+    folder = tmp_path / "run"
+    images = write_images(tmp_path / "a")
+    own_size = [flag for flag in QUICK if flag not in ("--resize", "8")]
+    flags = [*own_size, "--dataset", "imagefolder", "--output_dir", str(folder), "--data_path"]
+    assert vision_main.main([*flags, str(images)]) == 0
+    other_size = write_images(tmp_path / "b", size=12)
+    other_names = write_images(tmp_path / "c", classes=("x", "y"))
+    flags = ("--test_only", "--device", "cpu", "--output_dir", folder, "--data_path")
+    assert "its 2 classes (a, ...) are not the 2 of" in mistake(*flags, other_names)
+    assert "was trained on 8 px, imagefolder has 12" in mistake(*flags, other_size)
+
+
+def test_test_only_of_a_run_without_checkpoint(trained, mistake, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    (copy / "checkpoint.pt").unlink()
+    assert "left no checkpoint" in mistake("--test_only", "--output_dir", copy)
+    torch.save({"settings": {}, "model": {}}, copy / "checkpoint.pt")
+    assert "not a checkpoint of a vision model" in mistake("--test_only", "--output_dir", copy)
+
+
 # --- mistakes ---
 
 
-def write_images(folder, size=8, classes=("a", "b"), splits=("train", "test")):
+def write_images(folder, size=8, classes=("a", "b"), splits=("train", "test"), count=3, shade=0):
     from PIL import Image
 
     for split in splits:
         for number, name in enumerate(classes):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(3):
-                image = Image.new("RGB", (size, size), (number * 100, i * 50, 0))
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                image = Image.new("RGB", (size, size), (number * 100, i * 30, shade))
                 image.save(folder / split / name / f"{i}.png")
     return folder
 
@@ -327,11 +366,13 @@ def test_broken_checkpoints(trained, mistake, tmp_path):
 
 
 def test_a_batch_of_one_that_batchnorm_cannot_normalise(mistake, tmp_path):
+    """Found before an old run is overwritten."""
     # 1,438 training images: the last batch of 479 is one image, and one pixel after three strides.
     flags = ("--model", "resnet18", "--batch_size", "479", "--num_epochs", "1")
     assert "--batch_size 479: leaves a batch of one" in mistake(
         *QUICK, *flags, "--output_dir", tmp_path / "run"
     )
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_compiler(mistake, tmp_path, monkeypatch):

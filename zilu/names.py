@@ -51,9 +51,13 @@ def check_sigma(sigma: float) -> float:
     """`sigma` as a float.
 
     Raises:
-        ValueError: not a finite number above 0.
+        ValueError: not a finite number above 0, or one whose limits -1 / (pi sigma) and products
+            with x leave fp32.
     """
-    value = float(sigma)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"sigma must be a finite number above 0, not {sigma}")
+    try:
+        value = float(sigma)
+    except ValueError:
+        value = math.nan
+    if not 1e-30 <= value <= 1e30:
+        raise ValueError(f"sigma must be a finite number above 0 (from 1e-30 to 1e30), not {sigma}")
     return value
