@@ -72,17 +72,10 @@ def load_images(
     """
     _check(name, batch_size, resize, noise, val_fraction)
     from images.augment import Transform
-    from images.splits import hold_out, statistics
+    from images.splits import statistics
 
     train, val, test, class_names, size, origin = _read(name, data_path, resize, device, progress)
-    if val_fraction and val is not None:
-        raise UserError(
-            f"--val_fraction {val_fraction}: {data_path} has a val/ of its own; leave the flag out,"
-            " or rename the folder"
-        )
-    if val_fraction:
-        kept, held = hold_out(train.targets, val_fraction, split_seed)
-        train, val = train.subset(kept), train.subset(held)
+    train, val = _held_out(train, val, val_fraction, split_seed, data_path)
     mean, std = normalisation or PUBLISHED.get(name) or statistics(train, num_workers, progress)
 
     plain = Transform(mean, std, size, device)
@@ -96,10 +89,11 @@ def load_images(
         jitter=color_jitter,
         noise=noise,
     )
+    where = (batch_size, device, num_workers)
     loaders = {
-        "train": train.loader(varied, batch_size, device, num_workers, data_seed),
-        "val": val and val.loader(plain, batch_size, device, num_workers),
-        "test": test.loader(plain, batch_size, device, num_workers),
+        "train": train.loader(varied, *where, data_seed),
+        "val": val and val.loader(plain, *where),
+        "test": test.loader(plain, *where),
     }
     counts = ", ".join(f"{x.num_samples:,} {split}" for split, x in loaders.items() if x)
     return ImageData(
@@ -113,6 +107,21 @@ def load_images(
         description=f"{name}: {counts} images of {len(class_names)} classes, {size}x{size},"
         f" from {origin}",
     )
+
+
+def _held_out(train, val, fraction, seed, data_path):
+    """(train, val) after a share of train went to val."""
+    from images.splits import hold_out
+
+    if not fraction:
+        return train, val
+    if val is not None:
+        raise UserError(
+            f"--val_fraction {fraction}: {data_path} has a val/ of its own; leave the flag out,"
+            " or rename the folder"
+        )
+    kept, held = hold_out(train.targets, fraction, seed)
+    return train.subset(kept), train.subset(held)
 
 
 def _check(name, batch_size, resize, noise, val_fraction):
