@@ -7,7 +7,8 @@ included) and `batches(epoch)`, an iterator of
     targets  int64 (B,), on the device
 
 With a `data_seed` it is a training loader: order and augmentation are a function of (data_seed,
-epoch) and nothing else. Without one it is an evaluation loader: the given order, nothing drawn.
+epoch) and of the kind of device, whose generator draws them, and of nothing else. Without one it
+is an evaluation loader: the given order, nothing drawn.
 """
 
 import torch

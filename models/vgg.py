@@ -6,6 +6,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -49,6 +50,19 @@ def make_imagenet_classifier(
     )
 
 
+class PoolTo7(nn.AdaptiveAvgPool2d):
+    """Average features (B, C, H, W) to 7×7; those of 224-pixel images are that already.
+
+    They are passed on as they are: the operation's backward on CUDA is not deterministic.
+    """
+
+    def __init__(self):
+        super().__init__(7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.shape[-2:] == (7, 7) else super().forward(x)
+
+
 class VGG(nn.Sequential):
     """Images (B, 3, H, W), H and W at least 32, to logits (B, num_classes).
 
@@ -65,7 +79,7 @@ class VGG(nn.Sequential):
     ):
         layers = OrderedDict(features=make_features(depths, activation))  # (B, 512, H/32, W/32)
         if head == "imagenet":
-            layers["avgpool"] = nn.AdaptiveAvgPool2d(7)
+            layers["avgpool"] = PoolTo7()
             layers["flatten"] = nn.Flatten()
             layers["classifier"] = make_imagenet_classifier(activation, num_classes)
         else:
