@@ -22,8 +22,8 @@ FLAGS = cli.VISION_FLAGS
 MODEL_FLAGS = (
     "model", "activation", "sigma", "learn_sigma", "stem", "head", "patch_size", "criterion",
 )  # fmt: skip
-# What it decides unless a flag says otherwise.
-ARITHMETIC_FLAGS = ("use_amp", "amp_dtype")
+# What it decides about the precision, unless one of them is given.
+PRECISION_FLAGS = ("use_amp", "amp_dtype")
 # What it decides about the data, unless --test_only is told to evaluate on others.
 DATA_FLAGS = ("dataset", "data_path", "resize", "val_fraction", "split_seed")
 
@@ -364,9 +364,8 @@ def adopt_settings(args: argparse.Namespace, given: set[str], settings: dict, pa
             f"--resize {args.resize} contradicts the checkpoint, which was trained on "
             f"{settings['image_size']} px; leave out --resize"
         )
-    for name in ARITHMETIC_FLAGS:
-        if name not in given:
-            setattr(args, name, saved[name])
+    if not given & set(PRECISION_FLAGS):
+        args.use_amp, args.amp_dtype = saved["use_amp"], saved["amp_dtype"]
     if "dataset" in given and args.dataset != saved["dataset"]:
         args.resize = settings["image_size"]
         return

@@ -249,6 +249,9 @@ def test_test_only_takes_criterion_precision_and_normalisation_from_the_run(tmp_
     assert vision_main.main(["--test_only", "--device", "cpu", "--output_dir", str(folder)]) == 0
     assert f"[Test] {final} | " in capsys.readouterr().out
     assert "| MSE, bfloat16 | imagefolder: " in (folder / "test_results.txt").read_text()
+    flags = ["--test_only", "--no-use_amp", "--device", "cpu", "--output_dir", str(folder)]
+    assert vision_main.main(flags) == 0
+    assert "| MSE, float32 | " in capsys.readouterr().out
     config = ["--test_only", "--config", str(folder / "args.txt")]
     assert vision_main.main(config) == 0
     assert f"[Test] {final} | " in capsys.readouterr().out
