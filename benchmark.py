@@ -177,7 +177,8 @@ def measure_training(args: argparse.Namespace, device) -> None:
     print(f"\nSteps alone: {args.model}, {args.activation}, batch {args.batch_size}")
     print_rates(times, steps * args.batch_size, "plain loop")
     print(
-        "\nWhole epochs: 100 steps with augmentation, 20 batches of evaluation, results, checkpoint"
+        f"\nWhole epochs: {EPOCH_STEPS} steps with augmentation, {EVALUATION_BATCHES} batches of "
+        "evaluation, metrics, checkpoint"
     )
     for name, trainer in trainers.items():
         print_epoch(name, trainer, run_steps, steps, args, device)
