@@ -15,7 +15,7 @@ from pathlib import Path
 
 import dataset
 import models
-from utils import UserError
+from utils import UserError, nearest
 from zilu import names as activations
 
 DEFAULT_DATA_PATH = "./Data"
@@ -78,14 +78,6 @@ def one_of(*choices: str) -> Callable:
 
     convert.choices = choices
     return convert
-
-
-def nearest(text: str, choices) -> str:
-    """`did you mean X? known: X, Y, Z`."""
-    by_lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(text.lower(), by_lower, n=1)
-    hint = f"did you mean {by_lower[near[0]]}? " if near else ""
-    return f"{hint}known: {', '.join(choices)}"
 
 
 def device_name(text: str) -> str:

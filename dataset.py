@@ -3,10 +3,9 @@
 Nothing heavy is imported before it is needed: the command line asks here for names only.
 """
 
-import difflib
 from dataclasses import dataclass
 
-from utils import UserError
+from utils import UserError, nearest
 
 VISION_DATASETS = ("cifar10", "cifar100", "digits", "imagefolder", "imagenet")
 
@@ -126,9 +125,7 @@ def _held_out(train, val, fraction, seed, data_path):
 
 def _check(name, batch_size, resize, noise, val_fraction):
     if name not in VISION_DATASETS:
-        near = difflib.get_close_matches(str(name).lower(), VISION_DATASETS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"--dataset {name}: {hint}known are {', '.join(VISION_DATASETS)}")
+        raise UserError(f"--dataset {name}: {nearest(str(name), VISION_DATASETS)}")
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
     if resize is not None and resize < 1:

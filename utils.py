@@ -3,6 +3,7 @@
 torch is imported where it is used, so that the command line answers before torch is loaded.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -18,6 +19,14 @@ from pathlib import Path
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line: what is wrong, and the remedy."""
+
+
+def nearest(text: str, choices) -> str:
+    """`did you mean X? known: X, Y, Z`."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(text.lower(), by_lower, n=1)
+    hint = f"did you mean {by_lower[near[0]]}? " if near else ""
+    return f"{hint}known: {', '.join(choices)}"
 
 
 def mixed_seed(*parts: int | str) -> int:

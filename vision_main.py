@@ -60,8 +60,13 @@ def model_options(args: argparse.Namespace, image_size: int) -> dict:
 # --- from flags to data, model and task ---
 
 
+def seed_of(args: argparse.Namespace, name: str) -> int:
+    """`--init_seed` or `--data_seed`, which are --seed where they are not given."""
+    own = getattr(args, name)
+    return args.seed if own is None else own
+
+
 def load_data(args: argparse.Namespace, device, normalisation=None):
-    data_seed = args.seed if args.data_seed is None else args.data_seed
     return dataset.load_images(
         args.dataset,
         args.data_path,
@@ -71,7 +76,7 @@ def load_data(args: argparse.Namespace, device, normalisation=None):
         color_jitter=args.color_jitter,
         noise=args.noise,
         val_fraction=args.val_fraction,
-        data_seed=data_seed,
+        data_seed=seed_of(args, "data_seed"),
         split_seed=args.split_seed,
         device=device,
         num_workers=args.num_workers,
@@ -86,7 +91,7 @@ def build_model(args: argparse.Namespace, options: dict, num_classes: int, image
     from models.activation import create_activation
     from utils import seed_everything
 
-    seed_everything(args.seed if args.init_seed is None else args.init_seed)
+    seed_everything(seed_of(args, "init_seed"))
     activation = functools.partial(
         create_activation, args.activation, args.sigma, args.learn_sigma, args.inplace
     )
@@ -258,8 +263,8 @@ def resolved_arguments(args, chosen: dict, data, options, device, folder: RunFol
         "output_dir": str(folder.path),
         "device": str(device),
         "sigma": args.sigma if cli.has_sigma(args) else None,
-        "init_seed": args.seed if args.init_seed is None else args.init_seed,
-        "data_seed": args.seed if args.data_seed is None else args.data_seed,
+        "init_seed": seed_of(args, "init_seed"),
+        "data_seed": seed_of(args, "data_seed"),
         **chosen,
         "image_size": data.image_size,
         "num_classes": data.num_classes,
