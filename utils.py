@@ -13,8 +13,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
+import uuid
+from contextlib import contextmanager
 from pathlib import Path
+
+CONNECT_SECONDS = 3  # whoever has no network is to be told so within 5, imports included
+STALL_SECONDS = 30  # without a byte, once a download runs
 
 
 class UserError(Exception):
@@ -43,6 +49,42 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def replacing(path: Path):
+    """A temporary name beside `path` to write to; it becomes `path` if nothing goes wrong."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_url(url: str):
+    """An open response; OSError in time where there is no network.
+
+    In a thread, because looking up a name obeys no timeout.
+    """
+    import urllib.request
+
+    result = []
+
+    def work():
+        try:
+            result.append(urllib.request.urlopen(url, timeout=STALL_SECONDS))
+        except Exception as error:
+            result.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if not result:
+        raise OSError(f"no answer in {CONNECT_SECONDS} s")
+    if isinstance(result[0], Exception):
+        raise result[0]
+    return result[0]
 
 
 def resolve_device(name: str):
@@ -203,6 +245,16 @@ def peak_memory_bytes(device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def progress_bar(what: str, progress: bool, iterable=None, **options):
+    """tqdm on a terminal; one plain line in a log file, or where no bar is wanted."""
+    from tqdm import tqdm
+
+    show = progress and sys.stderr.isatty()
+    if not show:
+        print(what)
+    return tqdm(iterable, desc=what, disable=not show, **options)
 
 
 class Progress:

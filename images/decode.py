@@ -3,10 +3,8 @@
 import hashlib
 import os
 import sys
-import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
-from tqdm import tqdm
 
-from utils import UserError
+from utils import UserError, progress_bar, replacing
 
 CACHE_FORMAT = 1  # part of the key: raise it when the same files would give other bytes
 CHUNK = 64  # files per task of a thread; one at a time, small files cost more to hand out than read
@@ -108,14 +105,6 @@ def usable_cpus():
     return os.cpu_count() or 1
 
 
-def progress_bar(what, progress, iterable=None, **options):
-    """tqdm on a terminal; one plain line in a log file, or where no bar is wanted."""
-    show = progress and sys.stderr.isatty()
-    if not show:
-        print(what)
-    return tqdm(iterable, desc=what, disable=not show, **options)
-
-
 def decode_all(paths, read, what, progress=True):
     """All images, as one uint8 array (N, read.size, read.size, 3), decoded by a pool of threads."""
     images = np.empty((len(paths), read.size, read.size, 3), np.uint8)
@@ -183,14 +172,3 @@ def _write_cache(path, images):
 
 def _checksum(images):
     return zlib.crc32(images).to_bytes(4, "little")
-
-
-@contextmanager
-def replacing(path):
-    """A temporary name beside `path` to write to; it becomes `path` if nothing goes wrong."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

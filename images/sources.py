@@ -1,18 +1,12 @@
 """The data sets that are arrays already: CIFAR as torchvision stores it, scikit-learn's digits."""
 
-import threading
-import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from images.decode import progress_bar, replacing
-from utils import UserError
-
-CONNECT_SECONDS = 3  # whoever has no network is to be told so within 5, imports included
-STALL_SECONDS = 30  # without a byte, once a download runs
+from utils import UserError, open_url, progress_bar, replacing
 
 
 def read_cifar(cls, data_path, progress=True):
@@ -66,7 +60,7 @@ def _download(url, path, progress):
     torchvision's own has no time limit and leaves half a file under the final name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _connect(url) as response, replacing(path) as temporary, open(temporary, "wb") as file:
+    with open_url(url) as response, replacing(path) as temporary, open(temporary, "wb") as file:
         size = int(response.headers.get("Content-Length") or 0)
         what = f"downloading {url}"
         with progress_bar(what, progress, total=size, unit="B", unit_scale=True) as bar:
@@ -75,26 +69,6 @@ def _download(url, path, progress):
                 bar.update(len(chunk))
         if size and file.tell() != size:
             raise OSError("the connection broke off")
-
-
-def _connect(url):
-    """An open response. In a thread, because looking up a name obeys no timeout."""
-    result = []
-
-    def work():
-        try:
-            result.append(urllib.request.urlopen(url, timeout=STALL_SECONDS))
-        except Exception as error:
-            result.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if not result:
-        raise OSError(f"no answer in {CONNECT_SECONDS} s")
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
 
 
 def read_digits():

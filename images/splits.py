@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from images.decode import progress_bar, usable_cpus
+from images.decode import usable_cpus
 from images.loaders import MemoryLoader, StreamLoader
-from utils import UserError, mixed_seed
+from utils import UserError, mixed_seed, progress_bar
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 
