@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import cli
+import program
 import vision_main
 from utils import RunFolder, environment, resolve_device, set_arithmetic
 
@@ -169,7 +170,7 @@ def measure_training(args: argparse.Namespace, device) -> None:
         trainer.model.train()
         loader = ReadyBatches(strided, targets)
         for _ in range(steps):
-            trainer._train_step((strided, targets), loader)
+            trainer._train_step([(strided, targets)], loader)
 
     arms = {"plain loop": lambda: plain_loop(plain, [(images, targets)] * steps)}
     arms |= {name: lambda t=trainer: run_steps(t) for name, trainer in trainers.items()}
@@ -198,12 +199,11 @@ def build(args: argparse.Namespace, device, flags: tuple[str, ...]):
 
     common = ("--model", args.model, "--activation", args.activation, "--num_epochs", "1000")
     parsed, _ = cli.parse("benchmark.py", "", vision_main.FLAGS, [*common, *flags])
-    model = vision_main.build_model(
-        parsed, vision_main.model_options(parsed, 32), num_classes=10, image_size=32
-    )
+    model = vision_main.build_model(parsed, num_classes=10, image_size=32)
     task = vision_main.Classification("CrossEntropy")
-    trainer = Trainer(model.to(device), task, device, vision_main.build_options(parsed, device))
-    trainer.start(steps_per_epoch=EPOCH_STEPS)
+    options = program.build_options(parsed, device, test_each_epoch=True)
+    trainer = Trainer(model.to(device), task, device, options)
+    trainer.start(EPOCH_STEPS)
     return trainer
 
 
@@ -214,7 +214,7 @@ def print_epoch(name: str, trainer, run_steps, steps: int, args, device) -> None
         folder = RunFolder(path)
 
         def epoch() -> None:
-            record = trainer._epoch(1, data)
+            (record,) = trainer._epoch(1, data)
             folder.add_metrics(record)
             trainer._save(folder, [record], {})
 

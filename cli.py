@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dataset
@@ -102,7 +102,8 @@ _positive_int = number(int, at_least=1)
 _positive = number(float, above=0)
 _not_negative = number(float, at_least=0)
 _share = number(float, at_least=0, below=1)
-_seed = number(int, at_least=0)
+_count = number(int, at_least=0)
+_seed = _count
 
 # One flag a row.
 # fmt: off
@@ -116,6 +117,10 @@ _SHARED = (
          f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}"),
     Flag("Training", "max_steps", None, _positive_int, RESULT,
          "stop after this many steps, where --num_epochs is not over before"),
+    Flag("Training", "grad_accum_steps", 1, _positive_int, RESULT,
+         "batches that a step adds up the gradients of: one step sees --batch_size times as many"),
+    Flag("Training", "eval_interval", None, _positive_int, NOTHING,
+         "evaluate every so many steps too (after each epoch only)"),
     Flag("Training", "use_amp", False, bool, ARITHMETIC, "automatic mixed precision"),
     Flag("Training", "amp_dtype", "auto", one_of("auto", "bf16", "fp16"), ARITHMETIC,
          "auto: bf16 where the GPU has it, else fp16 with gradient scaling; on a CPU bf16"),
@@ -131,11 +136,13 @@ _SHARED = (
     Flag("Optimization", "weight_decay", 1e-6, _not_negative, RESULT,
          "weight decay, on the weights of linear, convolution and embedding layers only"),
     Flag("Optimization", "momentum", 0.9, _share, RESULT, "momentum of sgd"),
+    Flag("Optimization", "beta1", 0.9, _share, RESULT, "decay of adam's mean of gradients"),
+    Flag("Optimization", "beta2", 0.999, _share, RESULT, "decay of adam's mean of their squares"),
     Flag("Optimization", "scheduler", "none",
          one_of("none", "step", "cosine", "linear", "plateau"), RESULT,
          "learning rate per step: cosine and linear fall to 0 at the end; step multiplies by "
          "--lr_gamma every --lr_step epochs; plateau does so after --lr_step epochs without a "
-         "lower validation loss (training loss without --val_fraction)"),
+         "lower validation loss (training loss where there is no validation split)"),
     Flag("Optimization", "warmup", "0", warmup_length, RESULT,
          "linear warm-up: steps (500), epochs (3ep) or a share of all steps (5%)"),
     Flag("Optimization", "lr_step", 20, _positive_int, RESULT, "epochs; see --scheduler"),
@@ -146,12 +153,8 @@ _SHARED = (
     Flag("System", "init_seed", None, _seed, RESULT, "seed of the initial weights (--seed)"),
     Flag("System", "data_seed", None, _seed, RESULT,
          "seed of data order and augmentation (--seed)"),
-    Flag("System", "split_seed", 0, _seed, RESULT, "seed of the validation split"),
     Flag("System", "deterministic", False, bool, ARITHMETIC,
          "bit-identical repeats on CUDA too (slower; on a CPU runs always repeat)"),
-    Flag("System", "num_workers", None, number(int, at_least=0), NOTHING,
-         "processes that read images of data sets too large for memory; 0 is none "
-         "but this one (one per processor)"),
     Flag("Output", "config", None, str, NOTHING,
          "YAML file of flags, or the args.txt of an earlier run; the command line overrides it"),
     Flag("Output", "output_dir", None, str, NOTHING,
@@ -188,11 +191,53 @@ _VISION_ALONE = (
     Flag("Optimization", "criterion", "CrossEntropy", one_of("CrossEntropy", "MSE"), RESULT,
          "loss: CrossEntropy, or MSE between the outputs and one-hot targets"),
     Flag("Optimization", "label_smoothing", 0.0, _share, RESULT, "of the training targets"),
+    Flag("System", "split_seed", 0, _seed, RESULT, "seed of the validation split"),
+    Flag("System", "num_workers", None, _count, NOTHING,
+         "processes that read images of data sets too large for memory; 0 is none "
+         "but this one (one per processor)"),
+)
+
+_LANGUAGE_ALONE = (
+    Flag("Model", "model", "gpt2", one_of(*models.LANGUAGE_MODELS), RESULT,
+         f"network: {', '.join(models.LANGUAGE_MODELS)}"),
+    Flag("Model", "embedding_dim", None, _positive_int, RESULT, "width (the model's)"),
+    Flag("Model", "num_attention_heads", None, _positive_int, RESULT, "per block (the model's)"),
+    Flag("Model", "num_layers", None, _positive_int, RESULT, "blocks (the model's)"),
+    Flag("Model", "max_seq_length", 1024, _positive_int, RESULT, "context in tokens"),
+    Flag("Model", "vocab_size", None, _positive_int, RESULT,
+         "rows of the token embedding (the tokenizer's number of ids)"),
+    Flag("Model", "dropout", 0.1, _share, RESULT, "of embeddings, attention and residuals"),
+    Flag("Model", "init_from", None, str, RESULT,
+         "folder of a Hugging Face GPT-2 to start from: config.json and model.safetensors"),
+    Flag("Dataset", "dataset", "wikitext103", one_of(*dataset.LANGUAGE_DATASETS), RESULT,
+         f"data set: {', '.join(dataset.LANGUAGE_DATASETS)}"),
+    Flag("Dataset", "data_path", DEFAULT_DATA_PATH, str, NOTHING,
+         "folder of the data and of its tokens"),
+    Flag("Dataset", "tokenizer", "gpt2", str, RESULT, "gpt2, bytes, or a tokenizer's folder"),
+    Flag("Dataset", "eval_stride", None, _positive_int, RESULT,
+         "tokens that an evaluation window scores, with the rest of the context before them "
+         "(--max_seq_length: all, without overlap)"),
+    Flag("Training", "batch_size", 32, _positive_int, RESULT, "sequences per batch"),
+    Flag("Training", "num_epochs", 10, _positive_int, RESULT, "passes over the training text"),
+    Flag("Output", "sample", 0, _count, NOTHING, "continuations of --prompt to print at the end"),
+    Flag("Output", "prompt", None, str, NOTHING, "text that --sample continues (a new document)"),
 )
 # fmt: on
 
 GROUPS = ("Model", "Dataset", "Training", "Optimization", "System", "Output")
 VISION_FLAGS = (*_VISION_ALONE, *_SHARED)
+
+
+def _with_defaults(flags: tuple[Flag, ...], **defaults) -> tuple[Flag, ...]:
+    return tuple(replace(f, default=defaults.get(f.name, f.default)) for f in flags)
+
+
+LANGUAGE_FLAGS = (
+    *_LANGUAGE_ALONE,
+    *_with_defaults(
+        _SHARED, lr=6e-4, weight_decay=0.1, beta2=0.95, scheduler="linear", warmup="5%"
+    ),
+)
 
 
 class Parser(argparse.ArgumentParser):

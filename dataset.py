@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from utils import UserError, nearest
 
 VISION_DATASETS = ("cifar10", "cifar100", "digits", "imagefolder", "imagenet")
+LANGUAGE_DATASETS = ("wikitext103", "wikitext103-raw", "text", "pydoc")
+
+LANGUAGE_DATASETS = ("wikitext103", "wikitext103-raw", "text", "pydoc")
 
 FOLDERS = ("imagefolder", "imagenet")  # whatever images lie in the folder
 
@@ -40,6 +43,111 @@ class ImageData:
     mean: tuple
     std: tuple
     description: str
+
+
+@dataclass
+class TextData:
+    """A corpus ready for training; text/loaders.py says what a loader is.
+
+    form: what text it is, for results (wikitext-103-v1). tokenizer: its name or folder; vocab_size:
+    how many ids it can give, end of text included; end_of_text: that id; fingerprint: hex, the
+    same for the same tokenizer. counts: by split, its .tokens, .words and .bytes. description is
+    one line for the log.
+    """
+
+    name: str
+    form: str
+    train: object
+    val: object
+    test: object
+    tokenizer: str
+    vocab_size: int
+    end_of_text: int
+    fingerprint: str
+    counts: dict
+    description: str
+
+
+def load_text(
+    name,
+    data_path="./Data",
+    *,
+    tokenizer="gpt2",
+    block_size,
+    batch_size,
+    eval_stride=None,
+    data_seed=0,
+    device="cpu",
+    progress=True,
+):
+    """Load the corpus called `name` (see LANGUAGE_DATASETS) as TextData.
+
+    tokenizer: gpt2, bytes, or a folder with one. block_size: tokens in a window (T). eval_stride:
+    tokens from one window of evaluation to the next, None for block_size. data_seed decides the
+    order of training. The tokens are made once and kept in data_path. UserError for whatever the
+    user can mend.
+    """
+    _check_text(name, block_size, batch_size, eval_stride)
+    from text import cache
+
+    # The loaders bring torch; who has to be told that a file is missing need not wait for it.
+    tokens = cache.load(name, tokenizer, data_path, progress)
+    from text.loaders import EvalLoader, TrainLoader
+
+    counts = {split: tokens.counts(split) for split in ("train", "val", "test")}
+
+    def loader(cls, split, last):
+        ids = tokens.ids(split)
+        return cls(ids, counts[split], block_size, batch_size, device, last)
+
+    meta = tokens.meta
+    return TextData(
+        name=name,
+        form=meta["form"],
+        train=loader(TrainLoader, "train", data_seed),
+        val=loader(EvalLoader, "val", eval_stride or block_size),
+        test=loader(EvalLoader, "test", eval_stride or block_size),
+        tokenizer=str(tokenizer),
+        vocab_size=meta["vocab_size"],
+        end_of_text=meta["end_of_text"],
+        fingerprint=meta["fingerprint"],
+        counts=counts,
+        description=_describe_text(name, tokenizer, tokens, counts),
+    )
+
+
+def load_tokenizer(name, data_path="./Data"):
+    """The tokenizer called `name`; text/tokenizer.py says what it can do.
+
+    UserError where it is neither gpt2, bytes nor a folder with one, or cannot be had.
+    """
+    from text import tokenizer
+
+    return tokenizer.load(name, data_path)
+
+
+def _check_text(name, block_size, batch_size, eval_stride):
+    if name not in LANGUAGE_DATASETS:
+        raise UserError(f"--dataset {name}: {nearest(str(name), LANGUAGE_DATASETS)}")
+    if batch_size < 1:
+        raise UserError(f"--batch_size {batch_size}: must be at least 1")
+    if block_size < 1:
+        raise UserError(f"--max_seq_length {block_size}: must be at least 1 token")
+    if eval_stride is not None and not 1 <= eval_stride <= block_size:
+        raise UserError(
+            f"--eval_stride {eval_stride}: must be from 1 to --max_seq_length ({block_size}), or"
+            " tokens would be left out"
+        )
+
+
+def _describe_text(name, tokenizer, tokens, counts):
+    parts = [
+        f"{split} {x.tokens:,} tokens ({x.words:,} words, {x.bytes:,} bytes)"
+        for split, x in counts.items()
+    ]
+    form = tokens.meta["form"]
+    label = name if form == name else f"{name} ({form})"
+    return f"{label}, tokenizer {tokenizer}: {', '.join(parts)}, from {tokens.origin}"
 
 
 def load_images(

@@ -8,13 +8,15 @@ training step waits for the device: metrics add up on it and are read once per L
 import math
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from utils import Progress, RunFolder, UserError, peak_memory_bytes
+from utils import Progress, RunFolder, UserError, peak_flops, peak_memory_bytes
 
 LOG_STEPS = 50
 # GradScaler halves its scale, 2^16 at first, at every step that it skips.
@@ -27,16 +29,19 @@ class Task(Protocol):
     unit: str  # what is counted, "images"
 
     def __call__(self, model: nn.Module, batch: tuple) -> tuple[Tensor, Tensor]:
-        """The loss to minimise, and a vector of sums over the batch."""
+        """The loss to minimise, a mean over the batch's samples, and a vector of sums over them."""
 
-    def metrics(self, sums: list[float]) -> dict[str, float]:
-        """Sums over a whole split to its metrics, "loss" and "count" among them."""
+    def metrics(self, sums: list[float], loader: "Loader") -> dict[str, float]:
+        """Sums over what was read of `loader` to metrics, "loss" and "count" among them."""
 
     def describe(self, metrics: dict[str, float]) -> str:
         """The metrics as they stand in a line of results."""
 
     def score(self, metrics: dict[str, float]) -> float:
         """What the best epoch has most of."""
+
+    def flops(self, model: nn.Module) -> float | None:
+        """Floating point operations of a training step per unit counted, where known."""
 
 
 class Loader(Protocol):
@@ -51,10 +56,17 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How to train. `amp_dtype` None is full precision, `compile_mode` None is eager."""
+    """How to train. `amp_dtype` None is full precision, `compile_mode` None is eager.
+
+    A step of the optimizer takes `grad_accum_steps` batches. `eval_interval` counts steps; None is
+    after each epoch only. The test split is evaluated then too, or else once, at the end.
+    """
 
     num_epochs: int
     max_steps: int | None
+    grad_accum_steps: int
+    eval_interval: int | None
+    test_each_epoch: bool
     amp_dtype: torch.dtype | None
     compile_mode: str | None
     clip_grad_norm: float
@@ -62,6 +74,7 @@ class Options:
     lr: float
     weight_decay: float
     momentum: float
+    betas: tuple[float, float]
     scheduler: str
     warmup: str
     lr_step: int
@@ -82,7 +95,7 @@ def build_optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, **common)
     classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return classes[options.optimizer](groups, **common)
+    return classes[options.optimizer](groups, betas=options.betas, **common)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -107,12 +120,13 @@ def warmup_steps(text: str, total_steps: int, steps_per_epoch: int) -> int:
     return int(text)
 
 
-def schedule_length(options: Options, steps_per_epoch: int) -> tuple[int, int]:
-    """All steps of the training, and those of the warm-up."""
+def schedule_length(options: Options, batches: int) -> tuple[int, int, int]:
+    """Steps of an epoch of `batches`, of the whole training, and of the warm-up."""
+    steps_per_epoch = -(-batches // options.grad_accum_steps)
     total = options.num_epochs * steps_per_epoch
     if options.max_steps is not None:
         total = min(total, options.max_steps)
-    return total, warmup_steps(options.warmup, total, steps_per_epoch)
+    return steps_per_epoch, total, warmup_steps(options.warmup, total, steps_per_epoch)
 
 
 def lr_factor(
@@ -154,6 +168,13 @@ class Plateau:
 
 
 # --- the loop ---
+
+
+def in_groups(batches: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
+    """Lists of `size` batches; the last may be shorter."""
+    batches = iter(batches)
+    while group := list(islice(batches, size)):
+        yield group
 
 
 def compiled(function, mode: str):
@@ -207,14 +228,14 @@ class Trainer:
             totals = totals + self._loss_and_sums(batch, loader)[1]
             progress.advance()
         progress.close()
-        metrics = self.task.metrics(totals.tolist())
+        metrics = self.task.metrics(totals.tolist(), loader)
         if not math.isfinite(metrics["loss"]):
             raise Diverged(f"the {label.lower()} loss is {metrics['loss']}")
         return metrics
 
     def fit(self, data, folder: RunFolder, settings: dict) -> None:
-        """Train on `data.train`, evaluate on `data.val` (may be None) and `data.test` after every
-        epoch, and write results, metrics and checkpoints into `folder`.
+        """Train on `data.train`, evaluate on `data.val` (may be None) and `data.test`, and write
+        results, metrics and checkpoints into `folder`.
 
         Args:
             settings: plain values stored in every checkpoint, to rebuild the model from.
@@ -223,19 +244,21 @@ class Trainer:
             Diverged: a loss is NaN or infinite; what was saved before stays.
         """
         self.start(len(data.train))
-        records = []
+        records, epoch = [], 0
         while self.step < self.total_steps:
-            records.append(self._epoch(len(records) + 1, data))
-            self._write(records[-1], folder)
+            epoch += 1
+            for record in self._epoch(epoch, data):
+                records.append(record)
+                self._write(record, folder)
             self._save(folder, records, settings)
-        for line in summary(self.task, records):
+        for line in summary(self.task, records, self.options.test_each_epoch):
             print(line)
             folder.add_result(line)
 
-    def start(self, steps_per_epoch: int) -> None:
+    def start(self, batches: int) -> None:
         """Make the optimizer and everything else that a training step changes."""
         options = self.options
-        self.total_steps, self.warmup = schedule_length(options, steps_per_epoch)
+        self.steps_per_epoch, self.total_steps, self.warmup = schedule_length(options, batches)
         self.optimizer = build_optimizer(self.model, options)
         self.plateau = Plateau(options.lr_step, options.lr_gamma)
         self.scaler = torch.amp.GradScaler(
@@ -244,74 +267,111 @@ class Trainer:
         self.step = 0
         self.first_bad_step = torch.full((), -1, device=self.device)
 
-    def _epoch(self, epoch: int, data) -> dict:
-        started = time.perf_counter()
+    def _epoch(self, epoch: int, data) -> Iterator[dict]:
+        """Train an epoch; a record for every evaluation, the last at its end."""
+        started, evaluating = time.perf_counter(), 0.0
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        record = {"epoch": epoch, "train": self._train(epoch, data.train)}
-        train_seconds = time.perf_counter() - started
+        for train, ended in self._train(epoch, data.train):
+            train_seconds = time.perf_counter() - started - evaluating
+            record = {"epoch": epoch, "step": self.step}
+            record |= {} if ended else {"partial": True}
+            record |= {"train": train} | self._evaluations(epoch, data)
+            if ended and self.options.scheduler == "plateau" and self.step > self.warmup:
+                self.plateau.end_epoch(record.get("val", train)["loss"])
+            seconds = time.perf_counter() - started
+            evaluating = seconds - train_seconds
+            yield record | self._costs(seconds, train["count"] / train_seconds)
+
+    def _evaluations(self, epoch: int, data) -> dict:
+        """The metrics of the splits whose turn it is."""
+        results = {}
         try:
             if data.val is not None:
-                record["val"] = self.evaluate(data.val, "Val")
-            record["test"] = self.evaluate(data.test, "Test")
+                results["val"] = self.evaluate(data.val, "Val")
+            if self.options.test_each_epoch or self.step == self.total_steps:
+                results["test"] = self.evaluate(data.test, "Test")
         except Diverged as error:
             raise Diverged(f"after epoch {epoch} (step {self.step}) {error}") from None
-        if self.options.scheduler == "plateau" and self.step > self.warmup:
-            self.plateau.end_epoch(record.get("val", record["train"])["loss"])
-        record |= {
-            "step": self.step,
+        return results
+
+    def _costs(self, seconds: float, rate: float) -> dict:
+        """What a record says besides the results, `rate` being units per second of training."""
+        costs = {
             "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": time.perf_counter() - started,
-            f"{self.task.unit}_per_second": record["train"]["count"] / train_seconds,
+            "seconds": seconds,
+            f"{self.task.unit}_per_second": rate,
             "peak_memory_bytes": peak_memory_bytes(self.device),
         }
+        flops = self.task.flops(self.model)
+        peak = peak_flops(self.device, self.options.amp_dtype)
+        if flops and peak:
+            costs["mfu"] = rate * flops / peak
         if sigmas := learned_sigmas(self.model):
-            record["sigma"] = sigmas
-        return record
+            costs["sigma"] = sigmas
+        return costs
 
-    def _train(self, epoch: int, loader: Loader) -> dict[str, float]:
+    def _train(self, epoch: int, loader: Loader) -> Iterator[tuple[dict[str, float], bool]]:
+        """Train an epoch. Wherever it is time to evaluate, yields the metrics since it began, and
+        whether it has ended.
+        """
+        options = self.options
         self.model.train()
         totals = self._zero_sums()
-        progress = Progress(f"Epoch {epoch:03d}", len(loader))
-        for batch in loader.batches(epoch):
-            totals = totals + self._train_step(batch, loader)
+        progress = Progress(f"Epoch {epoch:03d}", self.steps_per_epoch)
+        groups = in_groups(loader.batches(epoch), options.grad_accum_steps)
+        for done, group in enumerate(groups, 1):
+            totals = totals + self._train_step(group, loader)
             text = ""
             if self.step % LOG_STEPS == 0:
                 self._check_losses(epoch)
-                text = self.task.describe(self.task.metrics(totals.tolist()))
+                text = self.task.describe(self.task.metrics(totals.tolist(), loader))
             progress.advance(text)
             if self.step == self.total_steps:
                 break
+            if done < self.steps_per_epoch and self.step % (options.eval_interval or math.inf) == 0:
+                self._check_losses(epoch)
+                yield self.task.metrics(totals.tolist(), loader), False
+                self.model.train()
         progress.close()
         self._check_losses(epoch)
-        return self.task.metrics(totals.tolist())
+        yield self.task.metrics(totals.tolist(), loader), True
 
-    def _train_step(self, batch: tuple, loader: Loader) -> Tensor:
-        """One step of the optimizer; returns the batch's sums."""
+    def _train_step(self, batches: list[tuple], loader: Loader) -> Tensor:
+        """One step of the optimizer on all of `batches`; returns their sums."""
+        self._set_learning_rate()
+        totals = self._zero_sums()
+        samples = sum(len(batch[0]) for batch in batches)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        for batch in batches:
+            loss, sums = self._loss_and_sums(batch, loader)
+            self.scaler.scale(loss * (len(batch[0]) / samples)).backward()
+            totals = totals + sums.detach()
+            finite = finite & loss.detach().isfinite()
+        if self.options.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        is_first_bad = (self.first_bad_step < 0) & ~finite
+        self.first_bad_step = torch.where(is_first_bad, self.step, self.first_bad_step)
+        return totals
+
+    def _set_learning_rate(self) -> None:
         options = self.options
         factor = self.plateau.factor * lr_factor(
             self.step,
             options.scheduler,
             self.total_steps,
-            len(loader),
+            self.steps_per_epoch,
             self.warmup,
             options.lr_step,
             options.lr_gamma,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = options.lr * factor
-        loss, sums = self._loss_and_sums(batch, loader)
-        self.scaler.scale(loss).backward()
-        if options.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        is_first_bad = (self.first_bad_step < 0) & ~loss.detach().isfinite()
-        self.first_bad_step = torch.where(is_first_bad, self.step, self.first_bad_step)
-        return sums.detach()
 
     def _check_losses(self, epoch: int) -> None:
         """Read the first bad step from the device, and whether fp16 still makes any step."""
@@ -325,12 +385,14 @@ class Trainer:
             raise Diverged(f"in epoch {epoch}, step {step}, the training loss is NaN or infinite")
 
     def _write(self, record: dict, folder: RunFolder) -> None:
-        line = epoch_line(self.task, record)
+        line = result_line(self.task, record)
         folder.add_result(line)
         folder.add_metrics(record)
-        rate = record[f"{self.task.unit}_per_second"]
+        rate = f"{record[f'{self.task.unit}_per_second']:,.0f} {self.task.unit}/s"
+        if "mfu" in record:
+            rate += f" ({100 * record['mfu']:.1f} % of the device's peak)"
         memory = record["peak_memory_bytes"] / 2**30
-        print(f"{line} | {rate:,.0f} {self.task.unit}/s, {memory:.2f} GiB", flush=True)
+        print(f"{line} | {rate}, {memory:.2f} GiB", flush=True)
 
     def _save(self, folder: RunFolder, records: list[dict], settings: dict) -> None:
         content = {
@@ -356,8 +418,14 @@ def learned_sigmas(model: nn.Module) -> dict[str, float]:
 # --- lines of results ---
 
 
-def epoch_line(task: Task, record: dict) -> str:
-    parts = [f"[Epoch {record['epoch']:03d}] Time: {record['seconds']:.4f}s"]
+def moment(record: dict) -> str:
+    """When a record was made: `epoch 001`, or inside an epoch `step 000500`."""
+    return f"step {record['step']:06d}" if "partial" in record else f"epoch {record['epoch']:03d}"
+
+
+def result_line(task: Task, record: dict) -> str:
+    """A line of results; time and training metrics count from the epoch's start."""
+    parts = [f"[{moment(record).capitalize()}] Time: {record['seconds']:.4f}s"]
     return " | ".join([*parts, *split_results(task, record, ("train", "val", "test"))])
 
 
@@ -365,7 +433,7 @@ def split_results(task: Task, record: dict, splits: tuple[str, ...]) -> list[str
     return [f"[{s.title()}] {task.describe(record[s])}" for s in splits if s in record]
 
 
-def summary(task: Task, records: list[dict]) -> list[str]:
+def summary(task: Task, records: list[dict], test_each_epoch: bool) -> list[str]:
     """The headline: the final epoch; then the best ones, labelled with how they were chosen."""
 
     def best(split: str) -> dict:
@@ -373,12 +441,14 @@ def summary(task: Task, records: list[dict]) -> list[str]:
 
     def line(label: str, record: dict) -> str:
         results = split_results(task, record, ("val", "test"))
-        return " | ".join([f"[Summary] {label}: epoch {record['epoch']:03d}", *results])
+        return " | ".join([f"[Summary] {label}: {moment(record)}", *results])
 
     lines = [line("Final", records[-1])]
     if "val" in records[-1]:
         lines.append(line("Best validation", best("val")))
-    return [*lines, line("Best test (chosen on the test set)", best("test"))]
+    if test_each_epoch:
+        lines.append(line("Best test (chosen on the test set)", best("test")))
+    return lines
 
 
 # --- checkpoints ---

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -255,6 +256,39 @@ def progress_bar(what: str, progress: bool, iterable=None, **options):
     if not show:
         print(what)
     return tqdm(iterable, desc=what, disable=not show, **options)
+
+
+# Dense tensor-core peaks in TFLOP/s from NVIDIA's data sheets: in bf16 or fp16, and in fp32 as
+# `set_arithmetic` leaves it (TF32; plain fp32 on the V100 and T4, which have neither it nor bf16).
+PEAK_TFLOPS = {
+    r"NVIDIA H200": (989.4, 494.7),
+    r"NVIDIA H100 80GB HBM3": (989.4, 494.7),
+    r"NVIDIA GH200 480GB": (989.4, 494.7),
+    r"NVIDIA H100 PCIe": (756.0, 378.0),
+    r"NVIDIA A100.*": (312.0, 156.0),
+    r"NVIDIA A40": (149.7, 74.8),
+    r"NVIDIA A10": (125.0, 62.5),
+    r"NVIDIA L40S": (362.05, 183.0),
+    r"NVIDIA L4": (121.0, 60.0),
+    r"NVIDIA RTX A6000": (154.8, 77.4),
+    r"NVIDIA GeForce RTX 3090": (71.0, 35.6),
+    r"NVIDIA GeForce RTX 4090": (165.2, 82.6),
+    r"Tesla V100-SXM2.*": (125.0, 15.7),
+    r"Tesla T4": (65.0, 8.1),
+}
+
+
+def peak_flops(device, amp_dtype) -> float | None:
+    """The device's peak FLOP/s in `amp_dtype` (None: fp32); None where it is not known."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    rows = [peaks for pattern, peaks in PEAK_TFLOPS.items() if re.fullmatch(pattern, name)]
+    if not rows or "MIG" in name:
+        return None
+    return rows[0][amp_dtype is None] * 1e12
 
 
 class Progress:

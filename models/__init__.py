@@ -1,6 +1,7 @@
-"""Vision models by name. Importing this package loads no torch: `--help` reads its tables.
+"""Models by name. Importing this package loads no torch: `--help` reads its tables.
 
 model = build_model("resnet20", activation=nn.GELU, num_classes=10)
+model = build_model("gpt2", activation=nn.GELU, vocab_size=50257)
 """
 
 from __future__ import annotations
@@ -10,17 +11,41 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from models.gpt2_checkpoint import check_fits, hugging_face_shape
+
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = [
+    "FAMILIES",
+    "HEADS",
+    "LANGUAGE_MODELS",
+    "STEMS",
+    "VISION_MODELS",
+    "build_model",
+    "check_fits",
+    "hugging_face_shape",
+    "resolve_options",
+    "resolve_shape",
+]
+
 # These have no ImageNet form: the paper defines them for CIFAR's small images only.
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56")
+# Width, heads, layers. A flag can override each, so they are needed before torch is loaded.
+GPT2_VARIANTS = {
+    "gpt2": (768, 12, 12),
+    "gpt2-medium": (1024, 16, 24),
+    "gpt2-large": (1280, 20, 36),
+    "gpt2-xl": (1600, 25, 48),
+}
 FAMILIES = {
     "vgg": ("vgg11", "vgg13", "vgg16", "vgg19"),
     "resnet": ("resnet18", "resnet34", "resnet50", *CIFAR_RESNETS),
     "vit": ("vit-tiny", "vit-small", "vit-medium", "vit-base", "vit-large"),
+    "gpt2": tuple(GPT2_VARIANTS),
 }
-VISION_MODELS = tuple(name for names in FAMILIES.values() for name in names)
+LANGUAGE_MODELS = FAMILIES["gpt2"]
+VISION_MODELS = (*FAMILIES["vgg"], *FAMILIES["resnet"], *FAMILIES["vit"])
 STEMS = ("auto", "cifar", "imagenet")
 HEADS = ("auto", "linear", "imagenet")
 
@@ -34,7 +59,23 @@ OPTION_OWNERS = {
 }
 
 
-def build_model(
+def build_model(name: str, activation: Callable[[], nn.Module], *args, **options) -> nn.Module:
+    """Build a freshly initialised model; `options` are `build_vision_model`'s or
+    `build_language_model`'s, by the name.
+
+    `activation` is a factory, called once for every place where the network has an activation.
+    Weights come from torch's global generator and are the same whatever the activation.
+
+    Raises:
+        ValueError: an unknown name, or as `resolve_options` or `resolve_shape` does.
+        TypeError: an option that no model of the kind has.
+    """
+    _check_name(name, VISION_MODELS + LANGUAGE_MODELS)
+    build = build_language_model if name in LANGUAGE_MODELS else build_vision_model
+    return build(name, activation, *args, **options)
+
+
+def build_vision_model(
     name: str,
     activation: Callable[[], nn.Module],
     num_classes: int = 10,
@@ -43,10 +84,8 @@ def build_model(
     head: str = "auto",
     patch_size: int | str = "auto",
 ) -> nn.Module:
-    """Build a freshly initialised model: images (B, 3, image_size, image_size) to logits (B, C).
+    """Images (B, 3, image_size, image_size) to logits (B, num_classes).
 
-    `activation` is a factory, called once for every place where the network has an activation.
-    Weights come from torch's global generator and are the same whatever the activation.
     Raises ValueError as `resolve_options` does.
     """
     options = resolve_options(name, image_size, stem, head, patch_size)
@@ -55,6 +94,56 @@ def build_model(
         options["image_size"] = image_size
     module = importlib.import_module(f"{__name__}.{family}")
     return module.build(name, activation, num_classes, **options)
+
+
+def build_language_model(
+    name: str,
+    activation: Callable[[], nn.Module],
+    *,
+    vocab_size: int,
+    max_seq_length: int = 1024,
+    embedding_dim: int | None = None,
+    num_attention_heads: int | None = None,
+    num_layers: int | None = None,
+    dropout: float = 0.1,
+) -> nn.Module:
+    """Token ids (B, T <= max_seq_length) to logits (B, T, vocab_size).
+
+    Raises ValueError as `resolve_shape` does.
+    """
+    from models.gpt2 import GPT2
+
+    shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
+    return GPT2(activation, vocab_size, max_seq_length, **shape, dropout=dropout)
+
+
+def resolve_shape(
+    name: str,
+    embedding_dim: int | None = None,
+    num_attention_heads: int | None = None,
+    num_layers: int | None = None,
+) -> dict[str, int]:
+    """Return the three sizes of a language model, every None replaced by the variant's.
+
+    Raises ValueError, one line with the remedy, for an unknown name, a size below 1, and a number
+    of heads that does not divide the width.
+    """
+    _check_name(name, LANGUAGE_MODELS)
+    given = (embedding_dim, num_attention_heads, num_layers)
+    variant = GPT2_VARIANTS[name]
+    width, heads, layers = (own if g is None else g for g, own in zip(given, variant, strict=True))
+    shape = {"embedding_dim": width, "num_attention_heads": heads, "num_layers": layers}
+    for option, value in shape.items():
+        if value < 1:
+            raise ValueError(f"--{option} must be a whole number above 0, not {value}")
+    if width % heads:
+        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        fitting = min(divisors, key=lambda n: abs(n - heads))
+        raise ValueError(
+            f"--embedding_dim {width} cannot be divided among --num_attention_heads {heads}: "
+            f"--num_attention_heads {fitting}, or an --embedding_dim that is a multiple of {heads}"
+        )
+    return shape
 
 
 def resolve_options(
@@ -71,6 +160,7 @@ def resolve_options(
     Raises ValueError, one line with the remedy, for an unknown name, an option that the model
     does not have, a value that the option does not have, and an image size that does not fit.
     """
+    _check_name(name, VISION_MODELS)
     family = _family_of(name)
     given = {"stem": stem, "head": head, "patch_size": patch_size}
     for option, (owner, applies_to) in OPTION_OWNERS.items():
@@ -87,12 +177,15 @@ def resolve_options(
 
 
 def _family_of(name: str) -> str:
-    for family, names in FAMILIES.items():
-        if name in names:
-            return family
-    nearest = difflib.get_close_matches(name.lower(), VISION_MODELS, n=1)
+    return next(family for family, names in FAMILIES.items() if name in names)
+
+
+def _check_name(name: str, known: tuple[str, ...]) -> None:
+    if name in known:
+        return
+    nearest = difflib.get_close_matches(name.lower(), known, n=1)
     suggestion = f"did you mean {nearest[0]}? " if nearest else ""
-    raise ValueError(f"unknown model {name!r}: {suggestion}choose from {', '.join(VISION_MODELS)}")
+    raise ValueError(f"unknown model {name!r}: {suggestion}choose from {', '.join(known)}")
 
 
 def _resolve_head(name: str, image_size: int, head: str) -> str:

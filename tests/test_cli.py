@@ -191,5 +191,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(run_program):
 
 def test_the_readme_lists_every_flag():
     readme = (ROOT / "README.md").read_text()
-    for flag in cli.VISION_FLAGS:
-        assert f"| `--{flag.name}` | {cli.shown_default(flag)} | {flag.help} |" in readme
+    tables = [
+        {flag.name: flag for flag in flags} for flags in (cli.VISION_FLAGS, cli.LANGUAGE_FLAGS)
+    ]
+    for flag in (*cli.VISION_FLAGS, *cli.LANGUAGE_FLAGS):
+        same = [
+            f if (f := table.get(flag.name)) and f.help == flag.help else None for table in tables
+        ]
+        defaults = " | ".join(cli.shown_default(f) if f else "–" for f in same)
+        assert f"| `--{flag.name}` | {defaults} | {flag.help} |" in readme

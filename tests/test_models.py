@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
-from models import VISION_MODELS, build_model, resnet, resolve_options, vgg, vit
+from models import LANGUAGE_MODELS, VISION_MODELS, build_model, resnet, resolve_options, vgg, vit
 
 TORCHVISION = {
     "vgg11": "vgg11_bn",
@@ -537,13 +537,13 @@ def test_errors_are_one_line_with_the_remedy(arguments, message):
     text = str(caught.value)
     assert text.startswith(message)
     assert "\n" not in text
-    if text.startswith("unknown model"):
-        assert text.endswith(", ".join(VISION_MODELS))
-    else:
-        assert text == message
     with pytest.raises(ValueError) as built:  # noqa: PT011
         build_model(name, nn.ReLU, image_size=size, **options)
-    assert str(built.value) == text
+    if text.startswith("unknown model"):
+        assert text.endswith(", ".join(VISION_MODELS))
+        assert str(built.value) == ", ".join([text, *LANGUAGE_MODELS])
+    else:
+        assert str(built.value) == text == message
 
 
 @pytest.mark.parametrize("name", VISION_MODELS)

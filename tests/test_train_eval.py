@@ -13,13 +13,16 @@ from torch import nn
 import train_eval
 from models.activation import ZiLU
 from train_eval import Diverged, Options, Plateau, Trainer, lr_factor, parameter_groups
-from utils import RunFolder, UserError, describe_model
+from utils import RunFolder, UserError, describe_model, peak_flops
 from vision_main import Classification
 
 CPU = torch.device("cpu")
 OPTIONS = Options(
     num_epochs=3,
     max_steps=None,
+    grad_accum_steps=1,
+    eval_interval=None,
+    test_each_epoch=True,
     amp_dtype=None,
     compile_mode=None,
     clip_grad_norm=1.0,
@@ -27,6 +30,7 @@ OPTIONS = Options(
     lr=1e-2,
     weight_decay=0.1,
     momentum=0.9,
+    betas=(0.9, 0.999),
     scheduler="cosine",
     warmup="1ep",
     lr_step=20,
@@ -374,6 +378,100 @@ def test_max_steps_stops_inside_an_epoch(tmp_path):
     assert records[-1]["lr"] < 1e-2  # the schedule's end is the last step that is made
 
 
+# --- accumulated gradients, evaluations inside an epoch ---
+
+
+@pytest.mark.parametrize(("batch", "accumulated"), [(8, 2), (12, 2), (20, 2), (20, 3), (16, 5)])
+def test_accumulated_batches_equal_large_ones(tmp_path, batch, accumulated):
+    """Uneven last batches and groups included; without BatchNorm, which sees single batches."""
+
+    def train(name, batch_size, **options):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 7))
+        data = Data(ListLoader(50, batch_size), ListLoader(30, seed=1))
+        return fit(tmp_path / name, model, data, clip_grad_norm=0.1, warmup="2", **options)
+
+    trainer, records = train("small", batch, grad_accum_steps=accumulated)
+    reference, wanted = train("large", batch * accumulated)
+    assert trainer.step == reference.step == 3 * math.ceil(50 / (batch * accumulated))
+    losses = [record["train"]["loss"] for record in wanted]
+    assert [record["train"]["loss"] for record in records] == pytest.approx(losses, rel=1e-5)
+    for mine, theirs in zip(trainer.model.parameters(), reference.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluating_inside_an_epoch_changes_nothing(tmp_path):
+    def train(name, **options):
+        torch.manual_seed(0)
+        model = nn.Sequential(tiny_network(), nn.Dropout(0.2))
+        torch.manual_seed(1)
+        data = Data(ListLoader(), ListLoader(30, seed=1), ListLoader(20, seed=2))
+        return fit(tmp_path / name, model, data, scheduler="plateau", lr_step=1, **options)
+
+    _, plain = train("plain")
+    trainer, records = train("often", eval_interval=3)
+    # Four steps an epoch: step 12 is an epoch's end and no evaluation of its own.
+    assert [r["step"] for r in records] == [3, 4, 6, 8, 9, 12]
+    assert [r["epoch"] for r in records] == [1, 1, 2, 2, 3, 3]
+    ended = [r for r in records if not r.get("partial")]
+    for mine, theirs in zip(ended, plain, strict=True):
+        assert {s: mine[s] for s in ("train", "val", "test", "lr")} == {
+            s: theirs[s] for s in ("train", "val", "test", "lr")
+        }
+    assert records[0]["train"]["count"] == 48  # of the epoch so far
+    lines = (tmp_path / "often" / "train_eval_results.txt").read_text().splitlines()
+    assert [line.split("]")[0] for line in lines] == [
+        "[Step 000003", "[Epoch 001", "[Step 000006", "[Epoch 002", "[Step 000009", "[Epoch 003",
+        *["[Summary"] * 3,
+    ]  # fmt: skip
+    best = max(records, key=lambda r: r["val"]["top1"])
+    assert f"Best validation: {train_eval.moment(best)} |" in lines[7]
+    assert trainer.model.training is False  # as the last evaluation left it
+
+
+def test_the_test_split_is_evaluated_once_where_it_is_not_to_be_seen(tmp_path):
+    data = Data(ListLoader(), ListLoader(30, seed=1), ListLoader(20, seed=2))
+    trainer, records = fit(tmp_path, data=data, test_each_epoch=False, eval_interval=3)
+    assert ["test" in record for record in records] == [False] * 5 + [True]
+    assert all("val" in record for record in records)
+    lines = (tmp_path / "train_eval_results.txt").read_text().splitlines()
+    assert len(lines) == 6 + 2
+    result = trainer.task.describe(trainer.evaluate(data.test, "Test"))
+    assert lines[6].startswith("[Summary] Final: epoch 003 | ")
+    assert lines[6].endswith(f" | [Test] {result}")
+    assert "Best validation" in lines[7]
+
+
+def test_model_flops_utilisation_where_the_peak_is_known(tmp_path, monkeypatch):
+    class Counted(Classification):
+        def flops(self, model):
+            return 1e6
+
+    _, records = fit(tmp_path / "unknown", task=Counted("CrossEntropy"))
+    assert all("mfu" not in record for record in records)
+    monkeypatch.setattr(train_eval, "peak_flops", lambda device, dtype: 1e12)
+    _, records = fit(tmp_path / "known", task=Counted("CrossEntropy"))
+    for record in records:
+        assert record["mfu"] == pytest.approx(record["images_per_second"] * 1e6 / 1e12)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 312e12),
+        ("NVIDIA H100 80GB HBM3", None, 494.7e12),
+        ("NVIDIA H200", torch.bfloat16, 989.4e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", torch.bfloat16, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", torch.bfloat16, None),
+        ("Some New Device", None, None),
+    ],
+)
+def test_peaks_are_those_of_whole_known_devices(monkeypatch, name, dtype, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda"), dtype) == peak
+    assert peak_flops(CPU, dtype) is None
+
+
 def test_the_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
     reads = []
     for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
@@ -399,11 +497,11 @@ def test_a_cuda_step_never_waits_for_the_device():
         )  # fmt: skip
         trainer.start(len(loader))
         batches = list(loader.batches(1))
-        trainer._train_step(batches[0], loader)
+        trainer._train_step([batches[0]], loader)
         torch.cuda.set_sync_debug_mode("error")
         try:
             for batch in batches[1:]:
-                trainer._train_step(batch, loader)
+                trainer._train_step([batch], loader)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -462,3 +560,10 @@ def test_foreign_and_hostile_checkpoints_are_refused(tmp_path):
 def test_model_txt_lists_sites():
     text = describe_model(tiny_network(activation=ZiLU), ZiLU)
     assert text.startswith("Parameters: 2,255 (2,255 trainable)\n\nActivation sites: 1\n  2: ZiLU")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_betas_are_the_options(optimizer):
+    options = replace(OPTIONS, optimizer=optimizer, betas=(0.8, 0.95))
+    built = train_eval.build_optimizer(tiny_network(), options)
+    assert all(group["betas"] == (0.8, 0.95) for group in built.param_groups)

@@ -1,0 +1,205 @@
+"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; Hugging Face's
+GPT2LMHeadModel).
+
+Parameter names are Hugging Face's without `transformer.`, but for two that are no modules here:
+positions are `wpe` for `wpe.weight`, and the head, being the token embedding, has no name of its
+own. `load_hugging_face` reads its checkpoints.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.gpt2_checkpoint import check_fits, read_tensors
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention, (B, T, width) to the same shape."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.c_attn = nn.Linear(width, 3 * width)
+        self.c_proj = nn.Linear(width, width)
+        self.resid_dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, T, C = x.shape
+        qkv = self.c_attn(x).split(C, dim=2)
+        # each (B, heads, T, C / heads)
+        q, k, v = (part.view(B, T, self.heads, C // self.heads).transpose(1, 2) for part in qkv)
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return self.resid_dropout(self.c_proj(out.transpose(1, 2).reshape(B, T, C)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, (B, T, width) to the same shape."""
+
+    def __init__(self, width: int, heads: int, dropout: float, activation: Callable[[], nn.Module]):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)  # torch's eps, 1e-5, is GPT-2's
+        self.attn = Attention(width, heads, dropout)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                act=activation(),
+                c_proj=nn.Linear(4 * width, width),
+                dropout=nn.Dropout(dropout),
+            )
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2(nn.Module):
+    """Token ids (B, T), int64, to logits (B, T, vocab_size); T is at most `max_seq_length`.
+
+    `embedding_dim` must be a multiple of `num_attention_heads`. `dropout` is that of embeddings,
+    attention and residuals.
+    """
+
+    def __init__(
+        self,
+        activation: Callable[[], nn.Module],
+        vocab_size: int,
+        max_seq_length: int,
+        embedding_dim: int,
+        num_attention_heads: int,
+        num_layers: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.wte = nn.Embedding(vocab_size, embedding_dim)
+        # No nn.Embedding: the weights of those are decayed, and positions must not be.
+        self.wpe = nn.Parameter(torch.empty(max_seq_length, embedding_dim))
+        self.drop = nn.Dropout(dropout)
+        blocks = [
+            Block(embedding_dim, num_attention_heads, dropout, activation)
+            for _ in range(num_layers)
+        ]
+        self.h = nn.Sequential(*blocks)
+        self.ln_f = nn.LayerNorm(embedding_dim)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        nn.init.normal_(self.wte.weight, std=0.02)
+        nn.init.normal_(self.wpe, std=0.02)
+        for name, module in self.h.named_modules():
+            if isinstance(module, nn.Linear):
+                # Each layer adds to the residual stream twice; the sum is not to grow with depth.
+                scale = math.sqrt(2 * len(self.h)) if name.endswith("c_proj") else 1
+                nn.init.normal_(module.weight, std=0.02 / scale)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The sizes it was built with, by name."""
+        return {
+            "vocab_size": self.wte.num_embeddings,
+            "max_seq_length": self.wpe.shape[0],
+            "embedding_dim": self.wpe.shape[1],
+            "num_attention_heads": self.h[0].attn.heads,
+            "num_layers": len(self.h),
+        }
+
+    @property
+    def flops_per_token(self) -> int:
+        """Of a forward and a backward pass at full length, as PaLM counts them for its utilisation
+        (arXiv 2204.02311, appendix B): 6 for each parameter, and 12 * layers * width * length for
+        the products of attention.
+
+        Positions are looked up, not multiplied, so they do not count. The token embedding does: it
+        is the head.
+        """
+        length, width = self.wpe.shape
+        num_parameters = sum(p.numel() for p in self.parameters()) - self.wpe.numel()
+        return 6 * num_parameters + 12 * len(self.h) * width * length
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        length, longest = ids.shape[1], self.wpe.shape[0]
+        if length > longest:
+            raise ValueError(
+                f"sequences of {length} tokens are longer than the model's {longest} positions: "
+                "cut them, or build the model with a larger max_seq_length"
+            )
+        x = self.drop(self.wte(ids) + self.wpe[:length])  # (B, T, width)
+        x = self.ln_f(self.h(x))
+        # Through the embedding itself: a module for the head would hold the tied weight twice.
+        return F.linear(x, self.wte.weight)
+
+    @torch.no_grad()
+    def generate(
+        self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Continue each row of `ids` (B, n), n >= 1, by `count` sampled tokens: (B, n + count).
+
+        Every token is drawn given the last max_seq_length ones. `generator` must be the CPU's, so
+        that a seed means the same on every device. `temperature` is above 0.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            for _ in range(count):
+                logits = self(ids[:, -self.wpe.shape[0] :])[:, -1].float().cpu()
+                probabilities = F.softmax(logits / temperature, dim=-1)  # (B, vocab_size)
+                token = torch.multinomial(probabilities, 1, generator=generator)
+                ids = torch.cat([ids, token.to(ids.device)], dim=1)
+        finally:
+            self.train(was_training)
+        return ids
+
+
+def load_hugging_face(model: GPT2, folder: str | Path) -> None:
+    """Copy the weights of a Hugging Face GPT-2 checkpoint folder into `model`, in place.
+
+    A model with fewer positions takes the first ones. Parameters of the activations keep their
+    values: the checkpoint has none.
+
+    Raises:
+        ValueError: the folder holds no GPT-2 checkpoint, a broken one, or one of another shape; one
+            line with the remedy.
+    """
+    check_fits(folder, model.shape)
+    theirs = _our_layout(read_tensors(folder), len(model.wpe))
+    ours = {key: p for key, p in model.state_dict().items() if ".mlp.act." not in key}
+    for problem, keys in (("lacks", ours.keys() - theirs), ("also has", theirs.keys() - ours)):
+        if keys:
+            raise ValueError(
+                f"--init_from {folder} is no GPT-2 of the shape that its config.json tells: it "
+                f"{problem} {min(keys)} ({len(keys)} such): take another checkpoint"
+            )
+    for key, value in ours.items():
+        if theirs[key].shape != value.shape:
+            raise ValueError(
+                f"--init_from {folder} is no GPT-2 of the shape that its config.json tells: {key} "
+                f"is {tuple(theirs[key].shape)}, not {tuple(value.shape)}: take another checkpoint"
+            )
+    model.load_state_dict(theirs, strict=False)
+
+
+def _our_layout(tensors: dict[str, torch.Tensor], max_seq_length: int) -> dict[str, torch.Tensor]:
+    """Hugging Face's tensors under our keys, in the layout of nn.Linear."""
+    ours = {}
+    for key, value in tensors.items():
+        key = key.removeprefix("transformer.")
+        if key.endswith((".attn.bias", ".attn.masked_bias")):
+            continue  # masks, which old versions saved
+        if key.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
+            value = value.t()  # Conv1D: (in, out)
+        if key == "wpe.weight":
+            key, value = "wpe", value[:max_seq_length]
+        ours[key] = value
+    head = ours.pop("lm_head.weight", None)
+    if head is not None and "wte.weight" in ours and not torch.equal(head, ours["wte.weight"]):
+        ours["lm_head.weight"] = head  # not tied, so not ours: it is reported as one too many
+    return ours

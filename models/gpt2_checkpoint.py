@@ -1,0 +1,145 @@
+"""A GPT-2 checkpoint folder as Hugging Face writes it: its shape and its tensors.
+
+Importing this loads no torch: the shape is needed when flags are checked. Every error is a
+ValueError of one line that names the folder or file and the remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+# Our name for a size, and config.json's.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "max_seq_length": "n_positions",
+    "embedding_dim": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_layers": "n_layer",
+}
+# Settings that make another network of the same weights, and the one value that GPT-2 has.
+FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+    "layer_norm_epsilon": 1e-5,
+}
+WANTED = "a Hugging Face GPT-2 checkpoint has config.json and model.safetensors"
+
+
+def hugging_face_shape(folder: str | Path) -> dict[str, int]:
+    """vocab_size, max_seq_length, embedding_dim, num_attention_heads and num_layers.
+
+    Raises:
+        ValueError: no folder, no config.json or a broken one, or not the GPT-2 that is built here.
+    """
+    path = Path(folder) / "config.json"
+    if not path.parent.is_dir():
+        raise ValueError(f"--init_from {folder}: no such folder; {WANTED}")
+    config = _read_json(path)
+    kind = config.get("model_type")
+    if kind != "gpt2":
+        raise ValueError(f"--init_from: {path} has model_type {kind!r}, not 'gpt2'; {WANTED}")
+    shape = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
+    for ours, value in shape.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(
+                f"--init_from: {path} must have a whole number above 0 as {SIZES[ours]}, "
+                f"not {value!r}: copy or download it again"
+            )
+    fixed = {**FIXED, "n_inner": 4 * shape["embedding_dim"]}
+    for setting, only in fixed.items():
+        value = config.get(setting)
+        if value is not None and value != only:  # absent, or null as n_inner is: GPT-2's
+            raise ValueError(
+                f"--init_from: {path} has {setting} {json.dumps(value)}, and this GPT-2 knows only "
+                f"{json.dumps(only)}: take another checkpoint"
+            )
+    return shape
+
+
+def check_fits(folder: str | Path, shape: dict[str, int]) -> None:
+    """Whether a model of `shape`, with `hugging_face_shape`'s keys, can take the weights.
+
+    Raises:
+        ValueError: it cannot, and which flag mends it; or as `hugging_face_shape` does.
+    """
+    theirs = hugging_face_shape(folder)
+    for name in ("embedding_dim", "num_attention_heads", "num_layers"):
+        if shape[name] != theirs[name]:
+            raise ValueError(
+                f"--init_from {folder} has {name} {theirs[name]}, not {shape[name]}: "
+                f"--{name} {theirs[name]}"
+            )
+    if shape["max_seq_length"] > theirs["max_seq_length"]:
+        raise ValueError(
+            f"--init_from {folder} has {theirs['max_seq_length']} positions, fewer than "
+            f"--max_seq_length {shape['max_seq_length']}: "
+            f"--max_seq_length {theirs['max_seq_length']}"
+        )
+    if shape["vocab_size"] != theirs["vocab_size"]:
+        raise ValueError(
+            f"--init_from {folder} has a vocabulary of {theirs['vocab_size']}, not "
+            f"{shape['vocab_size']}: take the tokenizer that it was trained with, "
+            f"and --vocab_size {theirs['vocab_size']}"
+        )
+
+
+def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of model.safetensors, or of the files that its index names, by their key.
+
+    Raises:
+        ValueError: no such file, or a broken one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    tensors = {}
+    for path in _weight_files(Path(folder)):
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"--init_from: {path} cannot be read ({error}): copy or download it again"
+            ) from None
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists():
+        return [whole]
+    if index.exists():
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ValueError(f"--init_from: {index} has no weight_map: copy or download it again")
+        return [folder / name for name in sorted(set(weight_map.values()))]
+    if any(folder.glob("pytorch_model*.bin")):
+        raise ValueError(
+            f"--init_from {folder} has pytorch_model.bin but no model.safetensors: convert it with "
+            '`python -c "import sys, transformers; '
+            "transformers.GPT2LMHeadModel.from_pretrained(sys.argv[1])"
+            f'.save_pretrained(sys.argv[1])" {shlex.quote(str(folder))}`'
+        )
+    raise ValueError(f"--init_from {folder}: no model.safetensors there; {WANTED}")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--init_from: no {path} to read ({error.strerror}); {WANTED}") from None
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(
+            f"--init_from: {path} is not JSON ({error}): copy or download it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"--init_from: {path} holds no JSON object: copy or download it again")
+    return content

@@ -1,0 +1,317 @@
+"""What both programs do: flags to data, model and task, to the loop, to a run folder; and the
+evaluation of a checkpoint alone.
+
+A program (vision_main.py, language_main.py) says what is its own; nothing here knows of images or
+text. torch is imported inside the functions: flags are checked before it is loaded.
+"""
+
+import argparse
+import functools
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import cli
+from utils import RunFolder, UserError, device_description, environment
+
+# What a checkpoint decides about the precision, unless one of them is given.
+PRECISION_FLAGS = ("use_amp", "amp_dtype")
+
+
+class Program(Protocol):
+    """What one program has of its own. `settings` are those that its checkpoints hold."""
+
+    name: str  # of the file
+    kind: str  # of its models, "vision"
+    flags: tuple[cli.Flag, ...]
+    model_flags: tuple[str, ...]  # what a checkpoint decides: --test_only refuses other values
+    data_flags: tuple[str, ...]  # what it decides unless --test_only evaluates on other data
+    test_each_epoch: bool  # or once, at the end
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Refuse flags that cannot be together. Called before torch is loaded."""
+
+    def load_data(self, args: argparse.Namespace, device, settings: dict):
+        """Loaders train, val, test, and a description; `settings` is empty but in --test_only."""
+
+    def build_model(self, args: argparse.Namespace, data):
+        """The network in its initial state, which depends on the init seed, not the activation."""
+
+    def initial_weights(self, args: argparse.Namespace) -> str:
+        """What `build_model` gives: untrained, or the name of what it starts from."""
+
+    def check_training(self, args: argparse.Namespace, model, data) -> None:
+        """Refuse what could not be trained, before the run folder is touched."""
+
+    def task(self, args: argparse.Namespace):
+        """The task of train_eval.py."""
+
+    def resolved(self, args: argparse.Namespace, data) -> dict:
+        """What its automatic arguments came to, for args.txt."""
+
+    def settings(self, args: argparse.Namespace, data) -> dict:
+        """What a checkpoint needs besides the flags, to rebuild the model."""
+
+    def adopt(
+        self, args: argparse.Namespace, given: set[str], settings: dict, other_data: bool
+    ) -> None:
+        """Take from a checkpoint's settings what model_flags and data_flags do not cover."""
+
+    def check_data(self, data, settings: dict, path: Path) -> None:
+        """Refuse data that the checkpoint's network cannot be evaluated on."""
+
+    def measure(self, args: argparse.Namespace) -> str:
+        """How the evaluation was done, for test_results.txt."""
+
+    def finish(self, args: argparse.Namespace, model, data) -> None:
+        """Whatever follows training or evaluation."""
+
+
+def main(program: Program, description: str, argv: list[str] | None = None) -> int:
+    """Run `program`; the exit code."""
+    args, given = cli.parse(program.name, description, program.flags, argv)
+    folder = RunFolder(args.output_dir or cli.default_output_dir(args, program.flags))
+    if args.test_only:
+        return test_only(program, args, given, folder)
+    check(program, args)
+    folder.check_free(args.overwrite)
+    return train(program, args, folder)
+
+
+def check(program: Program, args: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    cli.check_together(args)
+    program.check(args)
+
+
+@contextmanager
+def user_errors():
+    """Turns a ValueError of models/, which knows nothing of users, into a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+# --- what flags come to ---
+
+
+def seed_of(args: argparse.Namespace, name: str) -> int:
+    """`--init_seed` or `--data_seed`, which are --seed where they are not given."""
+    own = getattr(args, name)
+    return args.seed if own is None else own
+
+
+def activation_factory(args: argparse.Namespace):
+    from models.activation import create_activation
+
+    return functools.partial(
+        create_activation, args.activation, args.sigma, args.learn_sigma, args.inplace
+    )
+
+
+def build_options(args: argparse.Namespace, device, test_each_epoch: bool):
+    from train_eval import Options
+    from utils import check_compiler, resolve_amp_dtype
+
+    if args.use_compiled:
+        check_compiler(device)
+    return Options(
+        num_epochs=args.num_epochs,
+        max_steps=args.max_steps,
+        grad_accum_steps=args.grad_accum_steps,
+        eval_interval=args.eval_interval,
+        test_each_epoch=test_each_epoch,
+        amp_dtype=resolve_amp_dtype(device, args.amp_dtype) if args.use_amp else None,
+        compile_mode=args.compile_mode if args.use_compiled else None,
+        clip_grad_norm=args.clip_grad_norm,
+        optimizer=args.optimizer,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        momentum=args.momentum,
+        betas=(args.beta1, args.beta2),
+        scheduler=args.scheduler,
+        warmup=args.warmup,
+        lr_step=args.lr_step,
+        lr_gamma=args.lr_gamma,
+    )
+
+
+def prepare(program: Program, args: argparse.Namespace):
+    """The device, ready, and the loop's options."""
+    from utils import resolve_device, set_arithmetic
+
+    device = resolve_device(args.device)
+    set_arithmetic(device, args.deterministic)
+    options = build_options(args, device, program.test_each_epoch)
+    print(f"Device: {device_description(device)}")
+    if args.sigma != 1 and not cli.has_sigma(args):
+        print(f"Note: {args.activation} has no sigma; --sigma {args.sigma:g} is ignored")
+    return device, options
+
+
+# --- training ---
+
+
+def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
+    """Train, and fill the run folder; the exit code, 3 if the run diverged."""
+    import torch
+
+    from train_eval import Diverged, Trainer
+    from utils import describe_model, mixed_seed
+
+    device, options = prepare(program, args)
+    data = program.load_data(args, device, {})
+    print(data.description)
+    model = program.build_model(args, data).to(device)
+    program.check_training(args, model, data)
+    trainer = Trainer(model, program.task(args), device, options)
+
+    resolved = resolved_arguments(program, args, data, options, device, folder)
+    if resolved["warmup_steps"] >= resolved["total_steps"]:
+        print(f"Note: the warm-up ({args.warmup}) is longer than the whole training")
+    args_text = cli.args_text(args, resolved, environment(device))
+    site_type = type(activation_factory(args)())
+    folder.start(args_text, describe_model(model, site_type), args.overwrite)
+    torch.manual_seed(mixed_seed("dropout", args.seed))
+    settings = {"kind": program.kind, "args": vars(args)} | program.settings(args, data)
+    try:
+        trainer.fit(data, folder, settings)
+    except Diverged as error:
+        return report_divergence(error, folder)
+    print(f"Results: {folder.path}")
+    program.finish(args, model, data)
+    return 0
+
+
+def resolved_arguments(program: Program, args, data, options, device, folder: RunFolder) -> dict:
+    """What the automatic and derived arguments came to, for args.txt."""
+    from train_eval import schedule_length
+
+    _, total_steps, warmup = schedule_length(options, len(data.train))
+    return {
+        "output_dir": str(folder.path),
+        "device": str(device),
+        "sigma": args.sigma if cli.has_sigma(args) else None,
+        "init_seed": seed_of(args, "init_seed"),
+        "data_seed": seed_of(args, "data_seed"),
+        **program.resolved(args, data),
+        "total_steps": total_steps,
+        "warmup_steps": warmup,
+        "amp_dtype": str(options.amp_dtype or "off").removeprefix("torch."),
+        "compile_mode": options.compile_mode or "off",
+    }
+
+
+def report_divergence(error: Exception, folder: RunFolder) -> int:
+    line = f"[Diverged] {error}"
+    folder.add_result(line)
+    folder.add_metrics({"diverged": str(error)})
+    print(f"error: the run diverged: {error}; try a lower --lr or more --warmup", file=sys.stderr)
+    return 3
+
+
+# --- evaluation alone ---
+
+
+def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int:
+    """Evaluate a checkpoint, or the untrained network, on the whole test set."""
+    from train_eval import Diverged, Trainer, load_checkpoint
+
+    path = checkpoint_path(args, folder)
+    settings = {}
+    if path:
+        checkpoint = load_checkpoint(path)
+        settings = checkpoint["settings"]
+        adopt_settings(program, args, given, settings, path)
+    check(program, args)
+    device, options = prepare(program, args)
+    what = str(path or f"{program.initial_weights(args)} {args.model}, {args.activation}")
+    if path is None:
+        weights = program.initial_weights(args)
+        print(f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network")
+    data = program.load_data(args, device, settings)
+    print(data.description)
+    if path:
+        program.check_data(data, settings, path)
+    model = program.build_model(args, data)
+    if path:
+        load_weights(model, checkpoint["model"], path)
+    task = program.task(args)
+    trainer = Trainer(model.to(device), task, device, options)
+    try:
+        result = task.describe(trainer.evaluate(data.test, "Test"))
+    except Diverged as error:
+        raise UserError(f"{what}: {error}; these weights give no numbers") from None
+    precision = str(options.amp_dtype or "float32").removeprefix("torch.")
+    line = f"[Test] {result} | {what} | {program.measure(args)}, {precision} | {data.description}"
+    print(line)
+    home = folder if "output_dir" in given or path is None else RunFolder(path.parent)
+    home.add_test_result(line)
+    program.finish(args, model, data)
+    return 0
+
+
+def checkpoint_path(args: argparse.Namespace, folder: RunFolder) -> Path | None:
+    """--checkpoint, or the run folder's (which --config RUN/args.txt names too), or None.
+
+    Raises:
+        UserError: the run folder holds a run that left no checkpoint.
+    """
+    if args.checkpoint is not None:
+        return Path(args.checkpoint)
+    if args.output_dir is None and Path(args.config or "").name == RunFolder.ARGS:
+        folder = RunFolder(Path(args.config).parent)
+    if folder.checkpoint.exists():
+        return folder.checkpoint
+    if (folder.path / RunFolder.ARGS).exists():
+        raise UserError(f"{folder.path} holds a run that left no checkpoint; give --checkpoint")
+    return None
+
+
+def adopt_settings(
+    program: Program, args: argparse.Namespace, given: set[str], settings: dict, path: Path
+) -> None:
+    """Take model, shapes, data and precision from the checkpoint.
+
+    Raises:
+        UserError: a given flag says otherwise, or the checkpoint is not of this program.
+    """
+    if settings.get("kind") != program.kind:
+        raise UserError(f"--checkpoint {path}: not a checkpoint of a {program.kind} model")
+    saved = settings["args"] | settings["model_options"]
+    for name in program.model_flags:
+        wanted = getattr(args, name)
+        if name in given and wanted not in ("auto", saved[name]):
+            raise UserError(
+                f"--{name} {wanted} contradicts the checkpoint, which has {saved[name]}; "
+                f"leave out --{name}"
+            )
+        setattr(args, name, saved[name])
+    if not given & set(PRECISION_FLAGS):
+        args.use_amp, args.amp_dtype = saved["use_amp"], saved["amp_dtype"]
+    other_data = "dataset" in given and args.dataset != saved["dataset"]
+    program.adopt(args, given, settings, other_data)
+    if other_data:
+        return
+    for name in program.data_flags:
+        if name not in given:
+            setattr(args, name, saved[name])
+
+
+def load_weights(model, weights: dict, path: Path) -> None:
+    """Copy a checkpoint's weights into `model`.
+
+    Raises:
+        UserError: they are another model's.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"--checkpoint {path}: its weights do not fit ({reason})") from None
