@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-DEMO_FLAGS := --config recipes/digits_demo.yaml --overwrite
+VISION_DEMO := --config recipes/digits_demo.yaml --overwrite
+LANGUAGE_DEMO := --config recipes/pydoc_demo.yaml --overwrite
 
 .PHONY: demo test test-all lint clean
 
@@ -17,12 +18,14 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	$(RUN) vision_main.py $(DEMO_FLAGS) --activation ZiLU --output_dir Output/demo/ZiLU
-	$(RUN) vision_main.py $(DEMO_FLAGS) --activation ReLU --output_dir Output/demo/ReLU
+	$(RUN) vision_main.py $(VISION_DEMO) --activation ZiLU --output_dir Output/demo/digits_ZiLU
+	$(RUN) vision_main.py $(VISION_DEMO) --activation ReLU --output_dir Output/demo/digits_ReLU
+	$(RUN) language_main.py $(LANGUAGE_DEMO) --activation ZiLU --output_dir Output/demo/pydoc_ZiLU
+	$(RUN) language_main.py $(LANGUAGE_DEMO) --activation GELU --output_dir Output/demo/pydoc_GELU
 	@echo
-	@echo "Test accuracy on scikit-learn's digits after the final epoch (1 seed):"
-	@grep -H "Final" Output/demo/ZiLU/train_eval_results.txt Output/demo/ReLU/train_eval_results.txt
-	@echo "Arguments, model and results lie in Output/demo/ZiLU and Output/demo/ReLU."
+	@echo "After the final epoch (1 seed): accuracy on scikit-learn's digits, perplexity per byte of"
+	@echo "Python's documentation. Arguments, model and results lie in the same folders."
+	@grep -H "Final" Output/demo/*/train_eval_results.txt
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

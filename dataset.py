@@ -95,18 +95,19 @@ def load_text(
     from text.loaders import EvalLoader, TrainLoader
 
     counts = {split: tokens.counts(split) for split in ("train", "val", "test")}
+    stride = eval_stride or block_size
 
-    def loader(cls, split, last):
+    def loader(cls, split, **order):
         ids = tokens.ids(split)
-        return cls(ids, counts[split], block_size, batch_size, device, last)
+        return cls(ids, counts[split], block_size, batch_size, device, **order)
 
     meta = tokens.meta
     return TextData(
         name=name,
         form=meta["form"],
-        train=loader(TrainLoader, "train", data_seed),
-        val=loader(EvalLoader, "val", eval_stride or block_size),
-        test=loader(EvalLoader, "test", eval_stride or block_size),
+        train=loader(TrainLoader, "train", data_seed=data_seed),
+        val=loader(EvalLoader, "val", stride=stride),
+        test=loader(EvalLoader, "test", stride=stride),
         tokenizer=str(tokenizer),
         vocab_size=meta["vocab_size"],
         end_of_text=meta["end_of_text"],

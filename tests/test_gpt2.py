@@ -426,13 +426,13 @@ def test_generation_restores_the_mode_and_needs_no_gradient(training):
 
 
 def test_generation_at_no_temperature_is_greedy_within_the_context(loaded):
-    lengths = []
-    loaded.drop.register_forward_hook(lambda module, args, out: lengths.append(out.shape[1]))
+    contexts = []
+    loaded.wte.register_forward_hook(lambda module, args, out: contexts.append(args[0]))
     prompt = tokens(1, 13)
     continued = sample(loaded, prompt, 8, temperature=1e-4)
-    assert lengths == [13, 14, 15, 16, 16, 16, 16, 16]
     expected = prompt
-    for _ in range(8):
+    for context in contexts[:8]:
+        assert torch.equal(context, expected[:, -16:])
         with torch.no_grad():
             token = loaded(expected[:, -16:])[:, -1:].argmax(-1)
         expected = torch.cat([expected, token], dim=1)
@@ -607,6 +607,16 @@ def test_a_broken_config_is_refused(checkpoint, content, problem):
         (
             {"scale_attn_weights": False},
             "has scale_attn_weights false, and this GPT-2 knows only true: take another checkpoint",
+        ),
+        (
+            {"tie_word_embeddings": False},
+            "has tie_word_embeddings false, and this GPT-2 knows only true: "
+            "take another checkpoint",
+        ),
+        (
+            {"add_cross_attention": True},
+            "has add_cross_attention true, and this GPT-2 knows only false: "
+            "take another checkpoint",
         ),
         (
             {"layer_norm_epsilon": 1e-6},

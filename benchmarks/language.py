@@ -1,0 +1,159 @@
+"""Language: training steps against a plain GPT and its loop, tokenising against `datasets`."""
+
+import argparse
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+import cli
+import dataset
+import language_main
+import program
+from benchmarks.timing import interleaved, print_rates
+from utils import UserError, resolve_amp_dtype, resolve_device, set_arithmetic
+
+# The network that DESIGN-sized comparisons of nanoGPT on a CPU use: 10.8 million parameters.
+VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS = 256, 256, 384, 6, 6
+STEPS = 5
+BLOCK = 1024  # tokens of a packed sequence
+
+
+# --- training steps ---
+
+
+def measure_training(args: argparse.Namespace, device) -> None:
+    """Steps on a batch that lies ready, without dropout; a plain GPT and ours in turn."""
+    import torch
+
+    set_arithmetic(device, deterministic=False)
+    shape = (args.batch_size, LENGTH)
+    ids, targets = (torch.randint(VOCABULARY, shape, device=device) for _ in range(2))
+    flags = ("--use_amp", "--use_compiled")
+    trainers = {"fp32": build(args, device, ()), "AMP compiled": build(args, device, flags)}
+    dtypes = {"fp32": None, "AMP compiled": resolve_amp_dtype(device, "auto")}
+    print(f"\nSteps: {LAYERS} layers of {WIDTH}, {LENGTH} tokens, batch {args.batch_size}")
+    for name, trainer in trainers.items():
+        plain = plain_steps(trainer.model, ids, targets, dtypes[name], compiled=name != "fp32")
+        arms = {
+            f"plain GPT, GELU, {name}": plain,
+            f"this project, {args.activation}, {name}": lambda t=trainer: our_steps(
+                t, ids, targets
+            ),
+        }
+        times = interleaved(arms, args.rounds, device)
+        print_rates(times, STEPS * ids.numel(), "tokens", next(iter(arms)))
+
+
+def plain_steps(model, ids, targets, dtype, compiled: bool):
+    """An arm: steps of a plain GPT with the same weights as `model`."""
+    import torch
+
+    from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
+
+    plain = PlainGPT(VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS).to(ids.device)
+    plain.copy_weights(model)
+    optimizer = plain_optimizer(plain, lr=6e-4)
+    forward = torch.compile(plain) if compiled else plain
+
+    def arm() -> None:
+        for _ in range(STEPS):
+            plain_step(forward, optimizer, ids, targets, dtype)
+
+    return arm
+
+
+def build(args: argparse.Namespace, device, flags: tuple[str, ...]):
+    """A trainer as language_main builds it."""
+    from train_eval import Trainer
+
+    common = (
+        "--activation", args.activation, "--dropout", "0", "--max_seq_length", LENGTH,
+        "--embedding_dim", WIDTH, "--num_attention_heads", HEADS, "--num_layers", LAYERS,
+    )  # fmt: skip
+    argv = [*map(str, common), *flags]
+    parsed, _ = cli.parse("benchmark.py", "", language_main.FLAGS, argv)
+    model = language_main.build_model(parsed, VOCABULARY).to(device)
+    options = program.build_options(parsed, device, test_each_epoch=False)
+    trainer = Trainer(model, language_main.LanguageModelling(), device, options)
+    trainer.start(1000)
+    return trainer
+
+
+class ReadyBatches:
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+
+
+def our_steps(trainer, ids, targets) -> None:
+    trainer.model.train()
+    for _ in range(STEPS):
+        trainer._train_step([(ids, targets)], ReadyBatches(len(ids)))
+
+
+# --- tokens ---
+
+
+def measure_tokenizing(args: argparse.Namespace) -> None:
+    """GPT-2's tokens of a text file, packed and on disk."""
+    text = Path(args.text)
+    if not text.is_file():
+        raise UserError(f"--text {text}: no such file")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "gpt2").symlink_to(Path(args.data_path, "gpt2").resolve())
+        (folder / "train.txt").symlink_to(text.resolve())
+        for split in ("valid", "test"):
+            (folder / f"{split}.txt").write_text("short\n")
+        counter = itertools.count()
+        arms = {
+            "datasets.map, 2 processes": library_arm(text, folder, counter),
+            "this project": lambda: our_tokens(folder, next(counter)),
+        }
+        times = interleaved(arms, args.rounds, resolve_device("cpu"))
+    print_rates(times, text.stat().st_size / 1e6, "MB", next(iter(arms)))
+
+
+def our_tokens(folder: Path, number: int) -> None:
+    """The whole way: digest, counts, tokens, files."""
+    copy = folder / str(number)
+    copy.mkdir()
+    for name in ("gpt2", "train.txt", "valid.txt", "test.txt"):
+        (copy / name).symlink_to(folder / name)
+    dataset.load_text("text", copy, block_size=BLOCK, batch_size=1, progress=False)
+
+
+def library_arm(text: Path, folder: Path, counter):
+    """An arm: what transformers' language modelling examples do, on lines that lie ready."""
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    import datasets
+    from transformers import GPT2TokenizerFast
+
+    tokenizer = GPT2TokenizerFast.from_pretrained(folder / "gpt2")
+    with open(text, newline="\n") as file:
+        lines = datasets.Dataset.from_dict({"text": list(file)})
+    lines.save_to_disk(folder / "lines")
+    lines = datasets.load_from_disk(folder / "lines")
+
+    def tokenise(rows):
+        return tokenizer(rows["text"])
+
+    def pack(rows):
+        joined = {key: list(itertools.chain.from_iterable(rows[key])) for key in rows}
+        length = len(joined["input_ids"]) // BLOCK * BLOCK
+        return {
+            key: [ids[i : i + BLOCK] for i in range(0, length, BLOCK)]
+            for key, ids in joined.items()
+        }
+
+    def arm() -> None:
+        files = [str(folder / f"{next(counter)}.arrow") for _ in range(2)]
+        tokens = lines.map(
+            tokenise, batched=True, num_proc=2, remove_columns="text", load_from_cache_file=False,
+            cache_file_name=files[0],
+        )  # fmt: skip
+        tokens.map(
+            pack, batched=True, num_proc=2, load_from_cache_file=False, cache_file_name=files[1]
+        )
+
+    return arm

@@ -1,0 +1,214 @@
+"""Train and evaluate GPT-2 with any activation function, measured by perplexity.
+
+    python language_main.py --activation ZiLU --dataset wikitext103
+
+What is language's own: text as tokens, GPT-2, and the task of predicting the next token.
+program.py and the loop (train_eval.py) do the rest. torch is imported inside the functions: flags
+are checked, and --help answers, before it is loaded.
+"""
+
+import argparse
+import math
+
+import cli
+import dataset
+import models
+import program
+from utils import UserError
+
+FLAGS = cli.LANGUAGE_FLAGS
+SIZES = ("embedding_dim", "num_attention_heads", "num_layers")
+SAMPLED_TOKENS = 200  # of a continuation, for --sample
+NOT_SCORED = -100  # the target of padding and of tokens that only give context
+
+
+def main(argv: list[str] | None = None) -> int:
+    return program.main(Language(), __doc__.splitlines()[0], argv)
+
+
+class Language:
+    """The `program.Program` of text."""
+
+    name, kind, flags = "language_main.py", "language", FLAGS
+    model_flags = (
+        "model", "activation", "sigma", "learn_sigma", *SIZES, "max_seq_length", "vocab_size",
+    )  # fmt: skip
+    data_flags = ("dataset", "data_path", "eval_stride")
+    test_each_epoch = False
+
+    def check(self, args):
+        model_shape(args)
+        if args.prompt is not None and not args.sample:
+            raise UserError("--prompt has no effect without --sample; add --sample 1")
+
+    def load_data(self, args, device, settings):
+        if args.sample:  # a missing tokenizer is to be noticed now, not after the training
+            dataset.load_tokenizer(args.tokenizer, args.data_path)
+        data = dataset.load_text(
+            args.dataset,
+            args.data_path,
+            tokenizer=args.tokenizer,
+            block_size=args.max_seq_length,
+            batch_size=args.batch_size,
+            eval_stride=args.eval_stride,
+            data_seed=program.seed_of(args, "data_seed"),
+            device=device,
+        )
+        if (args.vocab_size or data.vocab_size) < data.vocab_size:
+            raise UserError(
+                f"--vocab_size {args.vocab_size}: --tokenizer {args.tokenizer} has "
+                f"{data.vocab_size} ids; leave out --vocab_size, or give at least as many"
+            )
+        return data
+
+    def build_model(self, args, data):
+        return build_model(args, args.vocab_size or data.vocab_size)
+
+    def initial_weights(self, args):
+        return "untrained" if args.init_from is None else f"pretrained ({args.init_from})"
+
+    def check_training(self, args, model, data):
+        """Every text can be trained on."""
+
+    def task(self, args):
+        return LanguageModelling()
+
+    def resolved(self, args, data):
+        return {
+            **model_shape(args),
+            "vocab_size": args.vocab_size or data.vocab_size,
+            "tokenizer_fingerprint": data.fingerprint,
+            "text": data.description,
+            "counts": {split: vars(counts) for split, counts in data.counts.items()},
+        }
+
+    def settings(self, args, data):
+        return {
+            "model_options": model_shape(args) | {"vocab_size": args.vocab_size or data.vocab_size},
+            "tokenizer_fingerprint": data.fingerprint,
+        }
+
+    def adopt(self, args, given, settings, other_data):
+        args.init_from = None  # the checkpoint's weights take its place
+        if "tokenizer" not in given:
+            args.tokenizer = settings["args"]["tokenizer"]
+
+    def check_data(self, data, settings, path):
+        if data.fingerprint != settings["tokenizer_fingerprint"]:
+            raise UserError(
+                f"--checkpoint {path}: was trained with another tokenizer than {data.tokenizer}; "
+                f"give --tokenizer {settings['args']['tokenizer']}"
+            )
+
+    def measure(self, args):
+        return f"stride {args.eval_stride or args.max_seq_length} of {args.max_seq_length}"
+
+    def finish(self, args, model, data):
+        if args.sample:
+            print_samples(args, model)
+
+
+def model_shape(args: argparse.Namespace) -> dict[str, int]:
+    """Width, heads and layers: the flags', else those of --init_from, else the model's.
+
+    Raises:
+        UserError: sizes that do not fit together, or not the network to start from.
+    """
+    sizes = {name: getattr(args, name) for name in SIZES}
+    with program.user_errors():
+        if args.init_from is None:
+            return models.resolve_shape(args.model, **sizes)
+        theirs = models.hugging_face_shape(args.init_from)
+        shape = {name: theirs[name] if size is None else size for name, size in sizes.items()}
+        vocab_size = args.vocab_size or theirs["vocab_size"]
+        wanted = {**shape, "vocab_size": vocab_size, "max_seq_length": args.max_seq_length}
+        models.check_fits(args.init_from, wanted)
+        return shape
+
+
+def build_model(args: argparse.Namespace, vocab_size: int):
+    from models.gpt2 import load_hugging_face
+    from utils import seed_everything
+
+    seed_everything(program.seed_of(args, "init_seed"))
+    model = models.build_model(
+        args.model,
+        program.activation_factory(args),
+        vocab_size=vocab_size,
+        max_seq_length=args.max_seq_length,
+        dropout=args.dropout,
+        **model_shape(args),
+    )
+    if args.init_from is not None:
+        with program.user_errors():
+            load_hugging_face(model, args.init_from)
+    return model
+
+
+class LanguageModelling:
+    """The next token from those before: the loss per token, in nats, and what follows from it."""
+
+    unit = "tokens"
+
+    def __call__(self, model, batch):
+        import torch
+        from torch.nn import functional as F
+
+        ids, targets = batch
+        logits = model(ids).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_SCORED)
+        count = (targets != NOT_SCORED).sum()
+        return loss, torch.stack([loss.detach() * count, count])
+
+    def metrics(self, sums: list[float], loader) -> dict[str, float]:
+        """Per token; per word and byte by the split's own numbers of them."""
+        nats, count = sums
+        loss, split = nats / count, loader.counts
+        return {
+            "loss": loss,
+            "perplexity": _exp(loss),
+            "word_perplexity": _exp(loss * split.tokens / max(1, split.words)),
+            "bits_per_byte": loss * split.tokens / split.bytes / math.log(2),
+            "count": int(count),
+        }
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        return (
+            f"Loss: {metrics['loss']:.8f} Perplexity: {metrics['perplexity']:.4f} "
+            f"(per word {metrics['word_perplexity']:.6g}, "
+            f"{metrics['bits_per_byte']:.4f} bits per byte)"
+        )
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return -metrics["loss"]
+
+    def flops(self, model) -> float:
+        return model.flops_per_token
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709 else math.inf  # math.exp raises beyond
+
+
+def print_samples(args: argparse.Namespace, model) -> None:
+    """Print --sample continuations of --prompt, each drawn from a seed of its own."""
+    import torch
+
+    from utils import mixed_seed
+
+    tokenizer = dataset.load_tokenizer(args.tokenizer, args.data_path)
+    prompt = args.prompt or ""
+    start = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    device = next(model.parameters()).device
+    for number in range(1, args.sample + 1):
+        generator = torch.Generator().manual_seed(mixed_seed("sample", args.seed, number))
+        ids = torch.tensor([start], device=device)
+        drawn = model.generate(ids, SAMPLED_TOKENS, generator)[0, len(start) :].tolist()
+        if tokenizer.end_of_text in drawn:
+            drawn = drawn[: drawn.index(tokenizer.end_of_text)]
+        known = [token for token in drawn if token < tokenizer.vocab_size]
+        print(f"[Sample {number}] {prompt}{tokenizer.decode(known)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
