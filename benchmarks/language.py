@@ -1,6 +1,7 @@
 """Language: training steps against a plain GPT and its loop, tokenising against `datasets`."""
 
 import argparse
+import functools
 import itertools
 import os
 import tempfile
@@ -10,12 +11,12 @@ import cli
 import dataset
 import language_main
 import program
-from benchmarks.timing import interleaved, print_rates
+from benchmarks.timing import interleaved, own_processes, print_rates
 from utils import UserError, resolve_amp_dtype, resolve_device, set_arithmetic
 
-# The network that DESIGN-sized comparisons of nanoGPT on a CPU use: 10.8 million parameters.
+# 10.8 million parameters, a size often used to try nanoGPT on a CPU.
 VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS = 256, 256, 384, 6, 6
-STEPS = 5
+STEPS = 3
 BLOCK = 1024  # tokens of a packed sequence
 
 
@@ -23,72 +24,88 @@ BLOCK = 1024  # tokens of a packed sequence
 
 
 def measure_training(args: argparse.Namespace, device) -> None:
-    """Steps on a batch that lies ready, without dropout; a plain GPT and ours in turn."""
-    import torch
-
-    set_arithmetic(device, deterministic=False)
-    shape = (args.batch_size, LENGTH)
-    ids, targets = (torch.randint(VOCABULARY, shape, device=device) for _ in range(2))
-    flags = ("--use_amp", "--use_compiled")
-    trainers = {"fp32": build(args, device, ()), "AMP compiled": build(args, device, flags)}
-    dtypes = {"fp32": None, "AMP compiled": resolve_amp_dtype(device, "auto")}
+    """Steps on a batch that lies ready, without dropout: a plain GPT as torch leaves it, and ours,
+    in processes of their own."""
     print(f"\nSteps: {LAYERS} layers of {WIDTH}, {LENGTH} tokens, batch {args.batch_size}")
-    for name, trainer in trainers.items():
-        plain = plain_steps(trainer.model, ids, targets, dtypes[name], compiled=name != "fp32")
-        arms = {
-            f"plain GPT, GELU, {name}": plain,
-            f"this project, {args.activation}, {name}": lambda t=trainer: our_steps(
-                t, ids, targets
-            ),
+    for name, flags in {"fp32": (), "AMP compiled": ("--use_amp", "--use_compiled")}.items():
+        makers = {
+            f"plain GPT, GELU, {name}": functools.partial(plain_arm, args, flags),
+            f"this project, {args.activation}, {name}": functools.partial(our_arm, args, flags),
         }
-        times = interleaved(arms, args.rounds, device)
-        print_rates(times, STEPS * ids.numel(), "tokens", next(iter(arms)))
+        with own_processes(makers) as arms:
+            times = interleaved(arms, args.rounds, device)
+        tokens = STEPS * args.batch_size * LENGTH
+        print_rates(times, tokens, "tokens", next(iter(makers)))
 
 
-def plain_steps(model, ids, targets, dtype, compiled: bool):
-    """An arm: steps of a plain GPT with the same weights as `model`."""
+def ready_batch(args: argparse.Namespace, device) -> tuple:
     import torch
 
-    from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
+    shape = (args.batch_size, LENGTH)
+    return tuple(torch.randint(VOCABULARY, shape, device=device) for _ in range(2))
 
-    plain = PlainGPT(VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS).to(ids.device)
-    plain.copy_weights(model)
-    optimizer = plain_optimizer(plain, lr=6e-4)
-    forward = torch.compile(plain) if compiled else plain
+
+def finished(steps, device):
+    """`steps`, and then waiting for the device: another process cannot."""
+    import torch
 
     def arm() -> None:
-        for _ in range(STEPS):
-            plain_step(forward, optimizer, ids, targets, dtype)
+        steps()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     return arm
 
 
-def build(args: argparse.Namespace, device, flags: tuple[str, ...]):
-    """A trainer as language_main builds it."""
+def plain_arm(args: argparse.Namespace, flags: tuple[str, ...]):
+    import torch
+
+    from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
+
+    device = resolve_device(args.device)
+    if device.type == "cuda":  # as nanoGPT does
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    dtype = resolve_amp_dtype(device, "auto") if "--use_amp" in flags else None
+    plain = PlainGPT(VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS).to(device)
+    optimizer = plain_optimizer(plain, lr=6e-4)
+    forward = torch.compile(plain) if "--use_compiled" in flags else plain
+    ids, targets = ready_batch(args, device)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            plain_step(forward, optimizer, ids, targets, dtype)
+
+    return finished(steps, device)
+
+
+def our_arm(args: argparse.Namespace, flags: tuple[str, ...]):
+    """Steps of a trainer as language_main builds it."""
     from train_eval import Trainer
 
+    device = resolve_device(args.device)
+    set_arithmetic(device, deterministic=False)
     common = (
         "--activation", args.activation, "--dropout", "0", "--max_seq_length", LENGTH,
         "--embedding_dim", WIDTH, "--num_attention_heads", HEADS, "--num_layers", LAYERS,
     )  # fmt: skip
     argv = [*map(str, common), *flags]
     parsed, _ = cli.parse("benchmark.py", "", language_main.FLAGS, argv)
-    model = language_main.build_model(parsed, VOCABULARY).to(device)
+    model = language_main.build_model(parsed, VOCABULARY).to(device).train()
     options = program.build_options(parsed, device, test_each_epoch=False)
     trainer = Trainer(model, language_main.LanguageModelling(), device, options)
-    trainer.start(1000)
-    return trainer
+    trainer.start(10**6)
+    batch = ready_batch(args, device)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            trainer._train_step([batch], ReadyBatches(args.batch_size))
+
+    return finished(steps, device)
 
 
 class ReadyBatches:
     def __init__(self, batch_size: int):
         self.batch_size = batch_size
-
-
-def our_steps(trainer, ids, targets) -> None:
-    trainer.model.train()
-    for _ in range(STEPS):
-        trainer._train_step([(ids, targets)], ReadyBatches(len(ids)))
 
 
 # --- tokens ---

@@ -1,8 +1,10 @@
 """Arms measured in turn, and tables of what they came to."""
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import contextmanager, suppress
 
 from utils import environment
 
@@ -31,6 +33,39 @@ def interleaved(arms: dict[str, Callable[[], None]], rounds: int, device) -> dic
         for name, arm in arms.items():
             times[name].append(seconds(arm))
     return times
+
+
+@contextmanager
+def own_processes(makers: dict[str, Callable[[], Callable[[], None]]]):
+    """The arms that `makers` make, each in a process of its own: what one sets for its whole
+    process, such as the allocator, is nothing to the others."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name, make in makers.items():
+        pipes[name], there = context.Pipe()
+        processes.append(context.Process(target=_serve, args=(there, make), daemon=True))
+        processes[-1].start()
+        there.close()
+    try:
+        yield {name: lambda p=pipe: _call(p) for name, pipe in pipes.items()}
+    finally:
+        for pipe, process in zip(pipes.values(), processes, strict=True):
+            pipe.close()
+            process.join()
+
+
+def _call(pipe) -> None:
+    pipe.send(None)
+    pipe.recv()
+
+
+def _serve(pipe, make) -> None:
+    arm = make()
+    with suppress(EOFError):  # until the other end is closed
+        while True:
+            pipe.recv()
+            arm()
+            pipe.send(None)
 
 
 def print_rates(times: dict[str, list[float]], count: float, unit: str, baseline: str) -> None:
