@@ -65,7 +65,7 @@ def as_saved(folder, texts):
     from datasets import Dataset, DatasetDict
 
     splits = {split: Dataset.from_dict(rows_of(text)) for split, text in texts.items()}
-    DatasetDict(splits).save_to_disk(folder, num_shards=dict.fromkeys(splits, 2))
+    DatasetDict(splits).save_to_disk(str(folder), num_shards=dict.fromkeys(splits, 2))
 
 
 WRITERS = [as_files, as_parquet, as_one_parquet, as_saved]
