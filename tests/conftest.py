@@ -14,6 +14,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture
+def mistake_in(monkeypatch, capsys):
+    """Run a program's module on flags that are a mistake; returns its one line."""
+
+    def run(module, *flags):
+        import cli
+
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, flags)])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(module.main)
+        errors = capsys.readouterr().err
+        assert stop.value.code == 2, errors
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        return errors
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def run_program():
     """Run one of the programs in its own process: `run("vision_main.py", "--help")`."""

@@ -1,12 +1,12 @@
 """language_main.py as a user runs it, on a small text as bytes: seconds a run."""
 
+import functools
 import json
 import math
 import os
 import random
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -75,21 +75,9 @@ def records(folder):
 
 
 @pytest.fixture
-def mistake(monkeypatch, capsys, text):
+def mistake(mistake_in, text):
     """Run the program on flags that are a mistake; returns its one line."""
-
-    def run(*flags):
-        argv = ["language_main.py", *SMALL, "--data_path", text, *flags]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
-        with pytest.raises(SystemExit) as stop:
-            cli.run(language_main.main)
-        errors = capsys.readouterr().err
-        assert stop.value.code == 2, errors
-        assert errors.startswith("error: ")
-        assert errors.count("\n") == 1
-        return errors
-
-    return run
+    return functools.partial(mistake_in, language_main, *SMALL, "--data_path", text)
 
 
 # --- the run folder ---

@@ -1,15 +1,14 @@
 """vision_main.py as a user runs it, on digits at 8 pixels: seconds a run."""
 
+import functools
 import json
 import re
 import shutil
-import sys
 
 import pytest
 import torch
 import yaml
 
-import cli
 import vision_main
 from train_eval import load_checkpoint
 
@@ -50,21 +49,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def mistake(monkeypatch, capsys):
+def mistake(mistake_in):
     """Run the program on flags that are a mistake; returns its one line."""
-
-    def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["vision_main.py", *map(str, flags)])
-        with pytest.raises(SystemExit) as stop:
-            cli.run(vision_main.main)
-        errors = capsys.readouterr().err
-        assert stop.value.code == 2, errors
-        assert errors.startswith("error: ")
-        assert errors.count("\n") == 1
-        assert "Traceback" not in errors
-        return errors
-
-    return run
+    return functools.partial(mistake_in, vision_main)
 
 
 # --- the run folder ---
