@@ -87,7 +87,7 @@ def device_name(text: str) -> str:
 
 
 def warmup_length(text: str) -> str:
-    if not re.fullmatch(r"\d+|\d+(\.\d+)?(ep|%)", text):
+    if not re.fullmatch(r"\d{1,15}|\d{1,9}(\.\d{1,9})?(ep|%)", text):
         raise ValueError(f"expected steps (500), epochs (3ep) or a share (5%), not {text!r}")
     if text.endswith("%") and float(text[:-1]) > 100:
         raise ValueError(f"expected at most 100%, not {text!r}")
@@ -298,6 +298,8 @@ def _nearest_flag(name: str, known: dict[str, Flag]) -> str:
 
 
 def _converted(flag: Flag, text) -> object:
+    if "\0" in str(text):
+        raise UserError(f"--{flag.name}: a NUL character is no part of a value")
     if flag.convert is bool:
         if isinstance(text, bool):
             return text
@@ -313,7 +315,7 @@ def _read_config(path: str, known: dict[str, Flag]) -> dict[str, object]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # a bad date is a ValueError
         reason = " ".join(str(error).split())
         raise UserError(f"--config {path}: not a readable YAML file ({reason})") from None
@@ -376,7 +378,7 @@ def default_output_dir(args: argparse.Namespace, flags: tuple[Flag, ...]) -> Pat
         and flag.name not in named
         and getattr(args, flag.name) != flag.default
     }
-    if args.dataset in dataset.FOLDERS and args.data_path != DEFAULT_DATA_PATH:
+    if args.dataset in (*dataset.FOLDERS, "text") and args.data_path != DEFAULT_DATA_PATH:
         others["data_path"] = args.data_path  # it says which images they are
     if others:
         text = json.dumps(others, sort_keys=True)
@@ -398,6 +400,8 @@ def args_text(args: argparse.Namespace, resolved: dict, environment: dict) -> st
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a program; every mistake of the user's ends in one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that lacks a character ends no run
     try:
         sys.exit(main())
     except UserError as error:

@@ -10,8 +10,6 @@ from utils import UserError, nearest
 VISION_DATASETS = ("cifar10", "cifar100", "digits", "imagefolder", "imagenet")
 LANGUAGE_DATASETS = ("wikitext103", "wikitext103-raw", "text", "pydoc")
 
-LANGUAGE_DATASETS = ("wikitext103", "wikitext103-raw", "text", "pydoc")
-
 FOLDERS = ("imagefolder", "imagenet")  # whatever images lie in the folder
 
 # The images' own size in pixels; imagefolder's is known when its files are read.
@@ -115,6 +113,20 @@ def load_text(
         counts=counts,
         description=_describe_text(name, tokenizer, tokens, counts),
     )
+
+
+def prepare_text(name, data_path, tokenizer):
+    """Make the tokens of a corpus where they are not there, as `load_text` would; without torch."""
+    from text import cache
+
+    cache.load(name, tokenizer, data_path)
+
+
+def tokenizer_fingerprint(name):
+    """The same for tokenizers that give the same ids; known without loading them."""
+    from text import tokenizer
+
+    return tokenizer.fingerprint(name)
 
 
 def load_tokenizer(name, data_path="./Data"):

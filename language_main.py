@@ -41,9 +41,12 @@ class Language:
         if args.prompt is not None and not args.sample:
             raise UserError("--prompt has no effect without --sample; add --sample 1")
 
-    def load_data(self, args, device, settings):
+    def prepare_data(self, args):
         if args.sample:  # a missing tokenizer is to be noticed now, not after the training
             dataset.load_tokenizer(args.tokenizer, args.data_path)
+        dataset.prepare_text(args.dataset, args.data_path, args.tokenizer)
+
+    def load_data(self, args, device, settings):
         data = dataset.load_text(
             args.dataset,
             args.data_path,
@@ -89,16 +92,20 @@ class Language:
         }
 
     def adopt(self, args, given, settings, other_data):
-        args.init_from = None  # the checkpoint's weights take its place
+        if "init_from" in given:
+            raise UserError("--init_from and a checkpoint are two networks; leave out one of them")
+        args.init_from = None  # the checkpoint's weights took its place
+        saved = settings["args"]["tokenizer"]
         if "tokenizer" not in given:
-            args.tokenizer = settings["args"]["tokenizer"]
+            args.tokenizer = saved
+        if dataset.tokenizer_fingerprint(args.tokenizer) != settings["tokenizer_fingerprint"]:
+            raise UserError(
+                f"--tokenizer {args.tokenizer}: the checkpoint was trained with another one; "
+                f"give --tokenizer {saved}, as it was then"
+            )
 
     def check_data(self, data, settings, path):
-        if data.fingerprint != settings["tokenizer_fingerprint"]:
-            raise UserError(
-                f"--checkpoint {path}: was trained with another tokenizer than {data.tokenizer}; "
-                f"give --tokenizer {settings['args']['tokenizer']}"
-            )
+        """Any text in the tokenizer's ids will do."""
 
     def measure(self, args):
         return f"stride {args.eval_stride or args.max_seq_length} of {args.max_seq_length}"
@@ -164,11 +171,12 @@ class LanguageModelling:
         """Per token; per word and byte by the split's own numbers of them."""
         nats, count = sums
         loss, split = nats / count, loader.counts
+        nats_of_split = loss * split.tokens
         return {
             "loss": loss,
             "perplexity": _exp(loss),
-            "word_perplexity": _exp(loss * split.tokens / max(1, split.words)),
-            "bits_per_byte": loss * split.tokens / split.bytes / math.log(2),
+            "word_perplexity": _exp(nats_of_split / split.words) if split.words else math.inf,
+            "bits_per_byte": nats_of_split / split.bytes / math.log(2),
             "count": int(count),
         }
 

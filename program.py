@@ -7,6 +7,7 @@ text. torch is imported inside the functions: flags are checked before it is loa
 
 import argparse
 import functools
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ class Program(Protocol):
 
     def check(self, args: argparse.Namespace) -> None:
         """Refuse flags that cannot be together. Called before torch is loaded."""
+
+    def prepare_data(self, args: argparse.Namespace) -> None:
+        """Whatever of the data can be found missing, or made ready, before torch is loaded."""
 
     def load_data(self, args: argparse.Namespace, device, settings: dict):
         """Loaders train, val, test, and a description; `settings` is empty but in --test_only."""
@@ -76,6 +80,7 @@ def main(program: Program, description: str, argv: list[str] | None = None) -> i
         return test_only(program, args, given, folder)
     check(program, args)
     folder.check_free(args.overwrite)
+    program.prepare_data(args)
     return train(program, args, folder)
 
 
@@ -155,6 +160,23 @@ def prepare(program: Program, args: argparse.Namespace):
     return device, options
 
 
+def built_model(program: Program, args: argparse.Namespace, data, device):
+    """The network on its device.
+
+    Raises:
+        UserError: it does not fit into memory.
+    """
+    try:
+        return program.build_model(args, data).to(device)
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no memory"
+        if not isinstance(error, MemoryError) and not re.search("memory|alloc|overflow", reason):
+            raise
+        raise UserError(
+            f"the model does not fit into the memory of {device} ({reason}); take a smaller one"
+        ) from None
+
+
 # --- training ---
 
 
@@ -168,7 +190,7 @@ def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
     device, options = prepare(program, args)
     data = program.load_data(args, device, {})
     print(data.description)
-    model = program.build_model(args, data).to(device)
+    model = built_model(program, args, data, device)
     program.check_training(args, model, data)
     trainer = Trainer(model, program.task(args), device, options)
 
@@ -230,6 +252,7 @@ def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int
         settings = checkpoint["settings"]
         adopt_settings(program, args, given, settings, path)
     check(program, args)
+    program.prepare_data(args)
     device, options = prepare(program, args)
     what = str(path or f"{program.initial_weights(args)} {args.model}, {args.activation}")
     if path is None:
@@ -239,11 +262,11 @@ def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int
     print(data.description)
     if path:
         program.check_data(data, settings, path)
-    model = program.build_model(args, data)
+    model = built_model(program, args, data, device)
     if path:
         load_weights(model, checkpoint["model"], path)
     task = program.task(args)
-    trainer = Trainer(model.to(device), task, device, options)
+    trainer = Trainer(model, task, device, options)
     try:
         result = task.describe(trainer.evaluate(data.test, "Test"))
     except Diverged as error:
@@ -282,7 +305,8 @@ def adopt_settings(
     Raises:
         UserError: a given flag says otherwise, or the checkpoint is not of this program.
     """
-    if settings.get("kind") != program.kind:
+    # Checkpoints of before there was a second kind do not say theirs.
+    if settings.get("kind", "vision") != program.kind or "model_options" not in settings:
         raise UserError(f"--checkpoint {path}: not a checkpoint of a {program.kind} model")
     saved = settings["args"] | settings["model_options"]
     for name in program.model_flags:

@@ -210,9 +210,10 @@ class Trainer:
         return self._compute(batch)
 
     def _zero_sums(self) -> Tensor:
-        # fp64 holds the sums of any epoch exactly enough; MPS has none.
+        # fp64 holds the sums of any epoch exactly enough; MPS has none. One dimension: a tensor of
+        # none would not decide the type of what is added to it.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return torch.zeros((), dtype=dtype, device=self.device)
+        return torch.zeros(1, dtype=dtype, device=self.device)
 
     @torch.no_grad()
     def evaluate(self, loader: Loader, label: str) -> dict[str, float]:
@@ -335,7 +336,7 @@ class Trainer:
                 self.model.train()
         progress.close()
         self._check_losses(epoch)
-        yield self.task.metrics(totals.tolist(), loader), True
+        yield self.task.metrics(totals.tolist(), loader), done == self.steps_per_epoch
 
     def _train_step(self, batches: list[tuple], loader: Loader) -> Tensor:
         """One step of the optimizer on all of `batches`; returns their sums."""

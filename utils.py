@@ -6,6 +6,7 @@ torch is imported where it is used, so that the command line answers before torc
 import difflib
 import hashlib
 import json
+import math
 import os
 import platform
 import random
@@ -20,7 +21,7 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-CONNECT_SECONDS = 3  # whoever has no network is to be told so within 5, imports included
+CONNECT_SECONDS = 2  # whoever has no network is to be told so within 5, imports included
 STALL_SECONDS = 30  # without a byte, once a download runs
 
 
@@ -365,13 +366,13 @@ class RunFolder:
             for name in (self.ARGS, self.CHECKPOINT, self.RESULTS, self.METRICS, self.TEST):
                 (self.path / name).unlink(missing_ok=True)
         try:
-            with open(self.path / self.ARGS, "x") as file:
+            with open(self.path / self.ARGS, "x", encoding="utf-8") as file:
                 file.write(args_text)
         except FileExistsError:
             raise UserError(
                 f"{self.path}: another run has just started there; choose another --output_dir"
             ) from None
-        (self.path / self.MODEL).write_text(model_text)
+        (self.path / self.MODEL).write_text(model_text, encoding="utf-8")
 
     def add_result(self, line: str) -> None:
         self._append(self.RESULTS, line)
@@ -381,11 +382,18 @@ class RunFolder:
         self._append(self.TEST, line)
 
     def add_metrics(self, record: dict) -> None:
-        self._append(self.METRICS, json.dumps(record))
+        self._append(self.METRICS, json.dumps(_json_ready(record), allow_nan=False))
 
     def _append(self, name: str, line: str) -> None:
-        with open(self.path / name, "a") as file:
+        with open(self.path / name, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def _json_ready(value):
+    """Infinities and NaN, which JSON lacks, as null."""
+    if isinstance(value, dict):
+        return {key: _json_ready(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def describe_model(model, activation_type: type) -> str:

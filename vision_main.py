@@ -37,6 +37,9 @@ class Vision:
     def check(self, args):
         model_options(args, known_image_size(args))
 
+    def prepare_data(self, args):
+        """Images need torch."""
+
     def load_data(self, args, device, settings):
         return dataset.load_images(
             args.dataset,

@@ -137,7 +137,7 @@ def resolve_shape(
         if value < 1:
             raise ValueError(f"--{option} must be a whole number above 0, not {value}")
     if width % heads:
-        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        divisors = [n for n in range(1, min(width, 2**16) + 1) if width % n == 0]
         fitting = min(divisors, key=lambda n: abs(n - heads))
         raise ValueError(
             f"--embedding_dim {width} cannot be divided among --num_attention_heads {heads}: "

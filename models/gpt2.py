@@ -195,9 +195,9 @@ def _our_layout(tensors: dict[str, torch.Tensor], max_seq_length: int) -> dict[s
         if key.endswith((".attn.bias", ".attn.masked_bias")):
             continue  # masks, which old versions saved
         if key.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
-            value = value.t()  # Conv1D: (in, out)
+            value = value.mT if value.dim() > 1 else value  # Conv1D: (in, out)
         if key == "wpe.weight":
-            key, value = "wpe", value[:max_seq_length]
+            key, value = "wpe", value[:max_seq_length] if value.dim() else value
         ours[key] = value
     head = ours.pop("lm_head.weight", None)
     if head is not None and "wte.weight" in ours and not torch.equal(head, ours["wte.weight"]):

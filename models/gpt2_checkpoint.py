@@ -54,6 +54,11 @@ def hugging_face_shape(folder: str | Path) -> dict[str, int]:
                 f"--init_from: {path} must have a whole number above 0 as {SIZES[ours]}, "
                 f"not {value!r}: copy or download it again"
             )
+    if shape["embedding_dim"] % shape["num_attention_heads"]:
+        raise ValueError(
+            f"--init_from: {path} has n_embd {shape['embedding_dim']}, which its n_head "
+            f"{shape['num_attention_heads']} does not divide: copy or download it again"
+        )
     fixed = {**FIXED, "n_inner": 4 * shape["embedding_dim"]}
     for setting, only in fixed.items():
         value = config.get(setting)
@@ -118,9 +123,10 @@ def _weight_files(folder: Path) -> list[Path]:
         return [whole]
     if index.exists():
         weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
+        names = weight_map.values() if isinstance(weight_map, dict) else [None]
+        if not all(isinstance(name, str) for name in names):
             raise ValueError(f"--init_from: {index} has no weight_map: copy or download it again")
-        return [folder / name for name in sorted(set(weight_map.values()))]
+        return [folder / name for name in sorted(set(names))]
     if any(folder.glob("pytorch_model*.bin")):
         raise ValueError(
             f"--init_from {folder} has pytorch_model.bin but no model.safetensors: convert it with "

@@ -169,6 +169,10 @@ def test_run_names():
     assert name("--sigma", "1.25331") != name("--sigma", "1.2533141373155")
     folders = ("--dataset", "imagefolder", "--data_path")
     assert name(*folders, "a") != name(*folders, "b")
+    texts = [["--dataset", "text", "--data_path", path] for path in "ab"]
+    parsed = [cli.parse("", "", cli.LANGUAGE_FLAGS, argv)[0] for argv in texts]
+    first, second = (cli.default_output_dir(args, cli.LANGUAGE_FLAGS) for args in parsed)
+    assert first != second
     assert len({name(), name("--lr", "0.1"), name("--lr", "0.2"), name("--use_amp")}) == 4
 
 

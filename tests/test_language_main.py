@@ -379,8 +379,9 @@ def test_test_only_refuses_another_tokenizer_and_another_kind_of_model(trained, 
         tokenizer_object=Tokenizer(words), eos_token="[EOS]", unk_token="[UNK]"
     ).save_pretrained(tmp_path / "words")
     line = mistake("--test_only", "--checkpoint", path, "--tokenizer", tmp_path / "words")
-    assert "was trained with another tokenizer" in line
-    assert "--tokenizer bytes" in line
+    assert "words: the checkpoint was trained with another one; give --tokenizer bytes" in line
+    line = mistake("--test_only", "--checkpoint", path, "--init_from", tmp_path / "nowhere")
+    assert "--init_from and a checkpoint are two networks" in line
     content = torch.load(path, weights_only=True)
     content["settings"]["kind"] = "vision"
     torch.save(content, tmp_path / "vision.pt")
@@ -404,6 +405,17 @@ def test_samples_continue_the_prompt(trained, tmp_path, train, capsys):
     assert "[Sample 1] " in capsys.readouterr().out
 
 
+def test_a_prompt_that_is_no_text_and_a_terminal_without_letters_end_no_run(run_program, tmp_path):
+    done = run_program(
+        "language_main.py", *SMALL, "--data_path", write_text(tmp_path / "text"),
+        "--max_steps", "1", "--output_dir", tmp_path / "run", "--sample", "1", "--prompt",
+        "gr\udcff\u00fcn",
+        PYTHONIOENCODING="ascii",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "[Sample 1] gr" in done.stdout
+
+
 # --- mistakes ---
 
 
@@ -421,6 +433,10 @@ def test_samples_continue_the_prompt(trained, tmp_path, train, capsys):
         (["--dropout", "1"], "--dropout: expected a number of at least 0 and below 1"),
         (["--batch_size", "0"], "--batch_size: expected a whole number of at least 1"),
         (["--augment"], "unknown argument '--augment'"),
+        (["--embedding_dim", "1000000000"], "the model does not fit into the memory of cpu"),
+        (["--embedding_dim", "100000000000", "--num_attention_heads", "7"], "cannot be divided"),
+        (["--tokenizer", "a\0b"], "--tokenizer: a NUL character"),
+        (["--warmup", "9" * 400 + "ep"], "--warmup: expected steps"),
         (["--activation", "ReLU", "--learn_sigma"], "--learn_sigma: ReLU has no sigma"),
         (["--test_only", "--checkpoint", "nowhere.pt"], "--checkpoint nowhere.pt: no such file"),
     ],

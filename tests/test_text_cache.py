@@ -1,7 +1,6 @@
 """The cache of tokens: never stale, never half there, and enough by itself."""
 
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -254,7 +253,7 @@ class TestWithoutTheText:
         meta = made.meta | {"tokenizer": "gpt2", "fingerprint": tokenizer.GPT2_FINGERPRINT}
         folder = tmp_path / "tokens" / f"text-gpt2-{cache._key(meta)}"
         made.folder.rename(folder)
-        (folder / "meta.json").write_text(json.dumps(meta))
+        cache._write_meta(folder, meta)
         for stem in TEXTS:
             (tmp_path / f"{stem}.txt").unlink()
         code = (
@@ -390,3 +389,55 @@ def test_tokens_keep_their_order_however_long_each_chunk_takes(tmp_path, monkeyp
     text = "".join(f"{i}\n" for i in range(200))
     write(tmp_path, train=text)
     assert text_of(load(tmp_path)) == text.encode()
+
+
+class TestDamage:
+    """Whatever happened to the files, the tokens are made anew or are the right ones."""
+
+    @pytest.mark.parametrize("byte", [b"\0", b"\xff"])
+    def test_other_bytes_of_the_same_number(self, tmp_path, settled, encodings, byte):
+        write(tmp_path)
+        path = load(tmp_path).folder / "train.bin"
+        path.write_bytes(byte * path.stat().st_size)
+        encodings.clear()
+        assert text_of(load(tmp_path)) == TEXTS["train"].encode()
+        assert encodings
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [('"dtype": "uint16"', '"dtype": "float16"'), ('"words"', '"wods"'), ('"made"', '"mad"')],
+    )
+    def test_another_meta(self, tmp_path, settled, encodings, old, new):
+        write(tmp_path)
+        path = load(tmp_path).folder / "meta.json"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        encodings.clear()
+        assert text_of(load(tmp_path)) == TEXTS["train"].encode()
+        assert encodings
+
+    def test_what_a_killed_process_left_is_removed_once_it_is_old(self, tmp_path):
+        write(tmp_path)
+        for name, age in (("old", 2 * cache.ABANDONED), ("new", 0)):
+            folder = tmp_path / "tokens" / f"text-bytes-{name}.tmp"
+            folder.mkdir(parents=True)
+            (folder / "train.bin").write_bytes(b"half")
+            then = time.time() - age
+            for path in (folder / "train.bin", folder):
+                os.utime(path, (then, then))
+        load(tmp_path)
+        assert [name for name in folders(tmp_path) if name.endswith(".tmp")] == [
+            "text-bytes-new.tmp"
+        ]
+
+
+def test_a_tokenizer_may_have_moved(tmp_path, monkeypatch, settled, encodings):
+    """As on another machine, to which the tokens were copied."""
+    monkeypatch.setattr(tokenizer, "fingerprint", lambda name: "f" * 32)
+    monkeypatch.setattr(tokenizer, "load", lambda *args: tokenizer.ByteTokenizer())
+    write(tmp_path)
+    load(tmp_path, tokenizer=str(tmp_path / "here" / "mine"))
+    encodings.clear()
+    load(tmp_path, tokenizer=str(tmp_path / "there" / "mine"))
+    assert not encodings

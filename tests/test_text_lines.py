@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 
 import pytest
 from hypothesis import given
@@ -77,3 +78,10 @@ def test_counts(text, size):
     assert tally.bytes == len(data)
     assert tally.words == len(data.split()) + data.count(b"\n")
     assert tally.digest == hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def test_no_list_has_more_lines_than_memory_is_meant_for():
+    text = b"\n" * (lines.MANY * 3 + 5)
+    found = list(lines.in_lines([text]))
+    assert b"".join(itertools.chain.from_iterable(found)) == text
+    assert max(map(len, found)) == lines.MANY

@@ -376,6 +376,54 @@ def test_max_steps_stops_inside_an_epoch(tmp_path):
     assert trainer.step == 6
     assert [r["train"]["count"] for r in records] == [50, 32]
     assert records[-1]["lr"] < 1e-2  # the schedule's end is the last step that is made
+    lines = (tmp_path / "train_eval_results.txt").read_text().splitlines()
+    assert [line.split("]")[0] for line in lines[:2]] == ["[Epoch 001", "[Step 000006"]
+    assert lines[2].startswith("[Summary] Final: step 000006 | ")
+    assert [r.get("partial") for r in records] == [None, True]
+
+
+class Counting(Classification):
+    """Sums that fp32 cannot add: a large one, and many small ones."""
+
+    def __call__(self, model, batch):
+        loss, _ = super().__call__(model, batch)
+        count = len(batch[0])
+        large = torch.tensor(2.0**24 if count > 1 else 1.0)
+        return loss, torch.stack([5.3 * large, large * 0, large * 0, large])
+
+
+def test_sums_are_exact_however_many(tmp_path):
+    class Loader(ListLoader):
+        def batches(self, epoch):
+            yield self.images[:2], self.targets[:2]
+            for _ in range(200):
+                yield self.images[:1], self.targets[:1]
+
+        def __len__(self):
+            return 201
+
+    data = Data(Loader(batch_size=2), Loader(batch_size=2))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 7))
+    _, records = fit(tmp_path, network, data, Counting("CrossEntropy"), num_epochs=1)
+    for split in ("train", "test"):
+        assert records[0][split]["count"] == 2**24 + 200
+        assert records[0][split]["loss"] == pytest.approx(5.3, rel=1e-7)
+    _, records = fit(
+        tmp_path / "more",
+        network,
+        data,
+        Counting("CrossEntropy"),
+        num_epochs=1,
+        grad_accum_steps=50,
+    )
+    assert records[0]["train"]["count"] == 2**24 + 200
+
+
+def test_what_json_lacks_is_null(tmp_path):
+    run = RunFolder(tmp_path)
+    run.add_metrics({"test": {"loss": math.inf, "count": 3}, "val": {"loss": math.nan}})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert line == '{"test": {"loss": null, "count": 3}, "val": {"loss": null}}\n'
 
 
 # --- accumulated gradients, evaluations inside an epoch ---

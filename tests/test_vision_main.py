@@ -261,6 +261,11 @@ def test_test_only_of_a_run_without_checkpoint(trained, mistake, tmp_path):
     copy = shutil.copytree(trained, tmp_path / "copy")
     (copy / "checkpoint.pt").unlink()
     assert "left no checkpoint" in mistake("--test_only", "--output_dir", copy)
+    content = torch.load(trained / "checkpoint.pt", weights_only=True)
+    del content["settings"]["kind"]  # as checkpoints were before language came
+    torch.save(content, copy / "checkpoint.pt")
+    argv = ["--test_only", "--device", "cpu", "--output_dir", str(copy)]
+    assert vision_main.main(argv) == 0
     torch.save({"settings": {}, "model": {}}, copy / "checkpoint.pt")
     assert "not a checkpoint of a vision model" in mistake("--test_only", "--output_dir", copy)
 

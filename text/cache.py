@@ -7,10 +7,12 @@ A folder is renamed into place when it is whole.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
 import uuid
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +23,7 @@ import numpy as np
 
 from text import corpora, tokenizer
 from text.forms import reading
-from text.lines import Tally, in_lines
+from text.lines import BLOCK, Tally, in_lines
 from utils import UserError, progress_bar, replacing
 
 FORMAT = 1  # part of the key: raise it when the same text would give other ids
@@ -29,6 +31,7 @@ META = "meta.json"
 # A file can change twice within a tick of its file system's clock, the second time unseen.
 CLOCK_TICK = 2  # seconds, which is FAT's; others are finer
 AHEAD = 2  # chunks given to the tokenizer while the one before is written
+ABANDONED = 3600  # seconds without a write: what a killed process has left
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,8 @@ def load(name, tokenizer_name, data_path, progress=True):
     Text that lies in data_path is what counts. Where there is none the cache is taken as it is,
     and without that too the text comes from Hugging Face. UserError for what the user can mend.
     """
-    wanted = {
-        "format": FORMAT,
-        "name": name,
-        "tokenizer": tokenizer_name if tokenizer_name in tokenizer.KNOWN else _real(tokenizer_name),
-        "fingerprint": tokenizer.fingerprint(tokenizer_name),
-    }
+    fingerprint = tokenizer.fingerprint(tokenizer_name)
+    wanted = {"format": FORMAT, "name": name, "fingerprint": fingerprint}
     stem = Path(data_path, "tokens", f"{name}-{_slug(tokenizer_name)}-")
     cached = _cached(stem, wanted)
     with reading(data_path):
@@ -86,10 +85,13 @@ def load(name, tokenizer_name, data_path, progress=True):
     if cached and (tokens := _current(cached, corpus, progress)):
         return tokens
 
+    if corpus is None and name == "text":
+        corpora.fetch(name, data_path)  # which nobody else has: it says what is missing
     # Before a download: without a tokenizer it would be for nothing.
     encoder = tokenizer.load(tokenizer_name, data_path)
     corpus = corpus or corpora.fetch(name, data_path)
     corpora.check(name, corpus)
+    wanted["tokenizer"] = str(Path(tokenizer_name).resolve())
     try:
         return _make(stem, wanted, corpus, encoder, progress)
     except OSError as error:
@@ -97,10 +99,6 @@ def load(name, tokenizer_name, data_path, progress=True):
             f"--data_path {data_path}: the tokens cannot be written to {stem.parent}"
             f" ({error.strerror or error}); make room there, or put the text in another folder"
         ) from None
-
-
-def _real(folder):
-    return str(Path(folder).resolve())
 
 
 def _slug(tokenizer_name):
@@ -131,7 +129,7 @@ def _cached(stem, wanted):
     found = [
         Tokens(folder, meta, f"{meta['origin']} (its cache)")
         for folder, meta in folders
-        if _is_intact(stem, folder, meta) and wanted.items() <= meta.items()
+        if wanted.items() <= meta.items() and _is_intact(stem, folder, meta)
     ]
     return sorted(found, key=lambda tokens: -tokens.meta["made"])
 
@@ -139,22 +137,33 @@ def _cached(stem, wanted):
 def _read_meta(folder):
     """meta.json, {} where it is missing or damaged."""
     try:
-        meta = json.loads((folder / META).read_text("utf-8"))
-    except (OSError, ValueError):
+        meta, checksum = json.loads((folder / META).read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
         return {}
-    return meta if isinstance(meta, dict) else {}
+    return meta if checksum == _checksum_of(meta) else {}
+
+
+def _checksum_of(meta):
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def _is_intact(stem, folder, meta):
-    """Whether the folder is named after what it holds, and holds all of it."""
+    """Whether the folder is named after what it holds, and holds it undamaged."""
     try:
-        itemsize = np.dtype(meta["dtype"]).itemsize
         return folder == _folder(stem, _key(meta)) and all(
-            _bin(folder, split).stat().st_size == (meta["splits"][split]["tokens"] + 1) * itemsize
+            _file_checksum(_bin(folder, split)) == meta["splits"][split]["checksum"]
             for split in corpora.SPLITS
         )
-    except (OSError, KeyError, TypeError, AttributeError):
+    except (OSError, KeyError):
         return False
+
+
+def _file_checksum(path):
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _settled(stamps):
@@ -184,8 +193,15 @@ def _current(cached, corpus, progress):
 
 
 def _write_meta(folder, meta):
-    with replacing(folder / META) as temporary:
-        temporary.write_text(json.dumps(meta, indent=1), "utf-8")
+    with replacing(folder / META) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump([meta, _checksum_of(meta)], file, indent=1)
+        _to_disk(file)
+
+
+def _to_disk(file):
+    """Before the folder is renamed: a power cut must not leave empty files under its name."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _bar(what, corpus, progress):
@@ -217,12 +233,22 @@ def _make(stem, meta, corpus, encoder, progress):
         _put_in_place(temporary, stem, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for other in stem.parent.glob(stem.name + "*"):
-        old = _read_meta(other)
-        same = all(old.get(fact) == meta[fact] for fact in ("name", "tokenizer"))
-        if same and other != folder and other.suffix != ".tmp":
-            shutil.rmtree(other, ignore_errors=True)
+    _remove_older(stem, folder, meta)
     return Tokens(folder, meta, corpus.origin)
+
+
+def _remove_older(stem, folder, meta):
+    """Delete what earlier states of the text have left, and killed processes."""
+    for other in stem.parent.glob(stem.name + "*"):
+        if other.suffix == ".tmp":
+            old = time.time() - max(p.stat().st_mtime for p in (other, *other.iterdir()))
+            if old > ABANDONED:
+                shutil.rmtree(other, ignore_errors=True)
+            continue
+        theirs = _read_meta(other)
+        same = all(theirs.get(fact) == meta[fact] for fact in ("name", "tokenizer"))
+        if same and other != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _put_in_place(temporary, stem, folder):
@@ -251,9 +277,16 @@ def _write(text, encoder, path, dtype, bar):
             size = sum(map(len, lines))
             done += size
             bar.update(size)
+        _to_disk(file)
     if not tokens:
         raise UserError(f"{text.files[0]}: the tokenizer finds no token in it")
-    return {"tokens": tokens, "words": tally.words, "bytes": tally.bytes, "digest": tally.digest}
+    return {
+        "tokens": tokens,
+        "words": tally.words,
+        "bytes": tally.bytes,
+        "digest": tally.digest,
+        "checksum": _file_checksum(path),
+    }
 
 
 def _encoded(chunks, encoder):

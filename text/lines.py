@@ -1,7 +1,8 @@
 """A text as lines, and what is counted of it.
 
-Tokens are made line by line, so that they depend on the text alone and not on how it was read:
-no token of any tokenizer used here spans a line end and the line after it.
+Tokens are made line by line, so that they depend on the text alone and not on how it was read. Of
+running text GPT-2's tokenizer makes the same ids as a whole; only where white space goes on after a
+line end (blank lines, indentation) would it join some of it.
 """
 
 import hashlib
@@ -9,10 +10,11 @@ import io
 
 BLOCK = 2**20  # bytes read at once
 LONGEST = 2**20  # bytes of a line; one of 10 GB would fill the memory
+MANY = 2**14  # lines in a list; a million short ones would too, as the tokenizer's objects
 
 
 def in_lines(blocks):
-    """Lists of lines with their ends, one list per block or fewer.
+    """Lists of lines with their ends.
 
     Only "\\n" ends a line. One of more than LONGEST bytes comes in pieces: cut before the last
     space that lets a piece fit, else between two characters.
@@ -22,8 +24,8 @@ def in_lines(blocks):
         lines = io.BytesIO(rest + block).readlines()
         pieces = [piece for line in lines for piece in _pieces(line)]
         rest = b"" if pieces[-1].endswith(b"\n") else pieces.pop()
-        if pieces:
-            yield pieces
+        for start in range(0, len(pieces), MANY):
+            yield pieces[start : start + MANY]
     if rest:
         yield [rest]
 

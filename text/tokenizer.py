@@ -12,6 +12,7 @@ All have
 """
 
 import hashlib
+import io
 import json
 import os
 from itertools import chain
@@ -61,13 +62,18 @@ def load(name, data_path):
     return _load_gpt2(data_path) if name == "gpt2" else _load_folder(name)
 
 
+def _as_utf8(text):
+    """Half of a surrogate pair, which a shell makes of bytes that are no text, becomes a `?`."""
+    return text.encode(errors="replace")
+
+
 class ByteTokenizer:
     """Every byte of the UTF-8 text is a token."""
 
     label, fingerprint, vocab_size, end_of_text = "bytes", BYTES_FINGERPRINT, 257, 256
 
     def encode(self, text):
-        return list(text.encode())
+        return self.encode_lines([_as_utf8(text)]).tolist()
 
     def decode(self, ids):
         """End of text shows as it does with GPT-2; bytes that are not UTF-8 as U+FFFD."""
@@ -91,7 +97,8 @@ class FastTokenizer:
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text):
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """By lines, as texts for training are."""
+        return self.encode_lines(io.BytesIO(_as_utf8(text)).readlines()).tolist()
 
     def decode(self, ids):
         return self._backend.decode(ids, skip_special_tokens=False)
