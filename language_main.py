@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     return program.main(Language(), __doc__.splitlines()[0], argv)
 
 
-class Language:
-    """The `program.Program` of text."""
+class Language(program.Program):
+    """Text."""
 
     name, kind, flags = "language_main.py", "language", FLAGS
     model_flags = (
@@ -70,9 +70,6 @@ class Language:
     def initial_weights(self, args):
         return "untrained" if args.init_from is None else f"pretrained ({args.init_from})"
 
-    def check_training(self, args, model, data):
-        """Every text can be trained on."""
-
     def task(self, args):
         return LanguageModelling()
 
@@ -103,9 +100,6 @@ class Language:
                 f"--tokenizer {args.tokenizer}: the checkpoint was trained with another one; "
                 f"give --tokenizer {saved}, as it was then"
             )
-
-    def check_data(self, data, settings, path):
-        """Any text in the tokenizer's ids will do."""
 
     def measure(self, args):
         return f"stride {args.eval_stride or args.max_seq_length} of {args.max_seq_length}"

@@ -11,7 +11,6 @@ import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import cli
 from utils import RunFolder, UserError, device_description, environment
@@ -20,7 +19,7 @@ from utils import RunFolder, UserError, device_description, environment
 PRECISION_FLAGS = ("use_amp", "amp_dtype")
 
 
-class Program(Protocol):
+class Program:
     """What one program has of its own. `settings` are those that its checkpoints hold."""
 
     name: str  # of the file
@@ -32,30 +31,43 @@ class Program(Protocol):
 
     def check(self, args: argparse.Namespace) -> None:
         """Refuse flags that cannot be together. Called before torch is loaded."""
+        raise NotImplementedError
+
+    def load_data(self, args: argparse.Namespace, device, settings: dict):
+        """Loaders train, val, test, and a description; `settings` is empty but in --test_only."""
+        raise NotImplementedError
+
+    def build_model(self, args: argparse.Namespace, data):
+        """The network in its initial state, which depends on the init seed, not the activation."""
+        raise NotImplementedError
+
+    def task(self, args: argparse.Namespace):
+        """The task of train_eval.py."""
+        raise NotImplementedError
+
+    def resolved(self, args: argparse.Namespace, data) -> dict:
+        """What its automatic arguments came to, for args.txt."""
+        raise NotImplementedError
+
+    def settings(self, args: argparse.Namespace, data) -> dict:
+        """What a checkpoint needs besides the flags, to rebuild the model: its "model_options"."""
+        raise NotImplementedError
+
+    def measure(self, args: argparse.Namespace) -> str:
+        """How the evaluation was done, for test_results.txt."""
+        raise NotImplementedError
+
+    # Not every program has something to do at these:
 
     def prepare_data(self, args: argparse.Namespace) -> None:
         """Whatever of the data can be found missing, or made ready, before torch is loaded."""
 
-    def load_data(self, args: argparse.Namespace, device, settings: dict):
-        """Loaders train, val, test, and a description; `settings` is empty but in --test_only."""
-
-    def build_model(self, args: argparse.Namespace, data):
-        """The network in its initial state, which depends on the init seed, not the activation."""
-
     def initial_weights(self, args: argparse.Namespace) -> str:
         """What `build_model` gives: untrained, or the name of what it starts from."""
+        return "untrained"
 
     def check_training(self, args: argparse.Namespace, model, data) -> None:
         """Refuse what could not be trained, before the run folder is touched."""
-
-    def task(self, args: argparse.Namespace):
-        """The task of train_eval.py."""
-
-    def resolved(self, args: argparse.Namespace, data) -> dict:
-        """What its automatic arguments came to, for args.txt."""
-
-    def settings(self, args: argparse.Namespace, data) -> dict:
-        """What a checkpoint needs besides the flags, to rebuild the model."""
 
     def adopt(
         self, args: argparse.Namespace, given: set[str], settings: dict, other_data: bool
@@ -64,9 +76,6 @@ class Program(Protocol):
 
     def check_data(self, data, settings: dict, path: Path) -> None:
         """Refuse data that the checkpoint's network cannot be evaluated on."""
-
-    def measure(self, args: argparse.Namespace) -> str:
-        """How the evaluation was done, for test_results.txt."""
 
     def finish(self, args: argparse.Namespace, model, data) -> None:
         """Whatever follows training or evaluation."""

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     return program.main(Vision(), __doc__.splitlines()[0], argv)
 
 
-class Vision:
-    """The `program.Program` of images."""
+class Vision(program.Program):
+    """Images."""
 
     name, kind, flags = "vision_main.py", "vision", FLAGS
     model_flags = (
@@ -36,9 +36,6 @@ class Vision:
 
     def check(self, args):
         model_options(args, known_image_size(args))
-
-    def prepare_data(self, args):
-        """Images need torch."""
 
     def load_data(self, args, device, settings):
         return dataset.load_images(
@@ -59,9 +56,6 @@ class Vision:
 
     def build_model(self, args, data):
         return build_model(args, data.num_classes, data.image_size)
-
-    def initial_weights(self, args):
-        return "untrained"
 
     def check_training(self, args, model, data):
         check_last_batch(model, data.train)
@@ -104,9 +98,6 @@ class Vision:
 
     def measure(self, args):
         return args.criterion
-
-    def finish(self, args, model, data):
-        """Nothing follows."""
 
 
 def known_image_size(args: argparse.Namespace) -> int:
