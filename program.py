@@ -222,7 +222,7 @@ def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
 
 def resolved_arguments(program: Program, args, data, options, device, folder: RunFolder) -> dict:
     """What the automatic and derived arguments came to, for args.txt."""
-    from train_eval import schedule_length
+    from optimization import schedule_length
 
     _, total_steps, warmup = schedule_length(options, len(data.train))
     return {

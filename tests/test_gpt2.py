@@ -18,7 +18,7 @@ import models
 from models import GPT2_VARIANTS, LANGUAGE_MODELS, build_model, hugging_face_shape, resolve_shape
 from models.activation import create_activation
 from models.gpt2 import GPT2, load_hugging_face
-from train_eval import parameter_groups
+from optimization import parameter_groups
 
 # Every size differs from every other, so that none can stand for another.
 TINY = {

@@ -10,9 +10,11 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
+import optimization
 import train_eval
 from models.activation import ZiLU
-from train_eval import Diverged, Options, Plateau, Trainer, lr_factor, parameter_groups
+from optimization import Plateau, lr_factor, parameter_groups
+from train_eval import Diverged, Options, Trainer
 from utils import RunFolder, UserError, describe_model, peak_flops
 from vision_main import Classification
 
@@ -215,7 +217,7 @@ def test_warmup_starts_above_zero_and_ends_at_one():
     ("text", "steps"), [("0", 0), ("500", 500), ("3ep", 30), ("0.5ep", 5), ("5%", 10)]
 )
 def test_warmup_lengths(text, steps):
-    assert train_eval.warmup_steps(text, total_steps=200, steps_per_epoch=10) == steps
+    assert optimization.warmup_steps(text, total_steps=200, steps_per_epoch=10) == steps
 
 
 def test_plateau_against_torchs():
@@ -613,5 +615,5 @@ def test_model_txt_lists_sites():
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_betas_are_the_options(optimizer):
     options = replace(OPTIONS, optimizer=optimizer, betas=(0.8, 0.95))
-    built = train_eval.build_optimizer(tiny_network(), options)
+    built = optimization.build_optimizer(tiny_network(), options)
     assert all(group["betas"] == (0.8, 0.95) for group in built.param_groups)
