@@ -77,19 +77,18 @@ def load_text(
     data_seed=0,
     device="cpu",
     progress=True,
+    tokens=None,
 ):
     """Load the corpus called `name` (see LANGUAGE_DATASETS) as TextData.
 
     tokenizer: gpt2, bytes, or a folder with one. block_size: tokens in a window (T). eval_stride:
     tokens from one window of evaluation to the next, None for block_size. data_seed decides the
-    order of training. The tokens are made once and kept in data_path. UserError for whatever the
-    user can mend.
+    order of training. The tokens are made once and kept in data_path; `tokens` are those that
+    `prepare_text` returned, if it was called already. UserError for whatever the user can mend.
     """
     _check_text(name, block_size, batch_size, eval_stride)
-    from text import cache
-
     # The loaders bring torch; who has to be told that a file is missing need not wait for it.
-    tokens = cache.load(name, tokenizer, data_path, progress)
+    tokens = tokens or prepare_text(name, data_path, tokenizer, progress)
     from text.loaders import EvalLoader, TrainLoader
 
     counts = {split: tokens.counts(split) for split in ("train", "val", "test")}
@@ -115,11 +114,11 @@ def load_text(
     )
 
 
-def prepare_text(name, data_path, tokenizer):
-    """Make the tokens of a corpus where they are not there, as `load_text` would; without torch."""
+def prepare_text(name, data_path, tokenizer, progress=True):
+    """The tokens of a corpus, made where they are not there yet; without torch."""
     from text import cache
 
-    cache.load(name, tokenizer, data_path)
+    return cache.load(name, tokenizer, data_path, progress)
 
 
 def tokenizer_fingerprint(name):

@@ -19,7 +19,6 @@ from utils import UserError
 FLAGS = cli.LANGUAGE_FLAGS
 SIZES = ("embedding_dim", "num_attention_heads", "num_layers")
 SAMPLED_TOKENS = 200  # of a continuation, for --sample
-NOT_SCORED = -100  # the target of padding and of tokens that only give context
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,9 +43,9 @@ class Language(program.Program):
     def prepare_data(self, args):
         if args.sample:  # a missing tokenizer is to be noticed now, not after the training
             dataset.load_tokenizer(args.tokenizer, args.data_path)
-        dataset.prepare_text(args.dataset, args.data_path, args.tokenizer)
+        return dataset.prepare_text(args.dataset, args.data_path, args.tokenizer)
 
-    def load_data(self, args, device, settings):
+    def load_data(self, args, device, settings, prepared):
         data = dataset.load_text(
             args.dataset,
             args.data_path,
@@ -56,6 +55,7 @@ class Language(program.Program):
             eval_stride=args.eval_stride,
             data_seed=program.seed_of(args, "data_seed"),
             device=device,
+            tokens=prepared,
         )
         if (args.vocab_size or data.vocab_size) < data.vocab_size:
             raise UserError(
@@ -155,10 +155,12 @@ class LanguageModelling:
         import torch
         from torch.nn import functional as F
 
+        from text.loaders import IGNORED
+
         ids, targets = batch
         logits = model(ids).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_SCORED)
-        count = (targets != NOT_SCORED).sum()
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        count = (targets != IGNORED).sum()
         return loss, torch.stack([loss.detach() * count, count])
 
     def metrics(self, sums: list[float], loader) -> dict[str, float]:

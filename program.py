@@ -33,8 +33,9 @@ class Program:
         """Refuse flags that cannot be together. Called before torch is loaded."""
         raise NotImplementedError
 
-    def load_data(self, args: argparse.Namespace, device, settings: dict):
-        """Loaders train, val, test, and a description; `settings` is empty but in --test_only."""
+    def load_data(self, args: argparse.Namespace, device, settings: dict, prepared):
+        """Loaders train, val, test, and a description; `settings` is empty but in --test_only,
+        `prepared` is what prepare_data returned."""
         raise NotImplementedError
 
     def build_model(self, args: argparse.Namespace, data):
@@ -59,7 +60,7 @@ class Program:
 
     # Not every program has something to do at these:
 
-    def prepare_data(self, args: argparse.Namespace) -> None:
+    def prepare_data(self, args: argparse.Namespace):
         """Whatever of the data can be found missing, or made ready, before torch is loaded."""
 
     def initial_weights(self, args: argparse.Namespace) -> str:
@@ -89,7 +90,6 @@ def main(program: Program, description: str, argv: list[str] | None = None) -> i
         return test_only(program, args, given, folder)
     check(program, args)
     folder.check_free(args.overwrite)
-    program.prepare_data(args)
     return train(program, args, folder)
 
 
@@ -191,13 +191,14 @@ def built_model(program: Program, args: argparse.Namespace, data, device):
 
 def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
     """Train, and fill the run folder; the exit code, 3 if the run diverged."""
+    prepared = program.prepare_data(args)
     import torch
 
     from train_eval import Diverged, Trainer
     from utils import describe_model, mixed_seed
 
     device, options = prepare(program, args)
-    data = program.load_data(args, device, {})
+    data = program.load_data(args, device, {}, prepared)
     print(data.description)
     model = built_model(program, args, data, device)
     program.check_training(args, model, data)
@@ -261,13 +262,13 @@ def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int
         settings = checkpoint["settings"]
         adopt_settings(program, args, given, settings, path)
     check(program, args)
-    program.prepare_data(args)
+    prepared = program.prepare_data(args)
     device, options = prepare(program, args)
     what = str(path or f"{program.initial_weights(args)} {args.model}, {args.activation}")
     if path is None:
         weights = program.initial_weights(args)
         print(f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network")
-    data = program.load_data(args, device, settings)
+    data = program.load_data(args, device, settings, prepared)
     print(data.description)
     if path:
         program.check_data(data, settings, path)

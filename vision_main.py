@@ -37,7 +37,7 @@ class Vision(program.Program):
     def check(self, args):
         model_options(args, known_image_size(args))
 
-    def load_data(self, args, device, settings):
+    def load_data(self, args, device, settings, prepared):
         return dataset.load_images(
             args.dataset,
             args.data_path,
