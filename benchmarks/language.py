@@ -11,7 +11,8 @@ import cli
 import dataset
 import language_main
 import program
-from benchmarks.timing import interleaved, own_processes, print_rates
+from benchmarks.tables import print_rates
+from benchmarks.timing import interleaved, own_processes
 from utils import UserError, resolve_amp_dtype, resolve_device, set_arithmetic
 
 # 10.8 million parameters, a size often used to try nanoGPT on a CPU.
@@ -80,20 +81,9 @@ def plain_arm(args: argparse.Namespace, flags: tuple[str, ...]):
 
 def our_arm(args: argparse.Namespace, flags: tuple[str, ...]):
     """Steps of a trainer as language_main builds it."""
-    from train_eval import Trainer
-
     device = resolve_device(args.device)
     set_arithmetic(device, deterministic=False)
-    common = (
-        "--activation", args.activation, "--dropout", "0", "--max_seq_length", LENGTH,
-        "--embedding_dim", WIDTH, "--num_attention_heads", HEADS, "--num_layers", LAYERS,
-    )  # fmt: skip
-    argv = [*map(str, common), *flags]
-    parsed, _ = cli.parse("benchmark.py", "", language_main.FLAGS, argv)
-    model = language_main.build_model(parsed, VOCABULARY).to(device).train()
-    options = program.build_options(parsed, device, test_each_epoch=False)
-    trainer = Trainer(model, language_main.LanguageModelling(), device, options)
-    trainer.start(10**6)
+    trainer = build(args.activation, device, flags)
     batch = ready_batch(args, device)
 
     def steps() -> None:
@@ -101,6 +91,21 @@ def our_arm(args: argparse.Namespace, flags: tuple[str, ...]):
             trainer._train_step([batch], ReadyBatches(args.batch_size))
 
     return finished(steps, device)
+
+
+def build(activation: str, device, flags: tuple[str, ...]):
+    from train_eval import Trainer
+
+    common = (
+        "--activation", activation, "--dropout", "0", "--max_seq_length", LENGTH,
+        "--embedding_dim", WIDTH, "--num_attention_heads", HEADS, "--num_layers", LAYERS,
+    )  # fmt: skip
+    parsed, _ = cli.parse("benchmark.py", "", language_main.FLAGS, [*map(str, common), *flags])
+    model = language_main.build_model(parsed, VOCABULARY).to(device).train()
+    options = program.build_options(parsed, device, test_each_epoch=False)
+    trainer = Trainer(model, language_main.LanguageModelling(), device, options)
+    trainer.start(10**6)
+    return trainer
 
 
 class ReadyBatches:

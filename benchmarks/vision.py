@@ -1,13 +1,15 @@
 """Vision: the input pipeline against torchvision's, the loop against a plain one."""
 
 import argparse
+import functools
 import statistics
 import tempfile
 
 import cli
 import program
 import vision_main
-from benchmarks.timing import interleaved, print_rates
+from benchmarks.tables import print_rates
+from benchmarks.timing import interleaved
 from utils import RunFolder, set_arithmetic
 
 # CIFAR-10's proportion of training to test images.
@@ -71,7 +73,7 @@ def measure_pipeline(args: argparse.Namespace, device) -> None:
     print_rates(interleaved(arms, args.rounds, device), count, "images", "torchvision, 2 workers")
 
 
-# --- training ---
+# --- the loop ---
 
 
 def plain_loop(model, batches: list) -> None:
@@ -87,7 +89,7 @@ def plain_loop(model, batches: list) -> None:
         optimizer.step()
 
 
-def measure_training(args: argparse.Namespace, device) -> None:
+def measure_loop(args: argparse.Namespace, device) -> None:
     """Steps alone, on batches that lie ready; then whole epochs with data and evaluation."""
     import torch
 
@@ -96,12 +98,13 @@ def measure_training(args: argparse.Namespace, device) -> None:
     images = torch.randn(args.batch_size, 3, 32, 32, device=device)
     targets = torch.randint(10, (args.batch_size,), device=device)
     strided = images.to(memory_format=torch.channels_last)
-    plain = build(args, device, ()).model.to(memory_format=torch.contiguous_format)
+    make = functools.partial(build, args.model, args.activation, device)
+    plain = make(()).model.to(memory_format=torch.contiguous_format)
     trainers = {
-        "this project, fp32": build(args, device, ()),
-        "this project, fp32 compiled": build(args, device, ("--use_compiled",)),
-        "this project, AMP": build(args, device, ("--use_amp",)),
-        "this project, AMP compiled": build(args, device, ("--use_amp", "--use_compiled")),
+        "this project, fp32": make(()),
+        "this project, fp32 compiled": make(("--use_compiled",)),
+        "this project, AMP": make(("--use_amp",)),
+        "this project, AMP compiled": make(("--use_amp", "--use_compiled")),
     }
 
     def run_steps(trainer) -> None:
@@ -131,16 +134,16 @@ class ReadyBatches:
         return EPOCH_STEPS
 
 
-def build(args: argparse.Namespace, device, flags: tuple[str, ...]):
+def build(model: str, activation: str, device, flags: tuple[str, ...]):
     """A trainer as vision_main builds it."""
     from train_eval import Trainer
 
-    common = ("--model", args.model, "--activation", args.activation, "--num_epochs", "1000")
+    common = ("--model", model, "--activation", activation, "--num_epochs", "1000")
     parsed, _ = cli.parse("benchmark.py", "", vision_main.FLAGS, [*common, *flags])
-    model = vision_main.build_model(parsed, num_classes=10, image_size=32)
+    network = vision_main.build_model(parsed, num_classes=10, image_size=32)
     task = vision_main.Classification("CrossEntropy")
     options = program.build_options(parsed, device, test_each_epoch=True)
-    trainer = Trainer(model.to(device), task, device, options)
+    trainer = Trainer(network.to(device).train(), task, device, options)
     trainer.start(EPOCH_STEPS)
     return trainer
 

@@ -1,0 +1,124 @@
+"""What was measured, as Markdown and CSV, with the machine it was measured on."""
+
+import csv
+import importlib.util
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.timing import quartiles, ratio
+from utils import RunFolder, UserError, environment, replacing
+
+DEFAULT_FOLDER = "./Output/benchmark"
+
+
+def machine(device) -> str:
+    """Hardware, threads and versions in a line."""
+    facts = environment(device)
+    names = ("device", "cpu", "cpu_capability", "threads", "torch", "torchvision", "python", "cuda")
+    known = {name: facts[name] for name in names if name in facts}
+    if device.type == "cpu":
+        del known["cpu"]  # the device's own name
+    return "; ".join(f"{name} {fact}" for name, fact in known.items())
+
+
+def machine_columns(device) -> dict[str, object]:
+    """The same for a row of a CSV file."""
+    facts = environment(device)
+    names = ("started", "git_commit", "cpu", "cpu_capability", "threads", "torch", "python")
+    columns = {"hardware": facts["device"], **{name: facts[name] for name in names}}
+    return columns | {"cuda": facts.get("cuda", "")}
+
+
+def kernels() -> str:
+    """How ZILU_KERNELS chose the path of the gated units."""
+    return os.environ.get("ZILU_KERNELS", "auto")
+
+
+def figure(x: float) -> str:
+    """A number with three digits, or all before the point."""
+    if x and not 1e-3 <= abs(x) < 1e7:
+        return f"{x:.2g}"
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def with_spread(low: float, middle: float, high: float) -> str:
+    return f"{figure(middle)} ({figure(low)} to {figure(high)})"
+
+
+def size(count: int) -> str:
+    """4096 as 2^12."""
+    power = count.bit_length() - 1
+    return f"2^{power}" if count == 2**power and power >= 10 else f"{count:,}"
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """A table; its header is the keys of the first row."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def print_rates(times: dict[str, list[float]], count: float, unit: str, baseline: str) -> None:
+    """Units/s, and the ratio to the baseline in the same round."""
+    rows = [
+        {
+            "arm": name,
+            f"{unit}/s: median (quartiles)": with_spread(*quartiles([count / s for s in seconds])),
+            f"{baseline} = 1": f"{ratio(times[baseline], seconds):.2f}",
+            "n": str(len(seconds)),
+        }
+        for name, seconds in times.items()
+    ]
+    print(f"\n{markdown(rows)}")
+
+
+def check_matplotlib() -> None:
+    """Before measuring for minutes.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("the figure needs matplotlib, which is not here: pip install matplotlib")
+
+
+class Report:
+    """Text that is printed as it grows."""
+
+    def __init__(self):
+        self.text = ""
+
+    def add(self, part: str) -> None:
+        self.text += f"{part}\n"
+        print(part, flush=True)
+
+
+class ReportFolder:
+    """Where NAME.md, NAME.csv and NAME.png go.
+
+    Raises:
+        UserError: they cannot; said before anything is measured.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+        RunFolder(path).check_free(overwrite=True)
+
+    def save(self, name: str, report: Report, rows: list[dict]) -> None:
+        """The report, and the rows, which all have the same columns."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        for ending, content in (("md", report.text), ("csv", text.getvalue())):
+            with replacing(self.path / f"{name}.{ending}") as path:
+                path.write_text(content, encoding="utf-8")
+            print(f"Saved: {self.path / name}.{ending}")
+
+    def draw(self, name: str, figure: Callable[[Path], None]) -> None:
+        """What `figure` draws into the file it is given."""
+        with replacing(self.path / f"{name}.png") as path:
+            figure(path)
+        print(f"Saved: {self.path / name}.png")
