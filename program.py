@@ -169,6 +169,25 @@ def prepare(program: Program, args: argparse.Namespace):
     return device, options
 
 
+def kernels_path(args: argparse.Namespace, device) -> str | None:
+    """How the activation is computed outside torch.compile, if it has kernels: `fused` or `plain`.
+    What is missing is built now, not in the first step.
+
+    Raises:
+        UserError: ZILU_KERNELS asks for what there is not.
+    """
+    from zilu.names import FUSED_NAMES, canonical_name
+
+    if canonical_name(args.activation) not in FUSED_NAMES:
+        return None
+    try:
+        from zilu import kernels
+
+        return kernels.path(device.type)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error)) from None
+
+
 def built_model(program: Program, args: argparse.Namespace, data, device):
     """The network on its device.
 
@@ -198,6 +217,7 @@ def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
     from utils import describe_model, mixed_seed
 
     device, options = prepare(program, args)
+    kernels = kernels_path(args, device)
     data = program.load_data(args, device, {}, prepared)
     print(data.description)
     model = built_model(program, args, data, device)
@@ -205,6 +225,7 @@ def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
     trainer = Trainer(model, program.task(args), device, options)
 
     resolved = resolved_arguments(program, args, data, options, device, folder)
+    resolved["kernels"] = kernels
     if resolved["warmup_steps"] >= resolved["total_steps"]:
         print(f"Note: the warm-up ({args.warmup}) is longer than the whole training")
     args_text = cli.args_text(args, resolved, environment(device))

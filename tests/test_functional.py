@@ -11,6 +11,7 @@ from scipy import integrate, special
 from torch.autograd import forward_ad
 
 from zilu import functional as F
+from zilu import kernels
 
 SIGMAS = (1e-3, 0.5, 1.0, 1.253, 1e3)
 GATED = (F.zilu, F.zilu_approx, F.gelu_s, F.silu_s)
@@ -24,6 +25,15 @@ LEFT_LIMIT = {
 
 by_function = pytest.mark.parametrize("function", ALL, ids=lambda f: f.__name__)
 by_gated = pytest.mark.parametrize("function", GATED, ids=lambda f: f.__name__)
+
+
+@pytest.fixture(params=["plain", "fused"], autouse=True)
+def path(request, monkeypatch):
+    """Everything here holds for plain operations and for the operators, where there are any."""
+    if request.param == "fused" and kernels.path("cpu") != "fused":
+        pytest.skip("no fused kernels on this machine")
+    monkeypatch.setattr(kernels, "MODE", request.param)
+    return request.param
 
 
 def exact(function, x: float, sigma: float) -> mpmath.mpf:
@@ -87,14 +97,16 @@ def test_values_hold_four_ulp_over_all_magnitudes(function, sigma, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("sigma", SIGMAS)
 @pytest.mark.parametrize("function", [F.zilu, F.zilu_approx])
-def test_slopes_hold_ten_ulp_over_all_magnitudes(function, sigma, dtype):
+def test_slopes_hold_eight_ulp_over_all_magnitudes(function, sigma, dtype, path):
+    """Ten in plain operations, whose arctan is not ours."""
+    limit = 8 if path == "fused" and dtype == torch.float32 else 10
     x = magnitudes(dtype)
     with mpmath.workdps(160):
         errors = [
             ulps(got, exact_slope(function, at, sigma), dtype)
             for at, got in zip(x.tolist(), slope_of(function, x, sigma).tolist(), strict=True)
         ]
-    assert max(errors) <= 10
+    assert max(errors) <= limit
 
 
 @by_function
@@ -131,17 +143,21 @@ def test_finite_for_every_finite_input(function, sigma, dtype):
     torch.testing.assert_close(y.detach(), function(x.detach(), sigma))
 
 
-def test_half_precision_is_fp32_rounded_once():
-    """Every finite fp16 and bf16 number, against the fp32 result."""
+def test_half_precision_is_fp32_rounded_once(path):
+    """Every finite fp16 and bf16 number, against the fp32 result: the same for plain operations;
+    for the operators, whose polynomials are shorter there, hardly ever its neighbour."""
     bits = torch.arange(-(2**15), 2**15).to(torch.int16)
     for dtype in (torch.float16, torch.bfloat16):
         x = bits.view(dtype)
         x = x[x.isfinite()]
         for function in ALL:
-            assert torch.equal(function(x, 0.7), function(x.float(), 0.7).to(dtype))
-            assert torch.equal(
-                slope_of(function, x, 0.7), slope_of(function, x.float(), 0.7).to(dtype)
-            )
+            exact_path = path == "plain" or function not in GATED
+            share, ulp, atol = (0, 0, 0) if exact_path else (0.02, 1, 1e-4)
+            for call in (function, lambda x, sigma, f=function: slope_of(f, x, sigma)):
+                got, want = call(x, 0.7), call(x.float(), 0.7).to(dtype)
+                assert (got != want).double().mean() <= share
+                rtol = 1.01 * ulp * torch.finfo(dtype).eps
+                torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
 
 
 @by_gated

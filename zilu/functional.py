@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from zilu import plain
+from zilu import kernels, plain
 from zilu.names import check_sigma
 
 # torch 2.6 has no is_exporting.
@@ -22,7 +22,8 @@ def _apply(unit: plain.Unit, x: Tensor, sigma: float | Tensor) -> Tensor:
         sigma = check_sigma(sigma)
     if _needs_plain_operations():
         return plain.composed(unit, x, sigma)
-    return plain.analytic(unit, x, sigma)
+    operator = unit.operator and kernels.operator(unit.operator, x, sigma)
+    return plain.analytic(unit, x, sigma) if operator is None else operator(x, sigma)
 
 
 def _needs_plain_operations() -> bool:

@@ -9,6 +9,9 @@ import math
 # Functions of x and a sharpness sigma (the first two are gates alone, the others x times a gate).
 SIGMA_NAMES = ("ArcTan", "ArcTan_Approx", "ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
 
+# Those with fused kernels.
+FUSED_NAMES = ("ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
+
 # torch.nn's own classes that take `inplace`, and those that do not.
 INPLACE_NAMES = (
     "ReLU",

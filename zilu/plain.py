@@ -68,6 +68,7 @@ class Unit(NamedTuple):
     plain: Callable
     slope: Callable
     sigma_slope: Callable
+    operator: str | None = None
 
 
 class _Analytic(torch.autograd.Function):
@@ -313,9 +314,13 @@ ARCTAN = Unit(_arctan_value, _arctan_value, _arctan_slope, _arctan_sigma_slope)
 ARCTAN_APPROX = Unit(
     _approx_gate_value, _approx_gate_plain, _approx_gate_slope, _approx_gate_sigma_slope
 )
-ZILU = Unit(_zilu_value, _zilu_plain, _zilu_slope, _zilu_sigma_slope)
+ZILU = Unit(_zilu_value, _zilu_plain, _zilu_slope, _zilu_sigma_slope, "zilu")
 ZILU_APPROX = Unit(
-    _zilu_approx_value, _zilu_approx_plain, _zilu_approx_slope, _zilu_approx_sigma_slope
+    _zilu_approx_value,
+    _zilu_approx_plain,
+    _zilu_approx_slope,
+    _zilu_approx_sigma_slope,
+    "zilu_approx",
 )
-GELU_S = Unit(_gelu_value, _gelu_value, _gelu_slope, _gelu_sigma_slope)
-SILU_S = Unit(_silu_value, _silu_value, _silu_slope, _silu_sigma_slope)
+GELU_S = Unit(_gelu_value, _gelu_value, _gelu_slope, _gelu_sigma_slope, "gelu_s")
+SILU_S = Unit(_silu_value, _silu_value, _silu_slope, _silu_sigma_slope, "silu_s")

@@ -1,0 +1,451 @@
+"""The Triton kernels against zilu.functional in float64: on the GPU, else in Triton's interpreter.
+
+The interpreter shows whether formulas, masks and layouts are right. What it cannot: how the GPU
+rounds (its bf16 is cut off, before Triton 3.5 its fma rounds twice) and how fast it is.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from zilu import functional as F
+
+pytest.importorskip("triton")
+
+from zilu.kernels import triton_kernels as K
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+UNITS = ("zilu", "zilu_approx", "gelu_s", "silu_s")
+SIGMAS = (1e-3, 0.5, 1.0, 1.253, 1e3)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TINY = torch.finfo(torch.float32).tiny
+LEFT_LIMIT = {
+    "zilu": lambda sigma: -1 / (math.pi * sigma),
+    "zilu_approx": lambda sigma: -1 / (2 * sigma),
+    "gelu_s": lambda sigma: 0.0,
+    "silu_s": lambda sigma: 0.0,
+}
+
+# The interpreter's numpy warns of what `where` then leaves out.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+by_unit = pytest.mark.parametrize("unit", UNITS)
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+by_sigma = pytest.mark.parametrize("sigma", SIGMAS)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def has_true_fma() -> bool:
+    if GPU:
+        return True
+    from triton.runtime.interpreter import TensorHandle, interpreter_builder, tl
+
+    third = np.array([1 / 3], dtype=np.float32)
+    x, y = TensorHandle(third, tl.float32), TensorHandle(-third * third, tl.float32)
+    return interpreter_builder.create_fma(x, x, y).data.item() != 0
+
+
+def magnitudes(dtype=torch.float32, count=600):
+    """Both signs, over all magnitudes, dense around 1."""
+    largest = torch.tensor([torch.finfo(dtype).max], dtype=torch.float64)
+    spread = torch.logspace(-30, 38, count, dtype=torch.float64)
+    near = torch.linspace(0.001, 20, count, dtype=torch.float64)
+    positive = torch.cat([spread, near, largest]).to(dtype)
+    return torch.cat([-positive, positive]).to(DEVICE)
+
+
+def exact(unit, x, sigma, grad=None):
+    """Value, slope (times grad) and sigma's gradient, in float64."""
+    x = x.detach().cpu().double().requires_grad_()
+    sigma = torch.tensor(float(sigma), dtype=torch.float64, requires_grad=True)
+    y = getattr(F, unit)(x, sigma)
+    grad = torch.ones_like(y) if grad is None else grad.cpu().double()
+    slope, by_sigma = torch.autograd.grad(y, (x, sigma), grad)
+    return y.detach(), slope, by_sigma
+
+
+def gradient(unit, x, sigma):
+    return K.gradient(unit, torch.ones_like(x), x, sigma)
+
+
+def ulps(got, want, scale=None, flushed=TINY):
+    """Largest error in units of got's last place at `scale` (want).
+
+    What is no larger than `flushed` may be off by so much: subnormals have few digits, or none.
+    """
+    info = torch.finfo(got.dtype)
+    scale = (want if scale is None else scale).abs().clamp(min=info.tiny)
+    error = (got.cpu().double() - want).abs()
+    error[(want.abs() <= flushed) & (error <= flushed)] = 0
+    return (error / (info.eps * torch.exp2(torch.floor(torch.log2(scale))))).max().item()
+
+
+def largest_term(x, sigma, y, slope):
+    """Of g(z) and z g'(z), whose sum the slope is: they cancel where it crosses zero."""
+    return torch.maximum(slope.abs(), (slope - y / x.cpu().double()).abs())
+
+
+def small_gates(x, y):
+    """What the value may be off where the gate or the value itself is subnormal in fp32."""
+    by_gate = (x.cpu().double().abs() * TINY).clamp(min=TINY)
+    return torch.where(y.abs() < by_gate, by_gate, TINY)
+
+
+@by_sigma
+@pytest.mark.parametrize("unit", ["zilu", "zilu_approx"])
+def test_fp32_holds_four_and_eight_ulp_over_all_magnitudes(unit, sigma):
+    x = magnitudes()
+    value, slope, _ = exact(unit, x, sigma)
+    assert ulps(K.value(unit, x, sigma), value) <= 4
+    assert ulps(gradient(unit, x, sigma), slope) <= 8
+
+
+@by_sigma
+@pytest.mark.parametrize("unit", ["gelu_s", "silu_s"])
+def test_fp32_with_exponential_tails(unit, sigma):
+    """A tail magnifies the error of z = sigma x, which takes a true fma to compensate."""
+    x = magnitudes()
+    value, slope, _ = exact(unit, x, sigma)
+    limit = 6 if has_true_fma() else 200
+    assert ulps(K.value(unit, x, sigma), value) <= limit
+    scale = largest_term(x, sigma, value, slope)
+    assert ulps(gradient(unit, x, sigma), slope, scale) <= limit
+
+
+@by_unit
+@pytest.mark.parametrize("sigma", [0.01, 0.7, 1.253, 100.0])
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_every_16_bit_number_is_rounded_once(unit, sigma, dtype):
+    """Half an ulp, and a little for the short polynomials."""
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).to(DEVICE)
+    x = x[x.isfinite() & (x != 0)]
+    value, slope, _ = exact(unit, x, sigma)
+    limit = 0.55 if GPU or dtype == torch.float16 else 1.05  # the interpreter cuts bf16 off
+    flushed = small_gates(x, value) if dtype == torch.bfloat16 else TINY
+    assert ulps(K.value(unit, x, sigma), value, flushed=flushed) <= limit
+    scale = largest_term(x, sigma, value, slope)
+    assert ulps(gradient(unit, x, sigma), slope, scale, flushed=128 * TINY) <= limit
+
+
+@by_unit
+@by_dtype
+@by_sigma
+def test_finite_for_every_finite_input(unit, dtype, sigma):
+    info = torch.finfo(dtype)
+    positive = [info.smallest_normal / 2, info.tiny, 1e-3, 1.0, 1e3, info.max / 2, info.max]
+    x = torch.tensor([0.0, *positive, *(-at for at in positive)], dtype=dtype, device=DEVICE)
+    learned = torch.tensor(sigma, device=DEVICE)
+    grad_x, grad_sigma = K.gradients(unit, torch.ones_like(x), x, learned)
+    for result in (K.value(unit, x, sigma), gradient(unit, x, sigma), grad_x, grad_sigma):
+        assert result.isfinite().all()
+
+
+@by_unit
+@by_dtype
+def test_infinities_give_the_limits_and_nan_stays(unit, dtype):
+    x = torch.tensor([-math.inf, math.inf, math.nan], dtype=dtype, device=DEVICE)
+    for sigma in (0.5, 1.0, 3.0):
+        y = K.value(unit, x, sigma)
+        assert y[0].item() == pytest.approx(LEFT_LIMIT[unit](sigma), rel=torch.finfo(dtype).eps)
+        assert y[1].item() == math.inf
+        assert y[2].isnan()
+        learned = torch.tensor(sigma, device=DEVICE)
+        grad_x, grad_sigma = K.gradients(unit, torch.ones_like(x[:2]), x[:2], learned)
+        assert grad_x.tolist() == [0, 1]
+        assert grad_sigma.item() == pytest.approx(exact(unit, x[:2], sigma)[2].item())
+        assert gradient(unit, x, sigma)[2].isnan()
+        assert K.gradients(unit, torch.ones_like(x), x, learned)[1].isnan()
+
+
+def sigma_error(grad_sigma, unit, x, sigma, grad):
+    """Relative to the sum of the terms' magnitudes; df/dsigma is nowhere negative."""
+    want = exact(unit, x, sigma, grad)[2].item()
+    total = exact(unit, x, sigma, grad.abs())[2].item()
+    return abs(grad_sigma.item() - want) / (total or 1)
+
+
+def channels_last(base):
+    return base.contiguous(memory_format=torch.channels_last)
+
+
+# Views of a tensor of shape (6, 4, 10, 7); the bool says whether their memory is dense.
+LAYOUTS = {
+    "contiguous": (lambda base: base, True),
+    "channels_last": (channels_last, True),
+    "channels_last_slice": (lambda base: channels_last(base)[:, 1:3], False),
+    "strided": (lambda base: base[:, :, ::2, 1::3], False),
+    "transposed": (lambda base: base.transpose(1, 3), True),
+    "expanded": (lambda base: base[:, :1].expand(6, 5, 10, 7), False),
+    "unaligned": (lambda base: base.flatten()[1:], True),
+    "padded_rows": (lambda base: base.flatten(1)[:, :70], False),
+    "one_number": (lambda base: base[0, 0, 0, 0], True),
+    "empty": (lambda base: base[:, :0], True),
+}
+GRADS = {
+    "alike": lambda x: torch.empty_like(x).copy_(torch.linspace(-1, 1, x.numel()).view(x.shape)),
+    "contiguous": lambda x: torch.linspace(-1, 1, x.numel()).view(x.shape).to(x),
+    "expanded": lambda x: torch.tensor(0.7).to(x).expand(x.shape),
+}
+
+
+@by_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout, dtype):
+    view, dense = LAYOUTS[layout]
+    x = view(torch.randn(6, 4, 10, 7, dtype=dtype, device=DEVICE).mul_(3))
+    like = torch.empty_like(x)
+    assert (like.stride() == x.stride()) == dense
+    flat = x.reshape(-1).clone()
+    y = K.value("zilu", x, 0.7)
+    assert y.stride() == like.stride()
+    assert y.dtype == dtype
+    assert torch.equal(y.reshape(-1), K.value("zilu", flat, 0.7))
+    assert torch.equal(x.reshape(-1), flat)
+    sigma = torch.tensor(0.7, device=DEVICE)
+    for make in GRADS.values():
+        grad = make(x)
+        want = K.gradient("zilu", grad.reshape(-1).clone(), flat, 0.7)
+        fixed = K.gradient("zilu", grad, x, 0.7)
+        learned, grad_sigma = K.gradients("zilu", grad, x, sigma)
+        for result in (fixed, learned):
+            assert result.stride() == like.stride()
+            assert result.dtype == dtype
+            torch.testing.assert_close(result.reshape(-1), want, rtol=1e-6, atol=0)
+        assert sigma_error(grad_sigma, "zilu", x, 0.7, grad) <= 2e-5
+
+
+@by_dtype
+def test_sizes_around_the_block_stay_inside_their_memory(dtype, monkeypatch):
+    """The results lie at the start of a buffer whose rest must stay as it was."""
+    block = K._BLOCK_BYTES // dtype.itemsize
+    empty_like = torch.empty_like
+
+    def inside_a_buffer(x):
+        nonlocal rest
+        buffer = torch.full((x.numel() + 2 * block,), math.nan, dtype=x.dtype, device=x.device)
+        rest = buffer[x.numel() :]
+        return buffer[: x.numel()]
+
+    for size in (1, 2, 15, 16, 17, block - 1, block, block + 1, 2 * block + 16, 3 * block - 8):
+        x = torch.linspace(-9, 5, size, dtype=torch.float32).to(DEVICE, dtype)
+        grad = torch.linspace(1, -2, size, dtype=torch.float32).to(DEVICE, dtype)
+        value, slope, by_sigma = exact("zilu_approx", x, 0.7, grad)
+        sigma = torch.tensor(0.7, device=DEVICE)
+        rest = None
+        monkeypatch.setattr(torch, "empty_like", inside_a_buffer)
+        y = K.value("zilu_approx", x, 0.7)
+        assert rest.isnan().all()
+        grad_x, grad_sigma = K.gradients("zilu_approx", grad, x, sigma)
+        assert rest.isnan().all()
+        monkeypatch.setattr(torch, "empty_like", empty_like)
+        close = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-6}
+        torch.testing.assert_close(y.cpu().double(), value, **close)
+        torch.testing.assert_close(grad_x.cpu().double(), slope, **close)
+        assert grad_sigma.item() == pytest.approx(by_sigma.item(), rel=1e-5)
+
+
+@by_unit
+@by_dtype
+@pytest.mark.parametrize("sigma", [1e-3, 1.253, 1e3])
+def test_gradient_for_sigma(unit, dtype, sigma):
+    """Over several programs, some elements left over, x where all of the units still vary."""
+    x = torch.randn(9001).mul_(2 / sigma).to(DEVICE, dtype)
+    grad = torch.randn(9001).to(DEVICE, dtype)
+    for learned in (
+        torch.tensor(sigma, dtype=torch.float32),
+        torch.tensor([sigma], dtype=torch.float64),
+    ):
+        learned = learned.to(DEVICE)
+        grad_x, grad_sigma = K.gradients(unit, grad, x, learned)
+        assert grad_sigma.dtype == learned.dtype
+        assert grad_sigma.shape == learned.shape
+        limit = 1e-6 if dtype == torch.float32 else 2e-5
+        assert sigma_error(grad_sigma, unit, x, learned, grad) <= limit
+        slope = exact(unit, x, learned, grad)[1]
+        # Slopes reach 1.13, and the interpreter's bf16 is up to an ulp off.
+        rounding = 1e-6 if dtype == torch.float32 else 1.2 * torch.finfo(dtype).eps
+        error = (grad_x.cpu().double() - slope).abs()
+        smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        assert (error <= rounding * grad.cpu().double().abs() + smallest).all()
+
+
+@by_unit
+def test_a_learned_sigma_gives_what_the_fixed_one_does(unit):
+    """Also where sigma is no fp32 number, and so is carried in two."""
+    x = magnitudes()
+    learned = torch.tensor(1.253, dtype=torch.float64, device=DEVICE)
+    assert torch.equal(K.value(unit, x, learned), K.value(unit, x, 1.253))
+    grad_x, _ = K.gradients(unit, torch.ones_like(x), x, learned)
+    torch.testing.assert_close(grad_x, gradient(unit, x, 1.253), rtol=1e-6, atol=1e-37)
+
+
+@by_unit
+@by_dtype
+def test_twice_the_same_bits(unit, dtype):
+    x = torch.randn(10_007).mul_(3).to(DEVICE, dtype)
+    grad = torch.randn(10_007).to(DEVICE, dtype)
+    sigma = torch.tensor(0.7, device=DEVICE)
+    first, second = (
+        (K.value(unit, x, sigma), *K.gradients(unit, grad, x, sigma)) for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@by_dtype
+def test_16_bit_tensors_take_the_fast_forms(dtype, monkeypatch):
+    """Slow ones would pass every other test."""
+    launched = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *tensors, **options: launched.append(options)
+
+    monkeypatch.setattr(K, "_value_kernel", Kernel())
+    K.value("zilu", torch.zeros(3, dtype=dtype, device=DEVICE), 1.0)
+    assert [options["SHORT"] for options in launched] == [dtype != torch.float32]
+
+
+# Compiles for an H100 without having one. For each case: the widths of the accesses to global
+# memory, the instructions per element, and what ptxas -v says.
+COMPILE = """
+import json, re, subprocess, sys
+from pathlib import Path
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from zilu.kernels import triton_kernels as K
+
+
+def assembled(ptx):  # Triton ships one assembler or two, and takes the one it likes
+    said = ""
+    Path("kernel.ptx").write_text(ptx)
+    flags = ["-v", "-arch", re.search(r"[.]target (\\w+)", ptx)[1], "kernel.ptx", "-o", "cubin"]
+    for ptxas in sorted(Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")):
+        run = subprocess.run([ptxas, *flags], capture_output=True, text=True)
+        if run.returncode == 0:
+            said = run.stderr
+    return said
+
+
+for unit, dtype, size, learnable, backward in json.loads(sys.argv[1]):
+    kernel = K._gradients_kernel if backward else K._value_kernel
+    scalar = {"sigma": "*fp32" if learnable else "fp32", "sigma_low": "fp32", "n": "i32"}
+    pointers = {name: "*" + dtype for name in ("grad", "x", "y", "grad_x")}
+    constants = {"UNIT": unit, "SHORT": size == 2, "LEARNABLE": learnable}
+    constants["BLOCK"] = K._BLOCK_BYTES // size
+    if learnable:
+        pointers["partials"] = "*fp32"
+    else:
+        constants["partials"] = None
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={name: (scalar | pointers).get(name, "constexpr") for name in names},
+        constexprs={(names.index(k),): v for k, v in constants.items() if k in names},
+        attrs={(i,): [["tt.divisibility", 16]] for i, k in enumerate(names) if k in pointers},
+    )
+    options = {"num_warps": K._WARPS, "enable_fp_fusion": True}
+    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    print(json.dumps({"ptx": ptx, "ptxas": assembled(ptx)}))
+"""
+
+CASES = (  # unit, dtype, bytes per element, learnable, backward, most instructions per element
+    ("zilu", "fp32", 4, False, False, 40),
+    ("zilu", "bf16", 2, False, False, 40),
+    ("zilu", "fp16", 2, False, True, 50),
+    ("zilu", "bf16", 2, True, True, 70),
+    ("zilu_approx", "fp32", 4, True, True, 60),
+    ("gelu_s", "bf16", 2, False, True, 50),
+)
+
+
+def test_compiled_accesses_are_wide_and_nothing_spills(tmp_path):
+    import triton
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip("Triton 3.2 takes its arguments differently")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.getcwd()}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE, json.dumps([case[:5] for case in CASES])],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    if re.search("ptxas.*No such file|libcuda|0 active drivers", run.stderr):
+        pytest.skip("Triton cannot compile here: " + run.stderr.splitlines()[-1])
+    assert run.returncode == 0, run.stderr
+    for case, line in zip(CASES, run.stdout.splitlines(), strict=True):
+        found = json.loads(line)
+        loads = 2 if case[4] else 1
+        accesses = re.findall(r"(ld|st)\.global\.v4\.b32", found["ptx"])
+        assert (accesses.count("ld"), accesses.count("st")) == (loads, 1), case
+        assert (
+            not found["ptxas"] or "0 bytes spill stores, 0 bytes spill loads" in found["ptxas"]
+        ), case
+        # Two paths, one of them with a mask, of 16 bytes per thread.
+        instructions = len(re.findall(r"^\t[@a-z].*;$", found["ptx"], re.MULTILINE))
+        assert instructions / 2 / (16 / case[2]) <= case[5], case
+
+
+@by_unit
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+def test_nothing_waits_and_a_graph_captures_it(unit):
+    x = torch.randn(100_003, device="cuda")
+    grad = torch.randn_like(x)
+    sigma = torch.tensor(0.7, device="cuda")
+
+    def run():
+        return K.value(unit, x, sigma), *K.gradients(unit, grad, x, sigma)
+
+    run()  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    sigma.fill_(1.3)
+    x.neg_()
+    graph.replay()
+    for got, want in zip(captured, run(), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+def test_more_elements_than_32_bits_count():
+    n = 2**31 + 4099
+    if torch.cuda.mem_get_info()[0] < 8 * n:
+        pytest.skip("needs 16 GiB of GPU memory")
+    x = torch.zeros(n, dtype=torch.bfloat16, device="cuda")
+    x[-1], x[2**31 - 1], x[2**31] = -1, -2, -3
+    y = K.value("zilu", x, 1.0)
+    want = K.value("zilu", torch.tensor([-1, -2, -3], dtype=x.dtype, device="cuda"), 1.0)
+    assert torch.equal(y[[n - 1, 2**31 - 1, 2**31]], want)
+    assert y.count_nonzero() == 3
+    del y
+    sigma = torch.tensor(1.0, device="cuda")
+    grad_x, grad_sigma = K.gradients(
+        "zilu", torch.ones((), device="cuda").to(x).expand(n), x, sigma
+    )
+    assert grad_x[-1].item() == K.gradient("zilu", x[:1] + 1, x[-1:], 1.0).item()
+    assert grad_sigma.item() == pytest.approx((1 / 2 + 4 / 5 + 9 / 10) / math.pi, rel=1e-5)

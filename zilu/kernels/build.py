@@ -1,0 +1,234 @@
+"""Compiles the operators on first use, and keeps them for every later process.
+
+The file's name holds what it depends on: sources, flags, torch, the processor's instructions, and
+the compiler. Home folders are shared between unlike machines, and torch changes under them.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from zilu.kernels.coefficients import POLYNOMIALS
+
+_FOLDER = Path(__file__).parent
+_TORCH = Path(torch.__file__).parent
+_INCLUDES = ("include", "include/torch/csrc/api/include")
+_LIBRARIES = ("-lc10", "-ltorch_cpu")
+_SOURCES = {"cpu.cpp": "-O3", "operators.cpp": "-O1"}  # the latter's time is the dispatcher's
+_HEADERS = ("kernels.h", "units.h")
+
+_FLAGS = [
+    "-std=c++20",
+    "-fPIC",
+    # Never -ffast-math: loading what it made can make the whole process flush subnormals to zero.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
+    "-DAT_PER_OPERATOR_HEADERS",  # ATen's operators one by one: half the time to build
+]
+if platform.machine() in ("x86_64", "AMD64"):
+    _FLAGS += ["-march=native", "-mprefer-vector-width=512"]
+else:
+    _FLAGS += ["-mcpu=native"]
+
+_BUILD_SECONDS = 600  # at most, and as long is another process's build waited for
+
+
+def load() -> None:
+    """Register the operators with torch.
+
+    Raises:
+        OSError, RuntimeError: they cannot be built.
+    """
+    compiler = _compiler()
+    if not _loaded(_find(compiler)):
+        with _cache_folder() as folder, _only_one(folder / f"{_key()}.lock"):
+            # Another process may have built it while this one waited.
+            if not _loaded(_find(compiler)):
+                torch.ops.load_library(_build(compiler, folder))
+
+
+def _loaded(built: Path | None) -> bool:
+    """Load a build; False if there is none, or none that can be loaded (it was cut short)."""
+    if built is None:
+        return False
+    try:
+        torch.ops.load_library(built)
+    except OSError as error:
+        _say(f"{error}; building anew")
+        return False
+    return True
+
+
+# --- what a build depends on ---
+
+
+def _key() -> str:
+    parts = [(_FOLDER / name).read_text() for name in (*_SOURCES, *_HEADERS)]
+    parts += [_coefficients(), *_SOURCES.values(), *_FLAGS, torch.__version__, _instructions()]
+    return _digest("\n".join(parts))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _instructions() -> str:
+    """The processor's instruction set extensions, which -march=native goes by."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def _coefficients() -> str:
+    """A C++ header of the polynomials."""
+    return "".join(
+        f"constexpr float {name}[] = {{{', '.join(f'{c!r}f' for c in coefficients)}}};\n"
+        for name, coefficients in POLYNOMIALS.items()
+    )
+
+
+def _compiler() -> list[str] | None:
+    """The command that torch's extension tools would run."""
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    return command if command and shutil.which(command[0]) else None
+
+
+def _version(compiler: list[str]) -> str:
+    return subprocess.run(
+        [*compiler, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+
+
+# --- the cache ---
+
+
+def _root() -> Path:
+    """Where torch's own extensions are kept."""
+    chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if chosen:
+        return Path(chosen, "zilu")
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "torch_extensions", "zilu")
+
+
+def _find(compiler: list[str] | None) -> Path | None:
+    """The build for this machine; where there is no compiler, any compiler's."""
+    made_by = "*" if compiler is None else _digest(_version(compiler))
+    return next(iter(sorted(_root().glob(f"{_key()}-{made_by}.so"))), None)
+
+
+@contextlib.contextmanager
+def _cache_folder() -> Iterator[Path]:
+    """The cache, or a folder for this process alone where it cannot be written."""
+    with contextlib.suppress(OSError):
+        _root().mkdir(parents=True, exist_ok=True)
+    if os.access(_root(), os.W_OK):
+        yield _root()
+    else:
+        _say(f"{_root()} cannot be written, so every process builds anew (TORCH_EXTENSIONS_DIR)")
+        with tempfile.TemporaryDirectory(prefix="zilu") as folder:
+            yield Path(folder)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Let one process of a machine build. It saves work, no more: builds appear whole or not at
+    all. The system frees the lock of a process that dies; where the file system has no locks, or
+    somebody holds one for too long, this one builds too."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            _wait_for(stack.enter_context(open(path, "w")))
+        yield
+
+
+def _wait_for(lock) -> None:
+    import fcntl
+
+    for waited in range(_BUILD_SECONDS):
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waited == 0:
+                _say("waiting for another process that builds the fused kernels")
+            time.sleep(1)
+
+
+# --- building ---
+
+
+def _build(compiler: list[str] | None, folder: Path) -> Path:
+    if compiler is None:
+        raise RuntimeError("no C++ compiler: install g++, or name one in CXX")
+    target = folder / f"{_key()}-{_digest(_version(compiler))}.so"
+    start = time.monotonic()
+    _say("building the fused kernels for this machine, once; half a minute or less")
+    with tempfile.TemporaryDirectory(prefix="zilu") as name:
+        objects = _compile(compiler, Path(name))
+        library = Path(name, "zilu.so")
+        _run(_link_command(compiler, objects, library))
+        # Into the cache's own file system first: only there is replacing atomic.
+        copy = folder / f".{target.name}.{os.getpid()}"
+        shutil.copyfile(library, copy)
+        os.replace(copy, target)
+    _say(f"built in {time.monotonic() - start:.0f} s: {target}")
+    return target
+
+
+def _compile(compiler: list[str], folder: Path) -> list[Path]:
+    """The sources, side by side."""
+    header = folder / "coefficients.h"
+    header.write_text(_coefficients())
+    includes = [
+        f"-isystem{_TORCH / path}" for path in ("include", "include/torch/csrc/api/include")
+    ]
+    processes, objects = [], []
+    for source, level in _SOURCES.items():
+        objects.append(folder / f"{source}.o")
+        command = [*compiler, level, *_FLAGS, *includes, "-include", header]
+        processes.append(_start([*command, "-c", _FOLDER / source, "-o", objects[-1]]))
+    for process in processes:
+        _finish(process)
+    return objects
+
+
+def _link_command(compiler: list[str], objects: list[Path], library: Path) -> list:
+    return [*compiler, "-shared", *objects, "-o", library, f"-L{_TORCH / 'lib'}", *_LIBRARIES]
+
+
+def _run(command: list) -> None:
+    _finish(_start(command))
+
+
+def _start(command: list) -> subprocess.Popen:
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen) -> None:
+    output, _ = process.communicate(timeout=_BUILD_SECONDS)
+    if process.returncode != 0:
+        errors = [line for line in output.splitlines() if "error" in line.lower()]
+        reason = (errors or output.splitlines() or [f"exit code {process.returncode}"])[0]
+        raise RuntimeError(f"the build failed: {reason}")
+
+
+def _say(text: str) -> None:
+    print(f"zilu: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,316 @@
+// The gated units over tensors on a CPU: one pass, parallel in torch's own threads.
+//
+// The loops are plain; the compiler makes vectors of them for the processor at hand.
+
+#include "kernels.h"
+
+#include <ATen/TensorIterator.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/FunctionRef.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+#include "units.h"
+
+namespace zilu {
+namespace {
+
+using at::Tensor;
+using at::TensorIterator;
+
+// Work is done in groups of numbers, the last one padded, so that there is one vectorised body and
+// a result does not depend on where a thread's share begins.
+constexpr int64_t GROUP = 64;
+constexpr int64_t BUFFER = 4 * GROUP;
+
+// The sum for sigma goes over these many numbers at a time, whatever the number of threads.
+constexpr int64_t CHUNK = 32768;
+
+// --- numbers of 16 bits ---
+
+inline float widen(float x) { return x; }
+inline float widen(at::Half x) { return x; }
+inline float widen(at::BFloat16 x) {
+  const uint32_t bits = uint32_t(x.x) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+inline void assign(float& to, float x) { to = x; }
+inline void assign(at::Half& to, float x) { to = x; }
+inline void assign(at::BFloat16& to, float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t to_nearest_even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  to.x = x != x ? 0x7fc0 : to_nearest_even;
+}
+
+template <class T>
+inline void widen_group(float* __restrict to, const T* __restrict from) {
+  for (int64_t i = 0; i < GROUP; ++i) to[i] = widen(from[i]);
+}
+
+template <class T>
+inline void assign_group(T* __restrict to, const float* __restrict from) {
+  for (int64_t i = 0; i < GROUP; ++i) assign(to[i], from[i]);
+}
+
+#ifdef __F16C__
+// The compiler does not find these instructions by itself.
+template <>
+inline void widen_group(float* __restrict to, const at::Half* __restrict from) {
+  for (int64_t i = 0; i < GROUP; i += 8) {
+    const auto* at = reinterpret_cast<const __m128i*>(from + i);
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(at)));
+  }
+}
+
+template <>
+inline void assign_group(at::Half* __restrict to, const float* __restrict from) {
+  for (int64_t i = 0; i < GROUP; i += 8) {
+    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
+  }
+}
+#endif
+
+// --- from strided memory to groups in fp32, and back ---
+
+// fp32 numbers: whole groups, one output and one or two inputs; `sums` has one number per lane.
+using Loop = c10::function_ref<void(
+    int64_t groups, float* out, const float* const* in, float* sums)>;
+
+template <class T>
+const float* load(const char* from, int64_t stride, int64_t count, float* buffer) {
+  int64_t done = 0;
+  if (stride == sizeof(T)) {
+    const T* numbers = reinterpret_cast<const T*>(from);
+    if (std::is_same_v<T, float> && count % GROUP == 0) return reinterpret_cast<const float*>(from);
+    for (; done + GROUP <= count; done += GROUP) widen_group(buffer + done, numbers + done);
+  }
+  for (; done < count; ++done) {
+    buffer[done] = widen(*reinterpret_cast<const T*>(from + done * stride));
+  }
+  for (; done % GROUP; ++done) buffer[done] = 0;
+  return buffer;
+}
+
+// --- large tensors ---
+
+// An ordinary store first reads the memory that it overwrites. An output of this size leaves the
+// caches before anyone reads it, so it is written past them: a third less traffic. Measured, only
+// fp32 and units with next to no arithmetic gain (units.h: STREAMS); the others' time is arithmetic.
+constexpr int64_t STREAMED = 16 << 20;
+constexpr int64_t AHEAD = 2048;  // bytes; the inputs are fetched before their turn
+constexpr size_t LINE = 64;
+
+bool is_streamed(const TensorIterator& iter, bool streams) {
+  return streams && iter.dtype() == at::kFloat && iter.numel() * sizeof(float) >= STREAMED;
+}
+
+inline void prefetch_group(const char* from) {
+#if defined(__GNUC__)
+  for (size_t i = 0; i < GROUP * sizeof(float); i += LINE) __builtin_prefetch(from + AHEAD + i);
+#endif
+}
+
+inline void stream_group(float* to, const float* from) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < GROUP; i += 16) _mm512_stream_ps(to + i, _mm512_load_ps(from + i));
+#elif defined(__AVX__)
+  for (int64_t i = 0; i < GROUP; i += 8) _mm256_stream_ps(to + i, _mm256_load_ps(from + i));
+#else
+  std::memcpy(to, from, GROUP * sizeof(float));
+#endif
+}
+
+// Before other threads may read what was streamed.
+inline void end_streams() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
+}
+
+template <class T>
+void store(char* to, int64_t stride, int64_t count, const float* buffer) {
+  int64_t done = 0;
+  if (stride == sizeof(T)) {
+    T* numbers = reinterpret_cast<T*>(to);
+    for (; done + GROUP <= count; done += GROUP) assign_group(numbers + done, buffer + done);
+  }
+  for (; done < count; ++done) assign(*reinterpret_cast<T*>(to + done * stride), buffer[done]);
+}
+
+template <class T>
+void run_strided(
+    char** data, const int64_t* strides, int64_t n, int inputs, Loop loop, float* sums,
+    bool streamed) {
+  alignas(LINE) float buffers[3][BUFFER];
+  const bool direct = std::is_same_v<T, float> && strides[0] == sizeof(T);
+  const bool stream = streamed && direct && reinterpret_cast<uintptr_t>(data[0]) % LINE == 0;
+  const int64_t step = stream ? GROUP : BUFFER;
+  for (int64_t i = 0; i < n; i += step) {
+    const int64_t count = std::min(step, n - i);
+    const bool whole = direct && count % GROUP == 0;
+    const float* in[2];
+    for (int k = 0; k < inputs; ++k) {
+      const int64_t stride = strides[k + 1];
+      const char* from = data[k + 1] + i * stride;
+      if (stream) prefetch_group(from);
+      in[k] = load<T>(from, stride, count, buffers[k + 1]);
+    }
+    char* to = data[0] + i * strides[0];
+    float* out = whole && !stream ? reinterpret_cast<float*>(to) : buffers[0];
+    loop((count + GROUP - 1) / GROUP, out, in, sums);
+    if (!whole) {
+      store<T>(to, strides[0], count, out);
+    } else if (stream) {
+      stream_group(reinterpret_cast<float*>(to), out);
+    }
+  }
+  if (stream) end_streams();
+}
+
+using Run = void (*)(char**, const int64_t*, int64_t, int, Loop, float*, bool);
+
+Run run_for(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat: return run_strided<float>;
+    case at::kBFloat16: return run_strided<at::BFloat16>;
+    case at::kHalf: return run_strided<at::Half>;
+    default: TORCH_CHECK_TYPE(false, "float32, bfloat16 or float16, not ", dtype);
+  }
+}
+
+Tensor map(TensorIterator iter, bool streams, Loop loop) {
+  const Run run = run_for(iter.dtype());
+  const int inputs = iter.ninputs();
+  const bool streamed = is_streamed(iter, streams);
+  iter.for_each([&](char** data, const int64_t* strides, int64_t n) {
+    run(data, strides, n, inputs, loop, nullptr, streamed);
+  });
+  return iter.output();
+}
+
+double sum_of_chunk(TensorIterator& iter, int64_t begin, bool streamed, Run run, Loop loop) {
+  float sums[GROUP] = {};
+  const int inputs = iter.ninputs();
+  iter.serial_for_each(
+      [&](char** data, const int64_t* strides, int64_t n) {
+        run(data, strides, n, inputs, loop, sums, streamed);
+      },
+      {begin, std::min(begin + CHUNK, iter.numel())});
+  double total = 0;
+  for (const float sum : sums) total += sum;
+  return total;
+}
+
+Gradients map_and_sum(TensorIterator iter, bool streams, Loop loop) {
+  const Run run = run_for(iter.dtype());
+  const bool streamed = is_streamed(iter, streams);
+  Tensor totals = at::empty({(iter.numel() + CHUNK - 1) / CHUNK}, at::kDouble);
+  double* first = totals.mutable_data_ptr<double>();
+  // torch's threads are reached through an iterator over the chunks' totals: at::parallel_for, a
+  // template, would need OpenMP here, and the one that torch uses.
+  TensorIterator::nullary_op(totals).for_each(
+      [&](char** data, const int64_t*, int64_t n) {
+        double* total = reinterpret_cast<double*>(data[0]);
+        for (int64_t k = 0; k < n; ++k) {
+          total[k] = sum_of_chunk(iter, (total + k - first) * CHUNK, streamed, run, loop);
+        }
+      },
+      /*grain_size=*/1);
+  double sum = 0;
+  for (int64_t k = 0; k < totals.numel(); ++k) sum += first[k];
+  return {iter.output(), sum};
+}
+
+// --- the loops ---
+
+template <class U>
+void values(const U unit, int64_t groups, float* __restrict out, const float* __restrict x) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = g; i < g + GROUP; ++i) out[i] = unit.value(x[i]);
+  }
+}
+
+template <class U>
+void products(
+    const U unit, int64_t groups, float* __restrict out, const float* __restrict grad,
+    const float* __restrict x) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = g; i < g + GROUP; ++i) out[i] = grad[i] * unit.slopes(x[i]).x;
+  }
+}
+
+template <class U>
+void products_and_sums(
+    const U unit, int64_t groups, float* __restrict out, const float* __restrict grad,
+    const float* __restrict x, float* __restrict sums) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = 0; i < GROUP; ++i) {
+      const Slopes slopes = unit.slopes(x[g + i]);
+      out[g + i] = grad[g + i] * slopes.x;
+      sums[i] += grad[g + i] * slopes.sigma;
+    }
+  }
+}
+
+template <class F, bool Short>
+auto with_unit(Unit unit, double sigma, const F& f) {
+  switch (unit) {
+    case Unit::ZiLU: return f(ZiLU<Short>(sigma));
+    case Unit::ZiLU_Approx: return f(ZiLU_Approx<Short>(sigma));
+    case Unit::GELU_s: return f(GELU_s<Short>(sigma));
+    default: return f(SiLU_s<Short>(sigma));
+  }
+}
+
+template <class F>
+auto with_unit(Unit unit, double sigma, const Tensor& x, const F& f) {
+  return x.element_size() == 2 ? with_unit<F, true>(unit, sigma, f)
+                               : with_unit<F, false>(unit, sigma, f);
+}
+
+TensorIterator over(const Tensor& x) {
+  Tensor out;
+  return TensorIterator::unary_op(out, x);
+}
+
+TensorIterator over(const Tensor& grad, const Tensor& x) {
+  TORCH_CHECK_VALUE(grad.sizes() == x.sizes() && grad.dtype() == x.dtype(),
+                    "the gradient must have the input's shape and dtype");
+  Tensor out;
+  return TensorIterator::binary_op(out, grad, x);
+}
+
+}  // namespace
+
+Tensor value(Unit unit, const Tensor& x, double sigma) {
+  return with_unit(unit, sigma, x, [&](auto of) {
+    return map(over(x), of.STREAMS, [&](int64_t groups, float* out, const float* const* in, float*) {
+      values(of, groups, out, in[0]);
+    });
+  });
+}
+
+Tensor gradient(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
+  return with_unit(unit, sigma, x, [&](auto of) {
+    return map(over(grad, x), of.STREAMS, [&](int64_t groups, float* out, const float* const* in, float*) {
+      products(of, groups, out, in[0], in[1]);
+    });
+  });
+}
+
+Gradients gradients(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
+  return with_unit(unit, sigma, x, [&](auto of) {
+    return map_and_sum(
+        over(grad, x), of.STREAMS, [&](int64_t groups, float* out, const float* const* in, float* sums) {
+          products_and_sums(of, groups, out, in[0], in[1], sums);
+        });
+  });
+}
+
+}  // namespace zilu

@@ -1,0 +1,184 @@
+// The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s and their backward:
+// schemas, autograd, shapes, and the CPU's kernels. For other devices Python adds kernels, and for
+// second derivatives it differentiates plain operations (operators.py).
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/item.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "kernels.h"
+
+namespace zilu {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using Pair = std::tuple<Tensor, Tensor>;
+
+using Fixed = Tensor(const Tensor& x, double sigma);
+using Learned = Tensor(const Tensor& x, const Tensor& sigma);
+using FixedBackward = Tensor(const Tensor& grad, const Tensor& x, double sigma);
+using LearnedBackward = Pair(const Tensor& grad, const Tensor& x, const Tensor& sigma);
+
+constexpr Unit UNITS[] = {Unit::ZiLU, Unit::ZiLU_Approx, Unit::GELU_s, Unit::SiLU_s};
+constexpr const char* NAMES[] = {"zilu::zilu", "zilu::zilu_approx", "zilu::gelu_s", "zilu::silu_s"};
+
+// --- calls through the dispatcher, to the device's kernel or a tracer ---
+
+template <class Signature>
+auto find(const std::string& name, const char* overload) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), overload).typed<Signature>();
+}
+
+struct Operators {
+  explicit Operators(const std::string& name)
+      : fixed(find<Fixed>(name, "")),
+        learned(find<Learned>(name, "learned")),
+        fixed_backward(find<FixedBackward>(name + "_backward", "")),
+        learned_backward(find<LearnedBackward>(name + "_backward", "learned")) {}
+
+  c10::TypedOperatorHandle<Fixed> fixed;
+  c10::TypedOperatorHandle<Learned> learned;
+  c10::TypedOperatorHandle<FixedBackward> fixed_backward;
+  c10::TypedOperatorHandle<LearnedBackward> learned_backward;
+};
+
+const Operators& operators(int64_t unit) {
+  static const Operators all[] = {
+      Operators(NAMES[0]), Operators(NAMES[1]), Operators(NAMES[2]), Operators(NAMES[3])};
+  return all[unit];
+}
+
+// --- autograd: saves the input, and sigma where it is learned ---
+
+// Second derivatives are found by the autograd of the backward operators, which is Python's; first
+// ones need not go that way.
+template <class F>
+auto backward_through(const F& call) {
+  if (at::GradMode::is_enabled()) return call();
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call();
+}
+
+struct FixedFunction : torch::autograd::Function<FixedFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, double sigma, int64_t unit) {
+    context->save_for_backward({x});
+    context->saved_data["sigma"] = sigma;
+    context->saved_data["unit"] = unit;
+    at::AutoDispatchBelowADInplaceOrView below;
+    return operators(unit).fixed.call(x, sigma);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const Tensor x = context->get_saved_variables()[0];
+    const double sigma = context->saved_data["sigma"].toDouble();
+    const auto& backward = operators(context->saved_data["unit"].toInt()).fixed_backward;
+    Tensor grad_x = backward_through([&] { return backward.call(grads[0], x, sigma); });
+    return {grad_x, Tensor(), Tensor()};
+  }
+};
+
+struct LearnedFunction : torch::autograd::Function<LearnedFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& x, const Tensor& sigma, int64_t unit) {
+    context->save_for_backward({x, sigma});
+    context->saved_data["unit"] = unit;
+    at::AutoDispatchBelowADInplaceOrView below;
+    return operators(unit).learned.call(x, sigma);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const auto& backward = operators(context->saved_data["unit"].toInt()).learned_backward;
+    auto [grad_x, grad_sigma] =
+        backward_through([&] { return backward.call(grads[0], saved[0], saved[1]); });
+    return {grad_x, grad_sigma, Tensor()};
+  }
+};
+
+// --- registration ---
+
+void define(torch::Library& library, const std::string& forward) {
+  const std::string backward = forward + "_backward";
+  library.def((forward + "(Tensor x, float sigma) -> Tensor").c_str());
+  library.def((forward + ".learned(Tensor x, Tensor sigma) -> Tensor").c_str());
+  library.def((backward + "(Tensor grad, Tensor x, float sigma) -> Tensor").c_str());
+  library.def(
+      (backward + ".learned(Tensor grad, Tensor x, Tensor sigma) -> (Tensor, Tensor)").c_str());
+}
+
+// As function pointers: a template instance for each function would take most of the build.
+void implement(
+    torch::Library& library, const std::string& forward, Fixed* fixed, Learned* learned,
+    FixedBackward* fixed_backward, LearnedBackward* learned_backward) {
+  const std::string backward = forward + "_backward";
+  library.impl(forward.c_str(), fixed);
+  library.impl((forward + ".learned").c_str(), learned);
+  library.impl(backward.c_str(), fixed_backward);
+  library.impl((backward + ".learned").c_str(), learned_backward);
+}
+
+template <int64_t U>
+void implement_autograd(torch::Library& library) {
+  Fixed* fixed = [](const Tensor& x, double sigma) { return FixedFunction::apply(x, sigma, U); };
+  Learned* learned = [](const Tensor& x, const Tensor& sigma) {
+    return LearnedFunction::apply(x, sigma, U);
+  };
+  library.impl(NAMES[U], fixed);
+  library.impl((std::string(NAMES[U]) + ".learned").c_str(), learned);
+}
+
+template <int64_t U>
+void implement_cpu(torch::Library& library) {
+  implement(
+      library, NAMES[U], [](const Tensor& x, double sigma) { return value(UNITS[U], x, sigma); },
+      [](const Tensor& x, const Tensor& sigma) {
+        return value(UNITS[U], x, sigma.item().toDouble());
+      },
+      [](const Tensor& grad, const Tensor& x, double sigma) {
+        return gradient(UNITS[U], grad, x, sigma);
+      },
+      [](const Tensor& grad, const Tensor& x, const Tensor& sigma) -> Pair {
+        const Gradients found = gradients(UNITS[U], grad, x, sigma.item().toDouble());
+        return {found.x, at::full(sigma.sizes(), found.sigma, sigma.options())};
+      });
+}
+
+void implement_meta(torch::Library& library, const std::string& forward) {
+  implement(
+      library, forward, [](const Tensor& x, double) { return at::empty_like(x); },
+      [](const Tensor& x, const Tensor&) { return at::empty_like(x); },
+      [](const Tensor&, const Tensor& x, double) { return at::empty_like(x); },
+      [](const Tensor&, const Tensor& x, const Tensor& sigma) -> Pair {
+        return {at::empty_like(x), at::empty_like(sigma)};
+      });
+}
+
+TORCH_LIBRARY(zilu, library) {
+  for (const char* name : NAMES) define(library, name);
+}
+
+TORCH_LIBRARY_IMPL(zilu, Autograd, library) {
+  implement_autograd<0>(library);
+  implement_autograd<1>(library);
+  implement_autograd<2>(library);
+  implement_autograd<3>(library);
+}
+
+TORCH_LIBRARY_IMPL(zilu, CPU, library) {
+  implement_cpu<0>(library);
+  implement_cpu<1>(library);
+  implement_cpu<2>(library);
+  implement_cpu<3>(library);
+}
+
+TORCH_LIBRARY_IMPL(zilu, Meta, library) {
+  for (const char* name : NAMES) implement_meta(library, name);
+}
+
+}  // namespace
+}  // namespace zilu

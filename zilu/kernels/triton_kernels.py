@@ -1,0 +1,411 @@
+"""The gated units on CUDA tensors, each pass over memory one Triton kernel.
+
+The formulas, their names and the reasons for their forms are those of units.h. Importing this
+module imports Triton, so import it only for a CUDA tensor (or under TRITON_INTERPRET=1, where
+the kernels run on CPU tensors).
+
+At 3 TB/s, the speed of an H100's memory, there is time for some 40 instructions per element of a
+16-bit tensor and twice as many of an fp32 one. So 16-bit tensors take the short polynomials and
+the hardware's approximate division and exponential (2 ulp of fp32); fp32 takes the exact ones.
+"""
+
+import ctypes
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zilu.kernels.coefficients import POLYNOMIALS
+
+# A program does one block, 16 bytes (the widest access there is) per thread and tensor. A second 16
+# would double the registers, and fewer threads would share a multiprocessor.
+_WARPS = 8
+_BLOCK_BYTES = _WARPS * 32 * 16
+
+
+def value(unit: str, x: Tensor, sigma: float | Tensor) -> Tensor:
+    """f(x), laid out as `torch.empty_like(x)`.
+
+    Args:
+        unit: "zilu", "zilu_approx", "gelu_s" or "silu_s".
+        x: fp32, bf16 or fp16, of any shape and strides.
+        sigma: a float, or a one-element tensor on x's device (read there: nothing waits for it).
+    """
+    y = torch.empty_like(x)
+    _launch(_value_kernel, unit, (_laid_out_as(y, x), y), sigma)
+    return y
+
+
+def gradient(unit: str, grad: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """The gradient for x alone, where sigma is fixed."""
+    grad_x = torch.empty_like(x)
+    inputs = _laid_out_as(grad_x, grad), _laid_out_as(grad_x, x)
+    _launch(_gradients_kernel, unit, (*inputs, grad_x, None), sigma)
+    return grad_x
+
+
+def gradients(unit: str, grad: Tensor, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients for x and for sigma.
+
+    Sigma's is summed within each program in fp32 and over them in fp64, always in the same order.
+    """
+    grad_x = torch.empty_like(x)
+    inputs = _laid_out_as(grad_x, grad), _laid_out_as(grad_x, x)
+    partials = torch.empty(_programs(x), dtype=torch.float32, device=x.device)
+    _launch(_gradients_kernel, unit, (*inputs, grad_x, partials), sigma)
+    return grad_x, partials.sum(dtype=torch.float64).to(sigma.dtype).reshape(sigma.shape)
+
+
+def _laid_out_as(like: Tensor, x: Tensor) -> Tensor:
+    """The kernels walk through memory: x must lie there densely, in the order of `like`."""
+    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
+
+
+def _block(x: Tensor) -> int:
+    return _BLOCK_BYTES // x.element_size()
+
+
+def _programs(x: Tensor) -> int:
+    return triton.cdiv(x.numel(), _block(x))
+
+
+def _launch(kernel, unit: str, tensors: tuple[Tensor | None, ...], sigma: float | Tensor) -> None:
+    x = tensors[0]
+    if x.numel() == 0:
+        return
+    learnable = isinstance(sigma, Tensor)
+    high, low = (sigma, 0.0) if learnable else _two_floats(sigma)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        kernel[(_programs(x),)](
+            *tensors,
+            high,
+            low,
+            x.numel(),
+            UNIT=unit,
+            SHORT=x.dtype != torch.float32,
+            LEARNABLE=learnable,
+            BLOCK=_block(x),
+            num_warps=_WARPS,
+            enable_fp_fusion=True,
+        )
+
+
+def _two_floats(sigma: float) -> tuple[float, float]:
+    """sigma rounded to fp32, and what that leaves out."""
+    high = ctypes.c_float(sigma).value
+    return high, sigma - high
+
+
+# --- Kernels ---
+# Only the last program has a mask: with one, Triton takes narrow accesses unless it knows that n
+# is a multiple of 16. Offsets are 64 bits wide in the program's start alone.
+
+
+@triton.jit(do_not_specialize=["n"])
+def _value_kernel(
+    x,
+    y,
+    sigma,
+    sigma_low,
+    n,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    high, low = _read_sigma(sigma, sigma_low, LEARNABLE)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = tl.arange(0, BLOCK)
+    x = x + start + at
+    y = y + start + at
+    if n - start >= BLOCK:
+        _value_block(x, y, None, high, low, UNIT, SHORT)
+    else:
+        _value_block(x, y, at < n - start, high, low, UNIT, SHORT)
+
+
+@triton.jit
+def _value_block(x, y, mask, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
+    found = _value(_load(x, mask), sigma, sigma_low, UNIT, SHORT)
+    tl.store(y, found.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _gradients_kernel(
+    grad,
+    x,
+    grad_x,
+    partials,
+    sigma,
+    sigma_low,
+    n,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    high, low = _read_sigma(sigma, sigma_low, LEARNABLE)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = tl.arange(0, BLOCK)
+    grad = grad + start + at
+    x = x + start + at
+    grad_x = grad_x + start + at
+    if LEARNABLE:
+        partials = partials + tl.program_id(0)
+    if n - start >= BLOCK:
+        _gradients_block(grad, x, grad_x, partials, None, high, low, UNIT, SHORT, LEARNABLE)
+    else:
+        mask = at < n - start
+        _gradients_block(grad, x, grad_x, partials, mask, high, low, UNIT, SHORT, LEARNABLE)
+
+
+@triton.jit
+def _gradients_block(
+    grad,
+    x,
+    grad_x,
+    partial,
+    mask,
+    sigma,
+    sigma_low,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+):
+    incoming = _load(grad, mask)
+    slope, by_sigma = _slopes(_load(x, mask), sigma, sigma_low, UNIT, SHORT)
+    tl.store(grad_x, (incoming * slope).to(grad_x.dtype.element_ty), mask=mask)
+    if LEARNABLE:
+        tl.store(partial, tl.sum(incoming * by_sigma, axis=0))
+
+
+@triton.jit
+def _load(pointers, mask):
+    """As fp32; 0 beyond the end, which adds nothing to sigma's gradient."""
+    found = tl.load(pointers) if mask is None else tl.load(pointers, mask=mask, other=0.0)
+    return found.to(tl.float32)
+
+
+@triton.jit
+def _read_sigma(sigma, sigma_low, LEARNABLE: tl.constexpr):
+    """sigma in two floats, from the arguments or from the tensor."""
+    if LEARNABLE:
+        whole = tl.load(sigma)
+        high = whole.to(tl.float32)
+        low = (whole - high).to(tl.float32)
+    else:
+        high = tl.full((), sigma, tl.float32)
+        low = tl.full((), sigma_low, tl.float32)
+    return high, low
+
+
+# --- The units, as in units.h. x is a block, sigma one number; SHORT: for a 16-bit tensor. ---
+
+
+@triton.jit
+def _value(x, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
+    if UNIT == "zilu":
+        y = _zilu_value(x, sigma, SHORT)
+    elif UNIT == "zilu_approx":
+        y = _zilu_approx_value(x, sigma, SHORT)
+    elif UNIT == "gelu_s":
+        y = _gelu_s_value(x, sigma, sigma_low, SHORT)
+    else:
+        tl.static_assert(UNIT == "silu_s")
+        y = _silu_s_value(x, sigma, sigma_low, SHORT)
+    return y
+
+
+@triton.jit
+def _slopes(x, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
+    """f'(x) and df/dsigma."""
+    if UNIT == "zilu":
+        slope, by_sigma = _zilu_slopes(x, sigma, sigma_low, SHORT)
+    elif UNIT == "zilu_approx":
+        slope, by_sigma = _zilu_approx_slopes(x, sigma, SHORT)
+    elif UNIT == "gelu_s":
+        slope, by_sigma = _gelu_s_slopes(x, sigma, sigma_low, SHORT)
+    else:
+        tl.static_assert(UNIT == "silu_s")
+        slope, by_sigma = _silu_s_slopes(x, sigma, sigma_low, SHORT)
+    return slope, by_sigma
+
+
+@triton.jit
+def _zilu_value(x, sigma, SHORT: tl.constexpr):
+    magnitude = tl.abs(x)
+    a = sigma * magnitude
+    far = a > 1
+    t = _divide(tl.where(far, 1.0, a), tl.where(far, a, 1.0), SHORT)
+    p = _polynomial(_ARCTAN_SHORT if SHORT else _ARCTAN, t * t)
+    near = magnitude * (0.5 - (t * p) * _INVERSE_PI)
+    limit = _divide(_INVERSE_PI, sigma, SHORT)
+    return _positive_part(x) - tl.where(far, p * limit, near)
+
+
+@triton.jit
+def _zilu_slopes(x, sigma, sigma_low, SHORT: tl.constexpr):
+    a = tl.abs(sigma * x)
+    far = a > 1
+    r = _divide(1.0, tl.where(far, a, 1 + a * a), SHORT)
+    t = tl.where(far, r, a)
+    s = t * t
+    p = _polynomial(_ARCTAN_SLOPE_SHORT if SHORT else _ARCTAN_SLOPE, s)
+    cubed = 1.0 if SHORT else 1 - 3 * _divide(sigma_low, sigma, SHORT)
+    d = (t * cubed) * s * p
+    near = (0.5 - _INVERSE_PI - d) + (1 - a) * (1 - a) * (r * _INVERSE_PI)
+    squared = tl.minimum(_divide(_INVERSE_PI, sigma * sigma, SHORT), _LARGEST)
+    by_sigma = tl.where(far, _divide(squared, 1 + s, SHORT), x * (x * r) * _INVERSE_PI)
+    return _mirrored(tl.where(far, d, near), x), by_sigma
+
+
+@triton.jit
+def _zilu_approx_value(x, sigma, SHORT: tl.constexpr):
+    magnitude = _at_most(_bound(1e30, sigma, SHORT), tl.abs(x))
+    return _positive_part(x) - _divide(magnitude, 2 + (2 * sigma) * magnitude, SHORT)
+
+
+@triton.jit
+def _zilu_approx_slopes(x, sigma, SHORT: tl.constexpr):
+    magnitude = _at_most(_bound(1e30, sigma, SHORT), tl.abs(x))
+    d = _divide(1.0, 1 + sigma * magnitude, SHORT)
+    m = magnitude * d
+    return _mirrored(0.5 * d * d, x), 0.5 * m * m
+
+
+@triton.jit
+def _gelu_s_parts(x, sigma, sigma_low, SHORT: tl.constexpr):
+    """|x|, |z|, Phi(-|z|) / e^(-z^2/2), e^(-z^2/2) in two factors."""
+    magnitude = _at_most(_bound(18.0, sigma, SHORT), tl.abs(x))
+    a = sigma * magnitude
+    square = a * a
+    if SHORT:
+        e, power = _fast_exponential(-0.5 * square)
+    else:
+        a_low = tl.fma(sigma, magnitude, -a) + sigma_low * magnitude
+        rest = tl.fma(a, a, -square) + 2 * a * a_low
+        e, power = _exponential(-0.5 * square, 0.5 * rest)
+    t = _divide(1.0, 1 + 0.3 * a, SHORT)
+    return magnitude, a, t * _polynomial(_MILLS_SHORT if SHORT else _MILLS, t), e, power
+
+
+@triton.jit
+def _gelu_s_value(x, sigma, sigma_low, SHORT: tl.constexpr):
+    magnitude, _, ratio, e, power = _gelu_s_parts(x, sigma, sigma_low, SHORT)
+    return _positive_part(x) - magnitude * ratio * e * power
+
+
+@triton.jit
+def _gelu_s_slopes(x, sigma, sigma_low, SHORT: tl.constexpr):
+    magnitude, a, ratio, e, power = _gelu_s_parts(x, sigma, sigma_low, SHORT)
+    left = (ratio - a * _DENSITY) * e * power
+    return _mirrored(left, x), (magnitude * _DENSITY * e * power) * magnitude
+
+
+@triton.jit
+def _silu_s_parts(x, sigma, sigma_low, SHORT: tl.constexpr):
+    """|x|, |z|, 1 / (1 + e^-|z|), e^-|z| in two factors."""
+    magnitude = _at_most(_bound(110.0, sigma, SHORT), tl.abs(x))
+    a = sigma * magnitude
+    if SHORT:
+        e, power = _fast_exponential(-a)
+    else:
+        e, power = _exponential(-a, tl.fma(sigma, magnitude, -a) + sigma_low * magnitude)
+    return magnitude, a, _divide(1.0, 1 + e * power, SHORT), e, power
+
+
+@triton.jit
+def _silu_s_value(x, sigma, sigma_low, SHORT: tl.constexpr):
+    magnitude, _, r, e, power = _silu_s_parts(x, sigma, sigma_low, SHORT)
+    return _positive_part(x) - magnitude * r * e * power
+
+
+@triton.jit
+def _silu_s_slopes(x, sigma, sigma_low, SHORT: tl.constexpr):
+    magnitude, a, r, e, power = _silu_s_parts(x, sigma, sigma_low, SHORT)
+    left = r * (1 - a * r) * e * power
+    return _mirrored(left, x), (magnitude * r * r * e * power) * magnitude
+
+
+# --- What they are made of ---
+
+
+def _constants(name: str) -> tl.constexpr:
+    """Highest power first. Triton reads globals only if they are constexpr."""
+    return tl.constexpr(tuple(reversed(POLYNOMIALS[name])))
+
+
+_ARCTAN, _ARCTAN_SHORT = _constants("ARCTAN"), _constants("ARCTAN_SHORT")
+_ARCTAN_SLOPE, _ARCTAN_SLOPE_SHORT = _constants("ARCTAN_SLOPE"), _constants("ARCTAN_SLOPE_SHORT")
+_EXP = _constants("EXP")
+_MILLS, _MILLS_SHORT = _constants("MILLS"), _constants("MILLS_SHORT")
+
+_INVERSE_PI = tl.constexpr(1 / math.pi)
+_DENSITY = tl.constexpr(1 / math.sqrt(2 * math.pi))  # of the normal distribution at 0
+_LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
+_LOG2E = tl.constexpr(1.44269504)
+_LN2_HIGH, _LN2_LOW = tl.constexpr(0.693145752), tl.constexpr(1.42860677e-6)
+_ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer
+
+
+@triton.jit
+def _polynomial(coefficients: tl.constexpr, s):
+    total = coefficients.value[0]
+    for k in tl.static_range(1, len(coefficients.value)):
+        total = total * s + coefficients.value[k]
+    return total
+
+
+@triton.jit
+def _divide(a, b, SHORT: tl.constexpr):
+    return a / b if SHORT else tl.div_rn(a, b)
+
+
+@triton.jit
+def _at_most(limit, x):
+    """Unlike tl.minimum, lets NaN stay NaN."""
+    return tl.where(x > limit, limit, x)
+
+
+@triton.jit
+def _bound(z, sigma, SHORT: tl.constexpr):
+    """The |x| of a z, in fp32's range."""
+    return tl.minimum(_divide(z, sigma, SHORT), _LARGEST)
+
+
+@triton.jit
+def _positive_part(x):
+    return tl.where(x > 0, x, 0.0)
+
+
+@triton.jit
+def _mirrored(left, x):
+    return tl.where(x < 0, left, 1 - left)
+
+
+@triton.jit
+def _power_of_two(n):
+    return ((n + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _exponential(y, less):
+    """e^(y - less) for -170 < y <= 0 and a tiny `less`, in two factors.
+
+    It may be too small for a number where its product with one is not: multiply by one, then by
+    the other.
+    """
+    n = (y * _LOG2E + _ROUND) - _ROUND
+    r = (y - n * _LN2_HIGH) - n * _LN2_LOW
+    whole = n.to(tl.int32)
+    half = whole >> 1
+    p = _polynomial(_EXP, r)
+    return (p - p * less) * _power_of_two(half), _power_of_two(whole - half)
+
+
+@triton.jit
+def _fast_exponential(y):
+    """e^y by the hardware, 2^-24 y off, which a 16-bit tensor does not show."""
+    return tl.exp(y), 1.0
