@@ -4,7 +4,11 @@
 `auto` (the default) takes what is faster:
 
 - Eager, the operators, on CPUs (cpu.cpp) and NVIDIA GPUs (triton_kernels.py).
-- Under torch.compile, see `_COMPILED`.
+- Under torch.compile, plain operations, which Inductor fuses into their neighbours. Measured in
+  compiled blocks on a CPU (MLP; convolution, norm, activation; fp32, bf16; each unit): as fast as
+  the operator within 3 %, and after a norm backward keeps 24 MiB where it keeps 40 with the
+  operator, whose input and output must both be saved. On a GPU fusing saves whole passes over
+  memory (not measured).
 - Without a compiler, on other devices, for fp64 and for subclasses of Tensor: plain operations.
 """
 
@@ -15,10 +19,6 @@ import torch
 from torch import Tensor
 
 MODES = ("auto", "plain", "fused")
-
-# Under torch.compile, plain operations are fused into their neighbours, and backward recomputes
-# from what is saved anyway, where an operator's output has to be saved beside its input.
-_COMPILED = frozenset()
 
 _DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 # Other subclasses (DTensor, fake tensors) know what to do with torch's operations only.
@@ -49,7 +49,7 @@ def operator(unit: str, x: Tensor, sigma: float | Tensor):
     """
     if MODE == "plain" or type(x) not in _TENSORS or x.dtype not in _DTYPES:
         return None
-    if MODE == "auto" and torch.compiler.is_compiling() and unit not in _COMPILED:
+    if MODE == "auto" and torch.compiler.is_compiling():
         return None
     learned = isinstance(sigma, Tensor)
     if learned and sigma.device != x.device:
