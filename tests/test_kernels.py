@@ -1,5 +1,6 @@
 """The fused operators: against the plain path and float64, and under what torch does to them."""
 
+import json
 import math
 import os
 import subprocess
@@ -434,3 +435,21 @@ def test_a_program_says_its_path_and_refuses_an_unknown_mode(run_program, tmp_pa
     assert run.returncode == 2
     assert run.stderr == "error: ZILU_KERNELS=fast: must be one of auto, plain, fused\n"
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_training_follows_the_same_curve(run_program, tmp_path):
+    """ResNet-20, three epochs: the paths' rounding differs, and nothing else."""
+    flags = ("--dataset", "digits", "--model", "resnet20", "--num_epochs", "3", "--lr", "0.001")
+    losses = []
+    for mode in ("plain", "fused"):
+        run = run_program(
+            "vision_main.py", *flags, "--batch_size", "64", "--device", "cpu",
+            "--output_dir", tmp_path / mode, ZILU_KERNELS=mode,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        lines = (tmp_path / mode / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        losses.append([record["train"]["loss"] for record in records if "epoch" in record])
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)

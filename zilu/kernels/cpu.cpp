@@ -101,7 +101,7 @@ const float* load(const char* from, int64_t stride, int64_t count, float* buffer
 
 // An ordinary store first reads the memory that it overwrites. An output of this size leaves the
 // caches before anyone reads it, so it is written past them: a third less traffic. Measured, only
-// fp32 and units with next to no arithmetic gain (units.h: STREAMS); the others' time is arithmetic.
+// fp32 and units with next to no arithmetic gain (units.h: STREAMS).
 constexpr int64_t STREAMED = 16 << 20;
 constexpr int64_t AHEAD = 2048;  // bytes; the inputs are fetched before their turn
 constexpr size_t LINE = 64;
@@ -290,26 +290,28 @@ TensorIterator over(const Tensor& grad, const Tensor& x) {
 
 Tensor value(Unit unit, const Tensor& x, double sigma) {
   return with_unit(unit, sigma, x, [&](auto of) {
-    return map(over(x), of.STREAMS, [&](int64_t groups, float* out, const float* const* in, float*) {
+    const auto loop = [&](int64_t groups, float* out, const float* const* in, float*) {
       values(of, groups, out, in[0]);
-    });
+    };
+    return map(over(x), of.STREAMS, loop);
   });
 }
 
 Tensor gradient(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
   return with_unit(unit, sigma, x, [&](auto of) {
-    return map(over(grad, x), of.STREAMS, [&](int64_t groups, float* out, const float* const* in, float*) {
+    const auto loop = [&](int64_t groups, float* out, const float* const* in, float*) {
       products(of, groups, out, in[0], in[1]);
-    });
+    };
+    return map(over(grad, x), of.STREAMS, loop);
   });
 }
 
 Gradients gradients(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
   return with_unit(unit, sigma, x, [&](auto of) {
-    return map_and_sum(
-        over(grad, x), of.STREAMS, [&](int64_t groups, float* out, const float* const* in, float* sums) {
-          products_and_sums(of, groups, out, in[0], in[1], sums);
-        });
+    const auto loop = [&](int64_t groups, float* out, const float* const* in, float* sums) {
+      products_and_sums(of, groups, out, in[0], in[1], sums);
+    };
+    return map_and_sum(over(grad, x), of.STREAMS, loop);
   });
 }
 

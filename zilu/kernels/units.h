@@ -2,8 +2,8 @@
 //
 // With z = sigma x and a = |z|, each is built from its value and slope on the left, where the gate
 // is small: f(x) = max(x, 0) - left(|x|), f'(x) = S(a) for x < 0 and 1 - S(a) for x >= 0. Nothing
-// there cancels, overflows or gives inf * 0. Each holds 4 ulp in the value and 8 in the slope (of
-// its largest term, where GELU's and SiLU's slopes cross zero).
+// there cancels, overflows or gives inf * 0. The values hold 4 ulp (GELU_s: 7), the slopes 8 (of
+// their largest term, where GELU's and SiLU's cross zero).
 //
 // The coefficients (lowest power first) are in coefficients.py. Units on 16-bit tensors take the
 // short polynomials, whose relative error of 2^-16 disappears in the rounding.
@@ -55,7 +55,8 @@ inline float power_of_two(int32_t n) {
   return power;
 }
 
-// e^y for -170 < y <= 0, as a factor: it may be too small for a number where its product with one is not.
+// e^y for -170 < y <= 0, as a factor: by itself it may be too small for fp32 where its product with
+// a number is not.
 struct Exponential {
   float mantissa, half, rest;  // of which the last two are powers of two
 
