@@ -58,7 +58,7 @@ def test_fixed_sigma_is_a_float_outside_the_state_dict(name):
 @pytest.mark.parametrize("name", SIGMA_NAMES)
 def test_learnable_sigma(name):
     module = zilu.create_activation(name, sigma=0.3, learnable=True)
-    fixed = zilu.create_activation(name, sigma=0.3)
+    fixed = zilu.create_activation(name, sigma=torch.tensor(0.3).item())  # a parameter's fp32
     assert set(module.state_dict()) == {"sigma0", "rho"}
     assert torch.equal(module(X), fixed(X))
     module(X).sum().backward()

@@ -38,6 +38,16 @@ def backward_operator(name: str, learned: bool):
     return operator(f"{name}_backward", learned)
 
 
+def run_with(mode: str, code: str):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ZILU_KERNELS": mode},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def exact(name: str, x, sigma: float, grad):
     """Value and gradients in float64, of a path that tests/test_functional.py holds to mpmath."""
     x = x.detach().double().requires_grad_()
@@ -49,8 +59,8 @@ def exact(name: str, x, sigma: float, grad):
 def test_functions_take_the_operators():
     x = torch.randn(5, requires_grad=True)
     for name in UNITS:
-        assert getattr(F, name)(x).grad_fn.name().endswith("FixedFunction>")
-        assert getattr(F, name)(x, sigma_of(True)).grad_fn.name().endswith("LearnedFunction>")
+        assert "FixedFunction" in getattr(F, name)(x).grad_fn.name()
+        assert "LearnedFunction" in getattr(F, name)(x, sigma_of(True)).grad_fn.name()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +71,7 @@ def test_functions_take_the_operators():
     ids=["float64", "subclass"],
 )  # fmt: skip
 def test_functions_take_plain_operations(x):
-    assert "Fixed" not in F.zilu(x.requires_grad_()).grad_fn.name()
+    assert "Analytic" in str(F.zilu(x.requires_grad_()).grad_fn)
 
 
 @by_unit
@@ -306,6 +316,8 @@ def test_compiled_operators_equal_eager_ones(name, learned, forced):
     for how in ({}, {"dynamic": True}, {"backend": backend}):
         compiled = torch.compile(call, fullgraph=True, **how)
         torch.testing.assert_close(torch.autograd.grad(compiled(x, sigma), inputs), want)
+    if not hasattr(torch.compiler, "is_exporting"):
+        return  # torch 2.6 cannot tell compiling from exporting, which needs plain operations
     targets = [node.target for node in graphs[0].graph.nodes if node.op == "call_function"]
     assert operator(name, learned) in targets
 
@@ -320,14 +332,8 @@ y = torch.compile(F.zilu, fullgraph=True, backend="aot_eager")(x, 0.5)
 y.sum().backward()
 assert torch.allclose(y, F.zilu(x, 0.5))
 """
-    for mode in ("auto", "fused", "plain"):
-        run = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "ZILU_KERNELS": mode},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    for mode in ("auto", "fused"):
+        run = run_with(mode, code)
         assert run.returncode == 0, run.stderr
 
 
@@ -397,26 +403,18 @@ print(sum("omp" in name.rsplit("/", 1)[-1] and ".so" in name for name in files))
 # --- the choice ---
 
 
-def run_with(mode: str, code: str):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "ZILU_KERNELS": mode},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_the_mode_decides():
     code = """
 import torch
 from zilu import functional as F, kernels
-print(kernels.path("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn.name())
+print(kernels.path("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn)
 """
-    assert run_with("plain", code).stdout.startswith("plain")
-    assert "Fixed" not in run_with("plain", code).stdout
+    plain_run = run_with("plain", code).stdout
+    assert plain_run.startswith("plain")
+    assert "Analytic" in plain_run
     for mode in ("auto", "fused"):
-        assert "Fixed" in run_with(mode, code).stdout
+        assert run_with(mode, code).stdout.startswith("fused")
+        assert "Analytic" not in run_with(mode, code).stdout
     assert "ZILU_KERNELS=fast: must be one of auto, plain, fused" in run_with("fast", code).stderr
 
 
