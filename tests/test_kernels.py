@@ -450,4 +450,4 @@ def test_training_follows_the_same_curve(run_program, tmp_path):
         records = [json.loads(line) for line in lines]
         losses.append([record["train"]["loss"] for record in records if "epoch" in record])
     assert len(losses[0]) == 3
-    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
