@@ -318,6 +318,14 @@ def test_export_holds_plain_operations(function, strict):
     assert all(target.startswith("aten.") for target in targets)
 
 
+@by_function
+def test_a_trace_repeats(function):
+    """torch.jit.trace compares a trace with gradients to one without."""
+    x = torch.randn(5)
+    traced = torch.jit.trace(lambda v: function(v, 0.7), x)
+    torch.testing.assert_close(traced(x + 1), function(x + 1, 0.7))
+
+
 def test_empty_scalar_and_strided_inputs():
     for function in ALL:
         assert function(torch.empty(0, 3)).shape == (0, 3)

@@ -152,14 +152,15 @@ def _magnitude(z: Tensor) -> Tensor:
     return torch.where(z < 0, -z, z)
 
 
-def _tail(z: Tensor) -> tuple[Tensor, Tensor]:
-    """w = 1 / (1 + z^2) and Q(w)."""
+def _tail(z: Tensor, evaluated: bool) -> tuple[Tensor, Tensor]:
+    """w = 1 / (1 + z^2) and Q(w); `evaluated` if nothing will look through these operations."""
     w = 1 / (1 + z * z)
     highest, *lower = reversed(_Q_FP64 if z.dtype == torch.float64 else _Q_FP32)
     q = torch.full_like(w, highest)
+    in_place = evaluated and not torch.is_grad_enabled()
     for coefficient in lower:
         # Autograd needs every step; elsewhere new memory for each would take most of the time.
-        q = q * w + coefficient if torch.is_grad_enabled() else q.mul_(w).add_(coefficient)
+        q = q.mul_(w).add_(coefficient) if in_place else q * w + coefficient
     return w, q
 
 
@@ -195,7 +196,7 @@ def _zilu_value(x, sigma):
 def _zilu_plain(x, sigma):
     bounded = _bounded(x, sigma)
     z = bounded * sigma
-    w, q = _tail(z)
+    w, q = _tail(z, evaluated=False)
     tail = x.clamp(min=0) - (1 - w) * (1 + w * q) / (math.pi * sigma)
     middle = bounded * (0.5 + torch.atan(z) / math.pi)
     return torch.where(z.abs() > 1, tail, middle)
@@ -210,7 +211,7 @@ def _zilu_slope(x, sigma):
     z = _bounded(x, sigma) * sigma
     a = z.abs()
     far = a.clamp(min=1)
-    w, q = _tail(far)
+    w, q = _tail(far, evaluated=True)
     tail = q.mul_(w).mul_(far).mul_(w).mul_(_TAIL_SCALE)  # in an order that does not underflow
     near = a.clamp_(max=1)
     left = torch.atan2(torch.ones((), dtype=z.dtype, device=z.device), near)
