@@ -9,13 +9,13 @@ python benchmark.py --tokenizing   tokens of --text FILE against the `datasets` 
 """
 
 import argparse
-import os
 from collections.abc import Callable
 
 import cli
 from benchmarks.names import DTYPES, MODELS, MODES, PRECISIONS, SIZES
+from program import user_errors
 from utils import UserError, resolve_device
-from zilu.names import canonical_name, check_sigma
+from zilu.names import canonical_name, check_sigma, kernel_mode
 
 MEASUREMENTS = {
     "training": "training steps per activation",
@@ -117,6 +117,8 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UserError: with the remedy.
     """
+    with user_errors():
+        kernels = kernel_mode()
     chosen = [name for name in MEASUREMENTS if getattr(args, name)]
     if args.tokenizing and args.text is None:
         raise UserError("--tokenizing needs --text FILE")
@@ -124,7 +126,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--{chosen[0]} takes one --device, not {','.join(args.device)}")
     if chosen and args.compare_plain:
         raise UserError(f"--compare_plain is for activations one by one; leave out --{chosen[0]}")
-    if args.compare_plain and os.environ.get("ZILU_KERNELS") == "plain":
+    if args.compare_plain and kernels == "plain":
         raise UserError("--compare_plain with ZILU_KERNELS=plain compares nothing; unset that")
 
 

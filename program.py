@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cli
 from utils import RunFolder, UserError, device_description, environment
+from zilu.names import FUSED_NAMES, kernel_mode
 
 # What a checkpoint decides about the precision, unless one of them is given.
 PRECISION_FLAGS = ("use_amp", "amp_dtype")
@@ -100,6 +101,8 @@ def check(program: Program, args: argparse.Namespace) -> None:
         UserError: with the remedy.
     """
     cli.check_together(args)
+    with user_errors():
+        kernel_mode()
     program.check(args)
 
 
@@ -163,6 +166,7 @@ def prepare(program: Program, args: argparse.Namespace):
     device = resolve_device(args.device)
     set_arithmetic(device, args.deterministic)
     options = build_options(args, device, program.test_each_epoch)
+    kernels_path(args, device)  # built before the first step is timed
     print(f"Device: {device_description(device)}")
     if args.sigma != 1 and not cli.has_sigma(args):
         print(f"Note: {args.activation} has no sigma; --sigma {args.sigma:g} is ignored")
@@ -171,20 +175,18 @@ def prepare(program: Program, args: argparse.Namespace):
 
 def kernels_path(args: argparse.Namespace, device) -> str | None:
     """How the activation is computed outside torch.compile, if it has kernels: `fused` or `plain`.
-    What is missing is built now, not in the first step.
+    What is missing is built now.
 
     Raises:
         UserError: ZILU_KERNELS asks for what there is not.
     """
-    from zilu.names import FUSED_NAMES, canonical_name
-
-    if canonical_name(args.activation) not in FUSED_NAMES:
+    if args.activation not in FUSED_NAMES:
         return None
-    try:
-        from zilu import kernels
+    from zilu import kernels
 
+    try:
         return kernels.path(device.type)
-    except (ValueError, RuntimeError) as error:
+    except RuntimeError as error:
         raise UserError(str(error)) from None
 
 
@@ -217,7 +219,6 @@ def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
     from utils import describe_model, mixed_seed
 
     device, options = prepare(program, args)
-    kernels = kernels_path(args, device)
     data = program.load_data(args, device, {}, prepared)
     print(data.description)
     model = built_model(program, args, data, device)
@@ -225,7 +226,6 @@ def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
     trainer = Trainer(model, program.task(args), device, options)
 
     resolved = resolved_arguments(program, args, data, options, device, folder)
-    resolved["kernels"] = kernels
     if resolved["warmup_steps"] >= resolved["total_steps"]:
         print(f"Note: the warm-up ({args.warmup}) is longer than the whole training")
     args_text = cli.args_text(args, resolved, environment(device))
@@ -258,6 +258,7 @@ def resolved_arguments(program: Program, args, data, options, device, folder: Ru
         "warmup_steps": warmup,
         "amp_dtype": str(options.amp_dtype or "off").removeprefix("torch."),
         "compile_mode": options.compile_mode or "off",
+        "kernels": kernels_path(args, device),
     }
 
 

@@ -24,7 +24,7 @@ from benchmarks.timing import (
     timed,
 )
 from utils import UserError, keep_heap
-from zilu.names import SIGMA_NAMES
+from zilu.names import SIGMA_NAMES, kernel_mode
 
 BASELINES = ("ReLU", "GELU", "SiLU")
 SAMPLE_SECONDS = 0.002
@@ -238,7 +238,7 @@ def memory_errors(cell: Cell):
 
 
 def identity(cell: Cell, unit: Unit) -> dict:
-    kernels = "plain" if unit.plain else tables.kernels()
+    kernels = "plain" if unit.plain else kernel_mode()
     return {
         "arm": unit.label,
         "activation": unit.activation,
@@ -287,7 +287,7 @@ def heading(args: argparse.Namespace, devices: list) -> str:
 
 
 def settings(args: argparse.Namespace) -> str:
-    return f"n = {args.rounds} rounds; ZILU_KERNELS={tables.kernels()}; σ = {args.sigma:g}"
+    return f"n = {args.rounds} rounds; ZILU_KERNELS={kernel_mode()}; σ = {args.sigma:g}"
 
 
 def errors_table(errors: dict[Unit, dict], cell: Cell) -> str:

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,11 +28,6 @@ def machine_columns(device) -> dict[str, object]:
     names = ("started", "git_commit", "cpu", "cpu_capability", "threads", "torch", "python")
     columns = {"hardware": facts["device"], **{name: facts[name] for name in names}}
     return columns | {"cuda": facts.get("cuda", "")}
-
-
-def kernels() -> str:
-    """How ZILU_KERNELS chose the path of the gated units."""
-    return os.environ.get("ZILU_KERNELS", "auto")
 
 
 def figure(x: float) -> str:

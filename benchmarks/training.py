@@ -9,6 +9,7 @@ from benchmarks.activations import Unit, units
 from benchmarks.names import MODES, PRECISIONS, TRAINED
 from benchmarks.timing import in_rounds, quartiles, ratio, repeats_for, saved_bytes, timed
 from utils import set_arithmetic
+from zilu.names import kernel_mode
 
 BASELINES = ("ReLU", "GELU")
 SAMPLE_SECONDS = 0.2
@@ -109,7 +110,7 @@ def identity(setup: Setup, unit: Unit, sigma: float) -> dict:
         "activation": unit.activation,
         "sigma": sigma if unit.has_sigma else "",
         "learned": unit.learned,
-        "kernels": tables.kernels() if unit.has_sigma else "",
+        "kernels": kernel_mode() if unit.has_sigma else "",
         **vars(setup),
     }
 
@@ -126,7 +127,7 @@ def heading(args: argparse.Namespace, device) -> str:
             "# Training steps per activation",
             "",
             f"- {tables.machine(device)}",
-            f"- n = {args.rounds} rounds; ZILU_KERNELS={tables.kernels()}; σ = {args.sigma:g}",
+            f"- n = {args.rounds} rounds; ZILU_KERNELS={kernel_mode()}; σ = {args.sigma:g}",
             "- ms: median (quartiles) of a step. ÷ GELU, ÷ ReLU: median of the ratios within the "
             "rounds. Saved: MiB kept for backward, beside parameters and the batch.",
         ]

@@ -46,7 +46,7 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
 @pytest.fixture
 def compiler(tmp_path):
     """A compiler that takes a second and gives what the real one gave, and a log of its calls."""
-    real = build._find(build._compiler())
+    real = build._find(build._name(build._compiler()))
     log = tmp_path / "log"
     script = tmp_path / "cxx"
     script.write_text(

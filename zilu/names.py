@@ -5,12 +5,14 @@ The registry is built from these tables, so a name stands in one place only.
 
 import difflib
 import math
+import os
 
 # Functions of x and a sharpness sigma (the first two are gates alone, the others x times a gate).
 SIGMA_NAMES = ("ArcTan", "ArcTan_Approx", "ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
 
-# Those with fused kernels.
+# Those with fused kernels, and what ZILU_KERNELS may ask of them (zilu.kernels).
 FUSED_NAMES = ("ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
+KERNEL_MODES = ("auto", "plain", "fused")
 
 # torch.nn's own classes that take `inplace`, and those that do not.
 INPLACE_NAMES = (
@@ -48,6 +50,18 @@ def canonical_name(name: str) -> str:
     near = difflib.get_close_matches(str(name).lower(), _CANONICAL, n=1)
     hint = f"did you mean {_CANONICAL[near[0]]}? " if near else ""
     raise ValueError(f"unknown activation {name!r}; {hint}known: {', '.join(ACTIVATIONS)}")
+
+
+def kernel_mode() -> str:
+    """What ZILU_KERNELS asks for.
+
+    Raises:
+        ValueError: none of KERNEL_MODES.
+    """
+    mode = os.environ.get("ZILU_KERNELS", "auto")
+    if mode not in KERNEL_MODES:
+        raise ValueError(f"ZILU_KERNELS={mode}: must be one of {', '.join(KERNEL_MODES)}")
+    return mode
 
 
 def check_sigma(sigma: float) -> float:

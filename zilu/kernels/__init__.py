@@ -12,27 +12,19 @@
 - Without a compiler, on other devices, for fp64 and for subclasses of Tensor: plain operations.
 """
 
-import os
 import warnings
 
 import torch
 from torch import Tensor
 
-MODES = ("auto", "plain", "fused")
+from zilu.names import kernel_mode
 
 _DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 # Other subclasses (DTensor, fake tensors) know what to do with torch's operations only.
 _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 
-def _mode_asked() -> str:
-    mode = os.environ.get("ZILU_KERNELS", "auto")
-    if mode not in MODES:
-        raise ValueError(f"ZILU_KERNELS={mode}: must be one of {', '.join(MODES)}")
-    return mode
-
-
-MODE = _mode_asked()
+MODE = kernel_mode()
 
 _READY: dict[str, bool] = {}  # by kind of device
 _OPERATORS: dict[str, tuple] = {}  # by unit: for a fixed sigma, for a learned one

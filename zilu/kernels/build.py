@@ -52,11 +52,16 @@ def load() -> None:
         OSError, RuntimeError: they cannot be built.
     """
     compiler = _compiler()
-    if not _loaded(_find(compiler)):
-        with _cache_folder() as folder, _only_one(folder / f"{_key()}.lock"):
-            # Another process may have built it while this one waited.
-            if not _loaded(_find(compiler)):
-                torch.ops.load_library(_build(compiler, folder))
+    name = _name(compiler)
+    if _loaded(_find(name)):
+        return
+    if compiler is None:
+        raise RuntimeError("no C++ compiler: install g++, or name one in CXX")
+    with _cache_folder() as folder, _only_one((folder / name).with_suffix(".lock")):
+        # Another process may have built it while this one waited.
+        if not _loaded(_find(name)):
+            _build(compiler, folder / name)
+            torch.ops.load_library(folder / name)
 
 
 def _loaded(built: Path | None) -> bool:
@@ -72,6 +77,12 @@ def _loaded(built: Path | None) -> bool:
 
 
 # --- what a build depends on ---
+
+
+def _name(compiler: list[str] | None) -> str:
+    """Of the build for this machine; without a compiler a pattern, which fits any compiler's."""
+    made_by = "*" if compiler is None else _digest(_version(compiler))
+    return f"{_key()}-{made_by}.so"
 
 
 def _key() -> str:
@@ -125,10 +136,8 @@ def _root() -> Path:
     return Path(caches, "torch_extensions", "zilu")
 
 
-def _find(compiler: list[str] | None) -> Path | None:
-    """The build for this machine; where there is no compiler, any compiler's."""
-    made_by = "*" if compiler is None else _digest(_version(compiler))
-    return next(iter(sorted(_root().glob(f"{_key()}-{made_by}.so"))), None)
+def _find(name: str) -> Path | None:
+    return next(iter(sorted(_root().glob(name))), None)
 
 
 @contextlib.contextmanager
@@ -170,10 +179,7 @@ def _wait_for(lock) -> None:
 # --- building ---
 
 
-def _build(compiler: list[str] | None, folder: Path) -> Path:
-    if compiler is None:
-        raise RuntimeError("no C++ compiler: install g++, or name one in CXX")
-    target = folder / f"{_key()}-{_digest(_version(compiler))}.so"
+def _build(compiler: list[str], target: Path) -> None:
     start = time.monotonic()
     _say("building the fused kernels for this machine, once; half a minute or less")
     with tempfile.TemporaryDirectory(prefix="zilu") as name:
@@ -181,20 +187,17 @@ def _build(compiler: list[str] | None, folder: Path) -> Path:
         library = Path(name, "zilu.so")
         _run(_link_command(compiler, objects, library))
         # Into the cache's own file system first: only there is replacing atomic.
-        copy = folder / f".{target.name}.{os.getpid()}"
+        copy = target.parent / f".{target.name}.{os.getpid()}"
         shutil.copyfile(library, copy)
         os.replace(copy, target)
     _say(f"built in {time.monotonic() - start:.0f} s: {target}")
-    return target
 
 
 def _compile(compiler: list[str], folder: Path) -> list[Path]:
     """The sources, side by side."""
     header = folder / "coefficients.h"
     header.write_text(_coefficients())
-    includes = [
-        f"-isystem{_TORCH / path}" for path in ("include", "include/torch/csrc/api/include")
-    ]
+    includes = [f"-isystem{_TORCH / path}" for path in _INCLUDES]
     processes, objects = [], []
     for source, level in _SOURCES.items():
         objects.append(folder / f"{source}.o")
