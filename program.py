@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cli
-from utils import RunFolder, UserError, device_description, environment
+from runs.folder import RunFolder
+from utils import UserError, device_description, environment
 from zilu.names import FUSED_NAMES, kernel_mode
 
 # What a checkpoint decides about the precision, unless one of them is given.
@@ -275,7 +276,8 @@ def report_divergence(error: Exception, folder: RunFolder) -> int:
 
 def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int:
     """Evaluate a checkpoint, or the untrained network, on the whole test set."""
-    from train_eval import Diverged, Trainer, load_checkpoint
+    from runs.checkpoint import load_checkpoint
+    from train_eval import Diverged, Trainer
 
     path = checkpoint_path(args, folder)
     settings = {}

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from optimization import Plateau, build_optimizer, lr_factor, schedule_length
-from utils import Progress, RunFolder, UserError, peak_flops, peak_memory_bytes
+from runs.folder import RunFolder
+from utils import Progress, peak_flops, peak_memory_bytes
 
 LOG_STEPS = 50
 # GradScaler halves its scale, 2^16 at first, at every step that it skips.
@@ -369,24 +370,3 @@ def summary(task: Task, records: list[dict], test_each_epoch: bool) -> list[str]
     if test_each_epoch:
         lines.append(line("Best test (chosen on the test set)", best("test")))
     return lines
-
-
-# --- checkpoints ---
-
-
-def load_checkpoint(path: os.PathLike, device: torch.device | str = "cpu") -> dict:
-    """A checkpoint that `Trainer.fit` wrote.
-
-    Raises:
-        UserError: missing, unreadable, or not one of ours.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"--checkpoint {path}: no such file")
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken bytes led it to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--checkpoint {path}: not a readable checkpoint ({reason})") from None
-    if not isinstance(content, dict) or not {"settings", "model"} <= content.keys():
-        raise UserError(f"--checkpoint {path}: not a checkpoint of this project")
-    return content

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.timing import quartiles, ratio
-from utils import RunFolder, UserError, environment, replacing
+from runs.folder import RunFolder
+from utils import UserError, environment, replacing
 
 DEFAULT_FOLDER = "./Output/benchmark"
 

@@ -10,7 +10,8 @@ import program
 import vision_main
 from benchmarks.tables import print_rates
 from benchmarks.timing import interleaved
-from utils import RunFolder, set_arithmetic
+from runs.folder import RunFolder
+from utils import set_arithmetic
 
 # CIFAR-10's proportion of training to test images.
 EPOCH_STEPS, EVALUATION_BATCHES = 40, 8

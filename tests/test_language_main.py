@@ -20,7 +20,8 @@ import dataset
 import language_main
 import program
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
-from train_eval import Trainer, load_checkpoint
+from runs.checkpoint import load_checkpoint
+from train_eval import Trainer
 
 SMALL = (
     "--dataset", "text", "--tokenizer", "bytes", "--embedding_dim", "16",

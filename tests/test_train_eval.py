@@ -14,8 +14,10 @@ import optimization
 import train_eval
 from models.activation import ZiLU
 from optimization import Plateau, lr_factor, parameter_groups
+from runs.checkpoint import load_checkpoint
+from runs.folder import RunFolder
 from train_eval import Diverged, Options, Trainer
-from utils import RunFolder, UserError, describe_model, peak_flops
+from utils import UserError, describe_model, peak_flops
 from vision_main import Classification
 
 CPU = torch.device("cpu")
@@ -289,7 +291,7 @@ def test_compiled_training_equals_eager_and_saves_plain_keys(tmp_path):
     _, eager = fit(tmp_path / "eager", tiny_network(activation=ZiLU))
     _, compiled = fit(tmp_path / "compiled", tiny_network(activation=ZiLU), compile_mode="default")
     assert compiled[-1]["train"]["loss"] == pytest.approx(eager[-1]["train"]["loss"], rel=1e-3)
-    checkpoint = train_eval.load_checkpoint(tmp_path / "compiled" / "checkpoint.pt")
+    checkpoint = load_checkpoint(tmp_path / "compiled" / "checkpoint.pt")
     assert checkpoint["model"].keys() == tiny_network().state_dict().keys()
 
 
@@ -353,7 +355,7 @@ def test_a_nan_loss_stops_the_run_and_what_was_saved_stays(tmp_path):
     data = Data(PoisonedLoader(), ListLoader(30, seed=1))
     with pytest.raises(Diverged, match="in epoch 2, step 6, the training loss is NaN"):
         fit(tmp_path, data=data)
-    checkpoint = train_eval.load_checkpoint(tmp_path / "checkpoint.pt")
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
     assert checkpoint["step"] == 4
     assert all(v.isfinite().all() for v in checkpoint["model"].values())
     assert len((tmp_path / "train_eval_results.txt").read_text().splitlines()) == 1
@@ -588,7 +590,7 @@ def test_a_broken_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"--checkpoint .*checkpoint.pt: not a readable checkpoint"):
-        train_eval.load_checkpoint(path)
+        load_checkpoint(path)
 
 
 def test_foreign_and_hostile_checkpoints_are_refused(tmp_path):
@@ -599,12 +601,12 @@ def test_foreign_and_hostile_checkpoints_are_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="not a checkpoint of this project"):
-        train_eval.load_checkpoint(path)
+        load_checkpoint(path)
     torch.save({"settings": Hostile(), "model": {}}, path)
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        train_eval.load_checkpoint(path)
+        load_checkpoint(path)
     with pytest.raises(UserError, match="no such file"):
-        train_eval.load_checkpoint(tmp_path / "missing.pt")
+        load_checkpoint(tmp_path / "missing.pt")
 
 
 def test_model_txt_lists_sites():

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import vision_main
-from train_eval import load_checkpoint
+from runs.checkpoint import load_checkpoint
 
 QUICK = (
     "--model", "resnet20", "--dataset", "digits", "--resize", "8", "--batch_size", "256",
