@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dataset
+import distributed
 import models
 from utils import UserError, nearest
 from zilu import names as activations
 
 DEFAULT_DATA_PATH = "./Data"
+AUTO = "auto"
 
 # What a flag changes. Resuming, run names, sweeps and reports all go by it.
 RESULT = "the result"
@@ -27,12 +29,15 @@ NOTHING = "nothing"
 
 
 # Not taken from an earlier run's args.txt: they say where and how that run was, not what.
-ARGUMENTS_OF_ONE_RUN = ("config", "output_dir", "overwrite", "test_only", "checkpoint")
+ARGUMENTS_OF_ONE_RUN = ("config", "output_dir", "overwrite", "resume", "test_only", "checkpoint")
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag: `convert` turns its text into a value, or raises ValueError with the reason."""
+    """One flag: `convert` turns its text into a value, or raises ValueError with the reason.
+
+    `bare` is the text that the flag stands for without one.
+    """
 
     group: str
     name: str
@@ -40,6 +45,7 @@ class Flag:
     convert: Callable | type[bool]
     effect: str
     help: str
+    bare: str | None = None
 
 
 def number(kind: type, at_least=None, above=None, below=None) -> Callable:
@@ -91,6 +97,17 @@ def warmup_length(text: str) -> str:
         raise ValueError(f"expected steps (500), epochs (3ep) or a share (5%), not {text!r}")
     if text.endswith("%") and float(text[:-1]) > 100:
         raise ValueError(f"expected at most 100%, not {text!r}")
+    return text
+
+
+def save_interval(text: str) -> str:
+    part = r"([1-9]\d{0,8}(ep)?|(?=.*[1-9])\d{1,5}(\.\d{1,9})?min)"
+    units = [re.sub(r"[\d.]", "", each) for each in text.split(",")]
+    if not all(re.fullmatch(part, each) for each in text.split(",")) or len({*units}) < len(units):
+        raise ValueError(
+            "expected epochs (1ep), steps (500), minutes (10min) or several with commas between, "
+            f"not {text!r}"
+        )
     return text
 
 
@@ -161,6 +178,13 @@ _SHARED = (
          "run folder (./Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED, and a short hash where other "
          "flags differ from their defaults)"),
     Flag("Output", "overwrite", False, bool, NOTHING, "replace the run that --output_dir holds"),
+    Flag("Output", "resume", None, str, NOTHING,
+         "go on with the interrupted run in --output_dir, if there is one; or with the one whose "
+         "folder or checkpoint is given, whose flags then count where none are given",
+         bare=AUTO),
+    Flag("Output", "save_interval", "1ep,10min", save_interval, NOTHING,
+         "when to save a checkpoint: epochs (1ep), steps (500), minutes (10min), or whichever of "
+         "several is over first; the end is always saved"),
     Flag("Output", "test_only", False, bool, NOTHING,
          "evaluate --checkpoint, else the run folder's, else the untrained network"),
     Flag("Output", "checkpoint", None, str, NOTHING, "checkpoint file for --test_only"),
@@ -188,6 +212,8 @@ _VISION_ALONE = (
          "share of the training set held out for validation, stratified"),
     Flag("Training", "batch_size", 256, _positive_int, RESULT, "images per step"),
     Flag("Training", "num_epochs", 150, _positive_int, RESULT, "passes over the training set"),
+    Flag("Training", "sync_batchnorm", False, bool, RESULT,
+         "with several processes: BatchNorm's statistics over all of them, not over each one's"),
     Flag("Optimization", "criterion", "CrossEntropy", one_of("CrossEntropy", "MSE"), RESULT,
          "loss: CrossEntropy, or MSE between the outputs and one-hot targets"),
     Flag("Optimization", "label_smoothing", 0.0, _share, RESULT, "of the training targets"),
@@ -257,6 +283,8 @@ def _flags_parser(program: str, description: str, flags: tuple[Flag, ...]) -> Pa
             options |= {"action": argparse.BooleanOptionalAction}
         else:
             options |= {"metavar": "VALUE"}
+        if flag.bare is not None:
+            options |= {"nargs": "?", "const": flag.bare}
         groups[flag.group].add_argument(f"--{flag.name}", **options)
     return parser
 
@@ -323,7 +351,7 @@ def _read_config(path: str, known: dict[str, Flag]) -> dict[str, object]:
         raise UserError(f"--config {path}: expected lines of the form `flag: value`")
     if "environment" in content:  # an earlier run's args.txt
         own = {flag for flag in known if flag in ARGUMENTS_OF_ONE_RUN}
-        skipped = own | {"environment", "resolved"}
+        skipped = own | {"environment", "resolved", "resumed"}
         content = {name: value for name, value in content.items() if name not in skipped}
     for name in content:
         if name not in known or name == "config":
@@ -354,8 +382,22 @@ def check_together(args: argparse.Namespace) -> None:
         raise UserError("--compile_mode has no effect without --use_compiled; add it")
     if args.amp_dtype != "auto" and not args.use_amp:
         raise UserError("--amp_dtype has no effect without --use_amp; add it")
+
+
+def check_run_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that want a run folder to be used in two ways.
+
+    Raises:
+        UserError: with the remedy.
+    """
     if args.checkpoint is not None and not args.test_only:
         raise UserError("--checkpoint is for --test_only; add it, or leave out --checkpoint")
+    if args.resume is not None and args.test_only:
+        raise UserError("--resume trains and --test_only does not; leave out one of them")
+    if args.resume is not None and args.overwrite:
+        raise UserError(
+            "--resume goes on with a run and --overwrite replaces it; leave out one of them"
+        )
 
 
 def has_sigma(args: argparse.Namespace) -> bool:
@@ -398,6 +440,13 @@ def args_text(args: argparse.Namespace, resolved: dict, environment: dict) -> st
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 
+def list_item(content: dict) -> str:
+    """An item of a YAML list, in one line."""
+    import yaml
+
+    return "- " + yaml.safe_dump(content, default_flow_style=True, width=10**9).strip()
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a program; every mistake of the user's ends in one line on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -414,5 +463,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _fail(error: Exception) -> None:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    rank = distributed.rank()
+    who = f"(process {rank}) " if rank else ""
+    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)

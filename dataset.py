@@ -78,13 +78,16 @@ def load_text(
     device="cpu",
     progress=True,
     tokens=None,
+    rank=0,
+    world_size=1,
 ):
     """Load the corpus called `name` (see LANGUAGE_DATASETS) as TextData.
 
     tokenizer: gpt2, bytes, or a folder with one. block_size: tokens in a window (T). eval_stride:
     tokens from one window of evaluation to the next, None for block_size. data_seed decides the
     order of training. The tokens are made once and kept in data_path; `tokens` are those that
-    `prepare_text` returned, if it was called already. UserError for whatever the user can mend.
+    `prepare_text` returned, if it was called already. rank of world_size processes: whose share
+    of each batch the loaders give. UserError for whatever the user can mend.
     """
     _check_text(name, block_size, batch_size, eval_stride)
     # The loaders bring torch; who has to be told that a file is missing need not wait for it.
@@ -96,7 +99,8 @@ def load_text(
 
     def loader(cls, split, **order):
         ids = tokens.ids(split)
-        return cls(ids, counts[split], block_size, batch_size, device, **order)
+        ranks = {"rank": rank, "world_size": world_size}
+        return cls(ids, counts[split], block_size, batch_size, device, **order, **ranks)
 
     meta = tokens.meta
     return TextData(
@@ -178,6 +182,8 @@ def load_images(
     num_workers=None,
     progress=True,
     normalisation=None,
+    rank=0,
+    world_size=1,
 ):
     """Load the data set called `name` (see VISION_DATASETS) as ImageData.
 
@@ -187,7 +193,8 @@ def load_images(
     augmentation of training, split_seed alone which `val_fraction` of every class is held out.
     num_workers: processes that read files, where images are streamed; 0 for none but this one,
     None for one per processor. normalisation: (mean, std) to use instead of the data set's own,
-    those that a network was trained with. UserError for whatever the user can mend.
+    those that a network was trained with. rank of world_size processes: whose share of each batch
+    the loaders give. UserError for whatever the user can mend.
     """
     _check(name, batch_size, resize, noise, val_fraction)
     from images.augment import Transform
@@ -209,10 +216,11 @@ def load_images(
         noise=noise,
     )
     where = (batch_size, device, num_workers)
+    ranks = {"rank": rank, "world_size": world_size}
     loaders = {
-        "train": train.loader(varied, *where, data_seed),
-        "val": val and val.loader(plain, *where),
-        "test": test.loader(plain, *where),
+        "train": train.loader(varied, *where, data_seed, **ranks),
+        "val": val and val.loader(plain, *where, **ranks),
+        "test": test.loader(plain, *where, **ranks),
     }
     counts = ", ".join(f"{x.num_samples:,} {split}" for split, x in loaders.items() if x)
     return ImageData(

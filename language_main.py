@@ -12,6 +12,7 @@ import math
 
 import cli
 import dataset
+import distributed
 import models
 import program
 from utils import UserError
@@ -56,6 +57,8 @@ class Language(program.Program):
             data_seed=program.seed_of(args, "data_seed"),
             device=device,
             tokens=prepared,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
         )
         if (args.vocab_size or data.vocab_size) < data.vocab_size:
             raise UserError(
@@ -79,13 +82,14 @@ class Language(program.Program):
             "vocab_size": args.vocab_size or data.vocab_size,
             "tokenizer_fingerprint": data.fingerprint,
             "text": data.description,
-            "counts": {split: vars(counts) for split, counts in data.counts.items()},
+            "counts": counts(data),
         }
 
     def settings(self, args, data):
         return {
             "model_options": model_shape(args) | {"vocab_size": args.vocab_size or data.vocab_size},
             "tokenizer_fingerprint": data.fingerprint,
+            "counts": counts(data),
         }
 
     def adopt(self, args, given, settings, other_data):
@@ -107,6 +111,11 @@ class Language(program.Program):
     def finish(self, args, model, data):
         if args.sample:
             print_samples(args, model)
+
+
+def counts(data) -> dict[str, dict[str, int]]:
+    """Tokens, words and bytes of every split."""
+    return {split: vars(numbers) for split, numbers in data.counts.items()}
 
 
 def model_shape(args: argparse.Namespace) -> dict[str, int]:

@@ -7,13 +7,17 @@ text. torch is imported inside the functions: flags are checked before it is loa
 
 import argparse
 import functools
+import os
 import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import cli
+import distributed
+from runs import resume
 from runs.folder import RunFolder
+from runs.signals import TRY_AGAIN, Interrupted, StopSignals
 from utils import UserError, device_description, environment
 from zilu.names import FUSED_NAMES, kernel_mode
 
@@ -87,12 +91,29 @@ class Program:
 def main(program: Program, description: str, argv: list[str] | None = None) -> int:
     """Run `program`; the exit code."""
     args, given = cli.parse(program.name, description, program.flags, argv)
-    folder = RunFolder(args.output_dir or cli.default_output_dir(args, program.flags))
+    cli.check_run_flags(args)
+    folder = run_folder(program, args)
     if args.test_only:
         return test_only(program, args, given, folder)
-    check(program, args)
-    folder.check_free(args.overwrite)
-    return train(program, args, folder)
+    if not distributed.is_main():
+        # One process speaks for all; errors are everyone's.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    with StopSignals() as signals:
+        try:
+            with folder.locked():
+                return train(program, args, given, folder, signals)
+        except Interrupted as signal:
+            folder.mark_unfinished()
+            print(f"Interrupted by {signal}; {folder.path} goes on with --resume", flush=True)
+            return TRY_AGAIN
+
+
+def run_folder(program: Program, args: argparse.Namespace) -> RunFolder:
+    """--output_dir, or the folder of the run to resume, or one with a name made of the flags."""
+    path = args.output_dir or cli.default_output_dir(args, program.flags)
+    if args.resume not in (None, cli.AUTO) and args.output_dir is None:
+        path = resume.checkpoint_meant(args.resume).parent
+    return RunFolder(path, writes=distributed.is_main())
 
 
 def check(program: Program, args: argparse.Namespace) -> None:
@@ -134,7 +155,7 @@ def activation_factory(args: argparse.Namespace):
 
 
 def build_options(args: argparse.Namespace, device, test_each_epoch: bool):
-    from train_eval import Options
+    from train_eval import Options, SaveInterval
     from utils import check_compiler, resolve_amp_dtype
 
     if args.use_compiled:
@@ -144,6 +165,7 @@ def build_options(args: argparse.Namespace, device, test_each_epoch: bool):
         max_steps=args.max_steps,
         grad_accum_steps=args.grad_accum_steps,
         eval_interval=args.eval_interval,
+        save_interval=SaveInterval.parse(args.save_interval),
         test_each_epoch=test_each_epoch,
         amp_dtype=resolve_amp_dtype(device, args.amp_dtype) if args.use_amp else None,
         compile_mode=args.compile_mode if args.use_compiled else None,
@@ -164,7 +186,7 @@ def prepare(program: Program, args: argparse.Namespace):
     """The device, ready, and the loop's options."""
     from utils import resolve_device, set_arithmetic
 
-    device = resolve_device(args.device)
+    device = distributed.own_device(resolve_device(args.device))
     set_arithmetic(device, args.deterministic)
     options = build_options(args, device, program.test_each_epoch)
     kernels_path(args, device)  # built before the first step is timed
@@ -211,13 +233,37 @@ def built_model(program: Program, args: argparse.Namespace, data, device):
 # --- training ---
 
 
-def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
-    """Train, and fill the run folder; the exit code, 3 if the run diverged."""
+def train(
+    program: Program, args: argparse.Namespace, given: set[str], folder: RunFolder, signals
+) -> int:
+    """Train, and fill the run folder; the exit code, 3 if the run diverged.
+
+    Raises:
+        Interrupted: by a signal; whatever has been done is saved.
+    """
+    resume.check_restart(folder)
+    with distributed.joined():
+        mine = resume.find(args, folder) if distributed.is_main() else None
+        saved = distributed.from_main(mine)
+        if saved:
+            resume.take_flags(program.kind, program.flags, args, given, saved["settings"])
+        check(program, args)
+        if args.resume is None:
+            folder.check_free(args.overwrite)
+        trainer, data, settings = ready(program, args, saved, folder)
+        code = fit(trainer, data, settings, saved, folder, signals)
+        if code == 0 and distributed.is_main():
+            program.finish(args, trainer.model, data)
+    return code
+
+
+def ready(program: Program, args: argparse.Namespace, saved: dict | None, folder: RunFolder):
+    """A trainer, its data and the settings for checkpoints; the run folder as it is to be."""
     prepared = program.prepare_data(args)
     import torch
 
-    from train_eval import Diverged, Trainer
-    from utils import describe_model, mixed_seed
+    from train_eval import Trainer
+    from utils import mixed_seed
 
     device, options = prepare(program, args)
     data = program.load_data(args, device, {}, prepared)
@@ -226,21 +272,61 @@ def train(program: Program, args: argparse.Namespace, folder: RunFolder) -> int:
     program.check_training(args, model, data)
     trainer = Trainer(model, program.task(args), device, options)
 
-    resolved = resolved_arguments(program, args, data, options, device, folder)
-    if resolved["warmup_steps"] >= resolved["total_steps"]:
-        print(f"Note: the warm-up ({args.warmup}) is longer than the whole training")
-    args_text = cli.args_text(args, resolved, environment(device))
-    site_type = type(activation_factory(args)())
-    folder.start(args_text, describe_model(model, site_type), args.overwrite)
-    torch.manual_seed(mixed_seed("dropout", args.seed))
-    settings = {"kind": program.kind, "args": vars(args)} | program.settings(args, data)
+    facts = environment(device) | {"processes": distributed.world_size()}
+    settings = {"kind": program.kind, "args": vars(args), "environment": facts}
+    settings |= program.settings(args, data)
+    # Every further process is to drop other activations.
+    others = [distributed.rank()] if distributed.rank() else []
+    torch.manual_seed(mixed_seed("dropout", args.seed, *others))
+    if saved:
+        resume.take_weights(model, saved, settings, folder)
+    else:
+        folder.clear()
+    if not folder.described():
+        resolved = resolved_arguments(program, args, data, options, device, folder)
+        describe(args, resolved, facts, model, folder)
+    if saved:
+        note = resume.note(saved, facts)
+        folder.resume(saved["result_lengths"], trainer.result_lines(saved), note)
+    return trainer, data, settings
+
+
+def fit(trainer, data, settings: dict, saved: dict | None, folder: RunFolder, signals) -> int:
+    """Train to the end; the exit code, 3 if the run diverged.
+
+    Raises:
+        Interrupted: by a signal.
+        UserError: another process has ended.
+    """
+    from train_eval import Diverged, Stopped
+
+    folder.remove_marker()
     try:
-        trainer.fit(data, folder, settings)
+        with signals.deferred():
+            trainer.fit(data, folder, settings, saved, lambda: signals.requested)
     except Diverged as error:
         return report_divergence(error, folder)
+    except Stopped:
+        raise signals.interruption() from None
+    except RuntimeError as error:
+        if not distributed.is_lost_peer(error):
+            raise
+        raise UserError(
+            "another process has ended, so this one ends too; its own error is in the output, and "
+            "--resume goes on from the last checkpoint"
+        ) from None
     print(f"Results: {folder.path}")
-    program.finish(args, model, data)
     return 0
+
+
+def describe(args, resolved: dict, facts: dict, model, folder: RunFolder) -> None:
+    """Write what is known before training."""
+    from utils import describe_model
+
+    if resolved["warmup_steps"] >= resolved["total_steps"]:
+        print(f"Note: the warm-up ({args.warmup}) is longer than the whole training")
+    site_type = type(activation_factory(args)())
+    folder.describe(cli.args_text(args, resolved, facts), describe_model(model, site_type))
 
 
 def resolved_arguments(program: Program, args, data, options, device, folder: RunFolder) -> dict:
@@ -259,15 +345,18 @@ def resolved_arguments(program: Program, args, data, options, device, folder: Ru
         "warmup_steps": warmup,
         "amp_dtype": str(options.amp_dtype or "off").removeprefix("torch."),
         "compile_mode": options.compile_mode or "off",
+        "processes": distributed.world_size(),
         "kernels": kernels_path(args, device),
     }
 
 
 def report_divergence(error: Exception, folder: RunFolder) -> int:
-    line = f"[Diverged] {error}"
-    folder.add_result(line)
+    folder.add_result(f"[Diverged] {error}")
     folder.add_metrics({"diverged": str(error)})
-    print(f"error: the run diverged: {error}; try a lower --lr or more --warmup", file=sys.stderr)
+    if distributed.is_main():
+        print(
+            f"error: the run diverged: {error}; try a lower --lr or more --warmup", file=sys.stderr
+        )
     return 3
 
 
@@ -298,7 +387,7 @@ def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int
         program.check_data(data, settings, path)
     model = built_model(program, args, data, device)
     if path:
-        load_weights(model, checkpoint["model"], path)
+        resume.load_weights(model, checkpoint["model"], path)
     task = program.task(args)
     trainer = Trainer(model, task, device, options)
     try:
@@ -360,16 +449,3 @@ def adopt_settings(
     for name in program.data_flags:
         if name not in given:
             setattr(args, name, saved[name])
-
-
-def load_weights(model, weights: dict, path: Path) -> None:
-    """Copy a checkpoint's weights into `model`.
-
-    Raises:
-        UserError: they are another model's.
-    """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"--checkpoint {path}: its weights do not fit ({reason})") from None

@@ -1,24 +1,29 @@
-"""The one loop: training, evaluation, checkpoints, for any task on any device.
+"""The one loop: training, evaluation, checkpoints, for any task on any device or several.
 
 A task says how a batch becomes a loss and metrics; a loader yields batches; the loop does the
-rest: mixed precision, compilation, clipping, the learning rate, the results files. Nothing in a
-training step waits for the device: metrics add up on it and are read once per LOG_STEPS.
+rest: mixed precision, compilation, clipping, the learning rate, the results files, and going on
+exactly where an interrupted run was. Nothing in a training step waits for the device: metrics add
+up on it and are read once per LOG_STEPS.
 """
 
 import math
-import os
+import re
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+import distributed
 from optimization import Plateau, build_optimizer, lr_factor, schedule_length
-from runs.folder import RunFolder
-from utils import Progress, peak_flops, peak_memory_bytes
+from runs.checkpoint import save_checkpoint
+from runs.folder import RunFolder, metrics_line
+from runs.random_state import random_state, set_random_state
+from runs.results import result_line, summary
+from utils import Progress, mixed_seed, peak_flops, peak_memory_bytes
 
 LOG_STEPS = 50
 # GradScaler halves its scale, 2^16 at first, at every step that it skips.
@@ -47,13 +52,34 @@ class Task(Protocol):
 
 
 class Loader(Protocol):
-    batch_size: int
+    batch_size: int  # of a batch over all ranks
+    num_samples: int  # of an epoch, over all ranks
 
     def __len__(self) -> int:
         """Batches in an epoch; the last may be smaller."""
 
-    def batches(self, epoch: int):
-        """The batches of one epoch, on the device: a pure function of the epoch."""
+    def batches(self, epoch: int, first: int = 0):
+        """This rank's share of an epoch's batches from number `first` on, on the device: a pure
+        function of the epoch. A share may be empty."""
+
+
+@dataclass(frozen=True)
+class SaveInterval:
+    """How often to save: after so many epochs, steps or seconds, whichever is over first."""
+
+    epochs: float = math.inf
+    steps: float = math.inf
+    seconds: float = math.inf
+
+    @classmethod
+    def parse(cls, text: str) -> "SaveInterval":
+        """`1ep`, `500` steps, `10min`, or several of them: `1ep,10min`."""
+        every = {}
+        for part in text.split(","):
+            count, unit = re.fullmatch(r"([0-9.]+)(ep|min|)", part).groups()
+            name = {"ep": "epochs", "": "steps", "min": "seconds"}[unit]
+            every[name] = float(count) * (60 if unit == "min" else 1)
+        return cls(**every)
 
 
 @dataclass(frozen=True)
@@ -68,6 +94,7 @@ class Options:
     max_steps: int | None
     grad_accum_steps: int
     eval_interval: int | None
+    save_interval: SaveInterval
     test_each_epoch: bool
     amp_dtype: torch.dtype | None
     compile_mode: str | None
@@ -87,14 +114,35 @@ class Diverged(Exception):
     """The loss became NaN or infinite."""
 
 
-# --- the loop ---
+class Stopped(Exception):
+    """The training was asked to stop, and its state is saved."""
 
 
-def in_groups(batches: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
-    """Lists of `size` batches; the last may be shorter."""
-    batches = iter(batches)
-    while group := list(islice(batches, size)):
-        yield group
+# --- a batch ---
+
+
+class Objective(nn.Module):
+    """A batch's loss and sums; compiled for batches of the full size.
+
+    The last batch may be smaller. Compiling a second time for it would take longer than it does.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, device: torch.device, options: Options):
+        super().__init__()
+        self.model, self.task = model, task
+        self.device_type, self.amp_dtype = device.type, options.amp_dtype
+        mode = options.compile_mode
+        self._full = compiled(self._compute, mode) if mode else self._compute
+
+    def _compute(self, batch: tuple) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            return self.task(self.model, batch)
+
+    def forward(self, batch: tuple, full: bool) -> tuple[Tensor, Tensor]:
+        if not full:
+            return self._compute(batch)
+        torch.compiler.cudagraph_mark_step_begin()  # reduce-overhead may reuse its buffers now
+        return self._full(batch)
 
 
 def compiled(function, mode: str):
@@ -108,26 +156,49 @@ def compiled(function, mode: str):
     return torch.compile(function, mode=mode, dynamic=False)
 
 
+def size_of_batch(loader: Loader, number: int) -> int:
+    """Samples in an epoch's batch of that number, over all ranks."""
+    return min(loader.batch_size, loader.num_samples - number * loader.batch_size)
+
+
+def in_groups(batches: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
+    """Lists of `size` batches; the last may be shorter."""
+    batches = iter(batches)
+    while group := list(islice(batches, size)):
+        yield group
+
+
+# --- the loop ---
+
+
+@dataclass
+class Place:
+    """How far an epoch has come: in steps, and in seconds of training and evaluation."""
+
+    epoch: int = 1
+    steps: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+
+
+@dataclass
+class State:
+    """What a run is besides weights, optimizer and random generators."""
+
+    step: int = 0
+    place: Place = field(default_factory=Place)
+    records: list[dict] = field(default_factory=list)  # of every evaluation
+
+
 class Trainer:
     """Trains and evaluates `model` on `task`."""
 
     def __init__(self, model: nn.Module, task: Task, device: torch.device, options: Options):
         self.model, self.task, self.device, self.options = model, task, device, options
-        mode = options.compile_mode
-        self._compute = compiled(self._forward, mode) if mode else self._forward
-
-    def _forward(self, batch: tuple) -> tuple[Tensor, Tensor]:
-        dtype = self.options.amp_dtype
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            return self.task(self.model, batch)
-
-    def _loss_and_sums(self, batch: tuple, loader: Loader) -> tuple[Tensor, Tensor]:
-        # The last batch may be smaller. Compiling a second time for it would take longer than it
-        # does, so it runs uncompiled.
-        if len(batch[0]) < loader.batch_size:
-            return self._forward(batch)
-        torch.compiler.cudagraph_mark_step_begin()  # reduce-overhead may reuse its buffers now
-        return self._compute(batch)
+        self.objective = Objective(model, task, device, options)
+        self.agreement = distributed.Agreement()
+        self.stop_requested: Callable[[], bool] = lambda: False
+        self._clock = self._saved_at = time.perf_counter()
 
     def _zero_sums(self) -> Tensor:
         # fp64 holds the sums of any epoch exactly enough; MPS has none. One dimension: a tensor of
@@ -135,155 +206,184 @@ class Trainer:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         return torch.zeros(1, dtype=dtype, device=self.device)
 
+    def _metrics(self, sums: Tensor, loader: Loader) -> dict[str, float]:
+        return self.task.metrics(distributed.total(sums).tolist(), loader)
+
     @torch.no_grad()
     def evaluate(self, loader: Loader, label: str) -> dict[str, float]:
         """The metrics over all of `loader`.
 
         Raises:
             Diverged: the loss is NaN or infinite.
+            Stopped: the training was asked to stop.
         """
         self.model.eval()
         totals = self._zero_sums()
         progress = Progress(label, len(loader))
-        for batch in loader.batches(0):
-            totals = totals + self._loss_and_sums(batch, loader)[1]
+        for number, batch in enumerate(loader.batches(0)):
+            full = size_of_batch(loader, number) == loader.batch_size
+            totals = totals + self._loss_and_sums(self.objective, batch, full)[1]
             progress.advance()
+            self._stop_if_requested()
         progress.close()
-        metrics = self.task.metrics(totals.tolist(), loader)
+        metrics = self._metrics(totals, loader)
         if not math.isfinite(metrics["loss"]):
             raise Diverged(f"the {label.lower()} loss is {metrics['loss']}")
         return metrics
 
-    def fit(self, data, folder: RunFolder, settings: dict) -> None:
+    def _loss_and_sums(self, objective, batch: tuple, full: bool) -> tuple[Tensor, Tensor]:
+        if len(batch[0]):
+            return objective(batch, full)
+        # An empty share. The other ranks wait for this one's gradients all the same: those of an
+        # input of zeros, times zero; in evaluation mode it leaves no trace in norms or dropout.
+        was_training = self.model.training
+        self.model.eval()
+        loss, sums = objective(tuple(part.new_zeros(1, *part.shape[1:]) for part in batch), False)
+        self.model.train(was_training)
+        return loss * 0, sums * 0
+
+    def fit(
+        self,
+        data,
+        folder: RunFolder,
+        settings: dict,
+        saved: dict | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Train on `data.train`, evaluate on `data.val` (may be None) and `data.test`, and write
         results, metrics and checkpoints into `folder`.
 
         Args:
             settings: plain values stored in every checkpoint, to rebuild the model from.
+            saved: the checkpoint to go on from; its weights are in the model already.
+            stop_requested: asked after every step, and every batch of an evaluation.
 
         Raises:
             Diverged: a loss is NaN or infinite; what was saved before stays.
+            Stopped: `stop_requested`; the state is saved.
         """
-        self.start(len(data.train))
-        records, epoch = [], 0
-        while self.step < self.total_steps:
-            epoch += 1
-            for record in self._epoch(epoch, data):
-                records.append(record)
-                self._write(record, folder)
-            self._save(folder, records, settings)
-        for line in summary(self.task, records, self.options.test_each_epoch):
+        self.start(data.train)
+        self.folder, self.settings, self.stop_requested = folder, settings, stop_requested
+        if saved is None:
+            self._save()  # results that follow always have a checkpoint to go on from
+        else:
+            self._restore(saved)
+        try:
+            self._train(data)
+        except Stopped:
+            self._save()
+            raise
+        self.model.eval()
+        for line in summary(self.task, self.state.records, self.options.test_each_epoch):
             print(line)
             folder.add_result(line)
 
-    def start(self, batches: int) -> None:
+    def start(self, loader: Loader) -> None:
         """Make the optimizer and everything else that a training step changes."""
         options = self.options
-        self.steps_per_epoch, self.total_steps, self.warmup = schedule_length(options, batches)
+        lengths = schedule_length(options, len(loader))
+        self.steps_per_epoch, self.total_steps, self.warmup = lengths
         self.optimizer = build_optimizer(self.model, options)
         self.plateau = Plateau(options.lr_step, options.lr_gamma)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=options.amp_dtype is torch.float16
         )
-        self.step = 0
+        self.replicas = distributed.replicated(self.objective, self.device)
+        self.state = State()
+        self.totals = self._zero_sums()  # this rank's, of the epoch so far
         self.first_bad_step = torch.full((), -1, device=self.device)
 
-    def _epoch(self, epoch: int, data) -> Iterator[dict]:
-        """Train an epoch; a record for every evaluation, the last at its end."""
-        started, evaluating = time.perf_counter(), 0.0
+    def _train(self, data) -> None:
+        """Train to the end, from wherever the state is."""
+        state, options = self.state, self.options
+        while state.step < self.total_steps or self._evaluation_due():
+            for _ in self._epoch(data.train):
+                self._evaluate_all(data)
+            epoch_ended = state.place.steps == self.steps_per_epoch
+            if epoch_ended:
+                state.place, self.totals = Place(state.place.epoch + 1), self._zero_sums()
+            finished = state.step == self.total_steps
+            if finished or (state.place.epoch - 1) % options.save_interval.epochs == 0:
+                self._save()
+
+    def _epoch(self, loader: Loader) -> Iterator[None]:
+        """Train the rest of the epoch; yields wherever it is time to evaluate."""
+        state, place = self.state, self.state.place
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        for train, ended in self._train(epoch, data.train):
-            train_seconds = time.perf_counter() - started - evaluating
-            record = {"epoch": epoch, "step": self.step}
-            record |= {} if ended else {"partial": True}
-            record |= {"train": train} | self._evaluations(epoch, data)
-            if ended and self.options.scheduler == "plateau" and self.step > self.warmup:
-                self.plateau.end_epoch(record.get("val", train)["loss"])
-            seconds = time.perf_counter() - started
-            evaluating = seconds - train_seconds
-            yield record | self._costs(seconds, train["count"] / train_seconds)
-
-    def _evaluations(self, epoch: int, data) -> dict:
-        """The metrics of the splits whose turn it is."""
-        results = {}
-        try:
-            if data.val is not None:
-                results["val"] = self.evaluate(data.val, "Val")
-            if self.options.test_each_epoch or self.step == self.total_steps:
-                results["test"] = self.evaluate(data.test, "Test")
-        except Diverged as error:
-            raise Diverged(f"after epoch {epoch} (step {self.step}) {error}") from None
-        return results
-
-    def _costs(self, seconds: float, rate: float) -> dict:
-        """What a record says besides the results, `rate` being units per second of training."""
-        costs = {
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": seconds,
-            f"{self.task.unit}_per_second": rate,
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-        }
-        flops = self.task.flops(self.model)
-        peak = peak_flops(self.device, self.options.amp_dtype)
-        if flops and peak:
-            costs["mfu"] = rate * flops / peak
-        if sigmas := learned_sigmas(self.model):
-            costs["sigma"] = sigmas
-        return costs
-
-    def _train(self, epoch: int, loader: Loader) -> Iterator[tuple[dict[str, float], bool]]:
-        """Train an epoch. Wherever it is time to evaluate, yields the metrics since it began, and
-        whether it has ended.
-        """
-        options = self.options
+        self._clock = time.perf_counter()
+        if self._evaluation_due():  # it was interrupted there
+            yield
         self.model.train()
-        totals = self._zero_sums()
-        progress = Progress(f"Epoch {epoch:03d}", self.steps_per_epoch)
-        groups = in_groups(loader.batches(epoch), options.grad_accum_steps)
-        for done, group in enumerate(groups, 1):
-            totals = totals + self._train_step(group, loader)
-            text = ""
-            if self.step % LOG_STEPS == 0:
-                self._check_losses(epoch)
-                text = self.task.describe(self.task.metrics(totals.tolist(), loader))
-            progress.advance(text)
-            if self.step == self.total_steps:
-                break
-            if done < self.steps_per_epoch and self.step % (options.eval_interval or math.inf) == 0:
-                self._check_losses(epoch)
-                yield self.task.metrics(totals.tolist(), loader), False
+        progress = Progress(f"Epoch {place.epoch:03d}", self.steps_per_epoch, place.steps)
+        accumulated = self.options.grad_accum_steps
+        batches = loader.batches(place.epoch, place.steps * accumulated)
+        for group in in_groups(batches, accumulated):
+            self.totals = self.totals + self.train_step(group, loader)
+            progress.advance(self._log_text(loader))
+            self._save_or_stop()
+            if self._evaluation_due():
+                yield
                 self.model.train()
+            if state.step == self.total_steps:
+                break
         progress.close()
-        self._check_losses(epoch)
-        yield self.task.metrics(totals.tolist(), loader), done == self.steps_per_epoch
 
-    def _train_step(self, batches: list[tuple], loader: Loader) -> Tensor:
-        """One step of the optimizer on all of `batches`; returns their sums."""
+    def _evaluation_due(self) -> bool:
+        """Whether this step's evaluation is to be made, and has not been."""
+        state = self.state
+        if state.step == (state.records[-1]["step"] if state.records else 0):
+            return False
+        return (
+            state.step == self.total_steps
+            or state.place.steps == self.steps_per_epoch
+            or state.step % (self.options.eval_interval or math.inf) == 0
+        )
+
+    def _log_text(self, loader: Loader) -> str:
+        if self.state.step % LOG_STEPS:
+            return ""
+        self._check_losses()
+        return self.task.describe(self._metrics(self.totals, loader))
+
+    def train_step(self, batches: list[tuple], loader: Loader) -> Tensor:
+        """One step of the optimizer on all of `batches`, which follow those that the epoch has
+        had; returns their sums."""
         self._set_learning_rate()
+        state, accumulated = self.state, self.options.grad_accum_steps
+        first = state.place.steps * accumulated
+        sizes = [size_of_batch(loader, first + number) for number in range(len(batches))]
         totals = self._zero_sums()
-        samples = sum(len(batch[0]) for batch in batches)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for batch in batches:
-            loss, sums = self._loss_and_sums(batch, loader)
-            self.scaler.scale(loss * (len(batch[0]) / samples)).backward()
-            totals = totals + sums.detach()
-            finite = finite & loss.detach().isfinite()
+        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
+            with distributed.synchronised(self.replicas, number == len(batches)):
+                loss, sums = self._backward(batch, size == loader.batch_size, sum(sizes))
+            totals = totals + sums
+            finite = finite & loss.isfinite()
         if self.options.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        state.step += 1
+        state.place.steps += 1
         is_first_bad = (self.first_bad_step < 0) & ~finite
-        self.first_bad_step = torch.where(is_first_bad, self.step, self.first_bad_step)
+        self.first_bad_step = torch.where(is_first_bad, state.step, self.first_bad_step)
         return totals
+
+    def _backward(self, batch: tuple, full: bool, samples: int) -> tuple[Tensor, Tensor]:
+        """Add this batch's gradients to a step's that has `samples` over all ranks."""
+        loss, sums = self._loss_and_sums(self.replicas, batch, full)
+        # The ranks' gradients are averaged, not added: hence their number.
+        share = len(batch[0]) * distributed.world_size() / samples
+        self.scaler.scale(loss * share).backward()
+        return loss.detach(), sums.detach()
 
     def _set_learning_rate(self) -> None:
         options = self.options
         factor = self.plateau.factor * lr_factor(
-            self.step,
+            self.state.step,
             options.scheduler,
             self.total_steps,
             self.steps_per_epoch,
@@ -294,79 +394,162 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = options.lr * factor
 
-    def _check_losses(self, epoch: int) -> None:
+    def _check_losses(self) -> None:
         """Read the first bad step from the device, and whether fp16 still makes any step."""
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             raise Diverged(
-                f"in epoch {epoch}, by step {self.step}, the gradients are NaN or infinite "
-                "whatever their fp16 scale; every step is skipped"
+                f"in epoch {self.state.place.epoch}, by step {self.state.step}, the gradients are "
+                "NaN or infinite whatever their fp16 scale; every step is skipped"
             )
-        step = self.first_bad_step.item()
+        step = distributed.total(self.first_bad_step, largest=True).item()
         if step >= 0:
-            raise Diverged(f"in epoch {epoch}, step {step}, the training loss is NaN or infinite")
+            raise Diverged(
+                f"in epoch {self.state.place.epoch}, step {step}, the training loss is NaN or "
+                "infinite"
+            )
 
-    def _write(self, record: dict, folder: RunFolder) -> None:
+    # --- evaluations ---
+
+    def _evaluate_all(self, data) -> None:
+        """Evaluate where a training has come to, and write it down."""
+        self._check_losses()
+        state, place = self.state, self.state.place
+        ended = place.steps == self.steps_per_epoch
+        record = {"epoch": place.epoch, "step": state.step}
+        record |= {} if ended else {"partial": True}
+        record |= {"train": self._metrics(self.totals, data.train)}
+        self._tick("train_seconds")
+        distributed.share_buffers(self.model)
+        try:
+            record |= self._evaluations(data)
+        finally:
+            self._tick("eval_seconds")
+        if ended and self.options.scheduler == "plateau" and state.step > self.warmup:
+            self.plateau.end_epoch(record.get("val", record["train"])["loss"])
+        record |= self._costs(record["train"]["count"])
+        self._write(record)
+        state.records.append(record)
+
+    def _evaluations(self, data) -> dict:
+        """The metrics of the splits whose turn it is."""
+        results = {}
+        try:
+            if data.val is not None:
+                results["val"] = self.evaluate(data.val, "Val")
+            if self.options.test_each_epoch or self.state.step == self.total_steps:
+                results["test"] = self.evaluate(data.test, "Test")
+        except Diverged as error:
+            where = f"after epoch {self.state.place.epoch} (step {self.state.step})"
+            raise Diverged(f"{where} {error}") from None
+        return results
+
+    def _tick(self, name: str) -> None:
+        """Add the time since the last call to one of the place's."""
+        now = time.perf_counter()
+        setattr(self.state.place, name, getattr(self.state.place, name) + now - self._clock)
+        self._clock = now
+
+    def _costs(self, count: int) -> dict:
+        """What a record says besides the results, after training on `count` units."""
+        place = self.state.place
+        rate = count / place.train_seconds
+        memory = torch.tensor(peak_memory_bytes(self.device))
+        costs = {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": place.train_seconds + place.eval_seconds,
+            f"{self.task.unit}_per_second": rate,
+            "peak_memory_bytes": int(distributed.total(memory, largest=True)),
+        }
+        flops = self.task.flops(self.model)
+        peak = peak_flops(self.device, self.options.amp_dtype)
+        if flops and peak:
+            costs["mfu"] = rate * flops / (peak * distributed.world_size())
+        if sigmas := learned_sigmas(self.model):
+            costs["sigma"] = sigmas
+        return costs
+
+    def _write(self, record: dict) -> None:
         line = result_line(self.task, record)
-        folder.add_result(line)
-        folder.add_metrics(record)
+        self.folder.add_result(line)
+        self.folder.add_metrics(record)
         rate = f"{record[f'{self.task.unit}_per_second']:,.0f} {self.task.unit}/s"
         if "mfu" in record:
             rate += f" ({100 * record['mfu']:.1f} % of the device's peak)"
         memory = record["peak_memory_bytes"] / 2**30
         print(f"{line} | {rate}, {memory:.2f} GiB", flush=True)
 
-    def _save(self, folder: RunFolder, records: list[dict], settings: dict) -> None:
-        content = {
-            "settings": settings,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "plateau": vars(self.plateau),
-            "step": self.step,
-            "records": records,
+    # --- stopping and going on ---
+
+    def _save_or_stop(self) -> None:
+        """After a step: save where an interval is over, stop where it is asked for."""
+        interval = self.options.save_interval
+        time_is_over = self._stop_if_requested()
+        if time_is_over or self.state.step % interval.steps == 0:
+            self._save()
+
+    def _stop_if_requested(self) -> bool:
+        """Whether it is time for a save, by the main process's clock."""
+        unsaved_seconds = time.perf_counter() - self._saved_at
+        time_is_over = unsaved_seconds >= self.options.save_interval.seconds
+        stop, save = self.agreement.exchange(
+            self.stop_requested(), distributed.is_main() and time_is_over
+        )
+        if stop:
+            raise Stopped
+        return save
+
+    def _save(self) -> None:
+        """Write everything that the rest of the training depends on."""
+        self._check_losses()
+        self._tick("train_seconds")
+        rank = {"random": random_state(self.device), "totals": self.totals.cpu()}
+        ranks = distributed.gathered(rank)
+        if distributed.is_main():
+            state = self.state
+            content = {
+                "settings": self.settings,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "plateau": vars(self.plateau),
+                "step": state.step,
+                "place": vars(state.place),
+                "records": state.records,
+                "ranks": ranks,
+                "result_lengths": self.folder.result_lengths(),
+            }
+            save_checkpoint(self.folder.checkpoint, content)
+        distributed.wait_for_all()  # torchrun stops the others as soon as one has ended
+        self._clock = self._saved_at = time.perf_counter()
+
+    def _restore(self, saved: dict) -> None:
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.scaler.is_enabled() and saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
+        vars(self.plateau).update(saved["plateau"])
+        self.state = State(saved["step"], Place(**saved["place"]), saved["records"])
+        ranks, rank = saved["ranks"], distributed.rank()
+        if len(ranks) == distributed.world_size():
+            self.totals = ranks[rank]["totals"].to(self.device)
+            set_random_state(ranks[rank]["random"], self.device)
+            return
+        # Another number of processes: the sums go to the main one, dropout draws something new.
+        if distributed.is_main():
+            self.totals = sum(each["totals"] for each in ranks).to(self.device)
+        set_random_state(ranks[0]["random"], self.device)
+        drawn = int(torch.randint(2**62, ()))
+        torch.manual_seed(mixed_seed("dropout", drawn, rank))
+
+    def result_lines(self, saved: dict) -> dict[str, list[str]]:
+        """What stood in the result files, by name, when a checkpoint was made."""
+        records = saved["records"]
+        return {
+            RunFolder.RESULTS: [result_line(self.task, record) for record in records],
+            RunFolder.METRICS: [metrics_line(record) for record in records],
         }
-        temporary = folder.checkpoint.with_suffix(".tmp")
-        torch.save(content, temporary)
-        os.replace(temporary, folder.checkpoint)
 
 
 def learned_sigmas(model: nn.Module) -> dict[str, float]:
     """Every learnable sigma by the path of its module."""
     modules = model.named_modules()
     return {path: m.sigma.item() for path, m in modules if getattr(m, "learnable", False)}
-
-
-# --- lines of results ---
-
-
-def moment(record: dict) -> str:
-    """When a record was made: `epoch 001`, or inside an epoch `step 000500`."""
-    return f"step {record['step']:06d}" if "partial" in record else f"epoch {record['epoch']:03d}"
-
-
-def result_line(task: Task, record: dict) -> str:
-    """A line of results; time and training metrics count from the epoch's start."""
-    parts = [f"[{moment(record).capitalize()}] Time: {record['seconds']:.4f}s"]
-    return " | ".join([*parts, *split_results(task, record, ("train", "val", "test"))])
-
-
-def split_results(task: Task, record: dict, splits: tuple[str, ...]) -> list[str]:
-    return [f"[{s.title()}] {task.describe(record[s])}" for s in splits if s in record]
-
-
-def summary(task: Task, records: list[dict], test_each_epoch: bool) -> list[str]:
-    """The headline: the final epoch; then the best ones, labelled with how they were chosen."""
-
-    def best(split: str) -> dict:
-        return max(records, key=lambda record: task.score(record[split]))
-
-    def line(label: str, record: dict) -> str:
-        results = split_results(task, record, ("val", "test"))
-        return " | ".join([f"[Summary] {label}: {moment(record)}", *results])
-
-    lines = [line("Final", records[-1])]
-    if "val" in records[-1]:
-        lines.append(line("Best validation", best("val")))
-    if test_each_epoch:
-        lines.append(line("Best test (chosen on the test set)", best("test")))
-    return lines

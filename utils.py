@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 CONNECT_SECONDS = 2  # whoever has no network is to be told so within 5, imports included
@@ -41,6 +41,23 @@ def mixed_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
+def share(count: int, rank: int, world_size: int) -> slice:
+    """The part of `count` things in a row that falls to process `rank` of `world_size`.
+
+    The parts follow each other and differ in length by one at most, the longer ones first.
+    """
+    length, longer = divmod(count, world_size)
+    start = rank * length + min(rank, longer)
+    return slice(start, start + length + (rank < longer))
+
+
+def shares(num_samples: int, batch_size: int, first: int, rank: int, world_size: int):
+    """This process's share of each global batch from number `first` on: slices of the epoch."""
+    for start in range(first * batch_size, num_samples, batch_size):
+        part = share(min(batch_size, num_samples - start), rank, world_size)
+        yield slice(start + part.start, start + part.stop)
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on every device."""
     import numpy
@@ -60,6 +77,55 @@ def replacing(path: Path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(path: Path):
+    """Inside, no other process is inside with the same `path`: they wait, and say that they do.
+
+    `path` is a file that is there meanwhile. Folders that it needs are made, and removed again if
+    nothing else came into them. Where files cannot be written or locked nobody waits.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
+    with _locked(path) or nullcontext():
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()  # before the others get the lock, which then is nobody's
+                for folder in missing:
+                    folder.rmdir()
+
+
+def _locked(path: Path):
+    """The file `path`, open and locked for this process alone; None where that cannot be."""
+    import fcntl
+
+    said = False
+    try:
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")  # noqa: SIM115 - the lock lasts as long as it is open
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not said:
+                    print(f"waiting for another process that does the same ({path})", flush=True)
+                said = True
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(path, file):
+                return file
+            file.close()
+    except OSError:
+        return None
+
+
+def _is_at(path: Path, file) -> bool:
+    """Whether `file` is what lies at `path`, not one that was deleted there."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def open_url(url: str):
@@ -295,11 +361,13 @@ class Progress:
 
     PLAIN_SECONDS = 60
 
-    def __init__(self, label: str, total: int):
+    def __init__(self, label: str, total: int, done: int = 0):
         from tqdm import tqdm
 
-        self.label, self.total, self.done = label, total, 0
-        self.bar = tqdm(total=total, desc=label, leave=False, disable=not sys.stderr.isatty())
+        self.label, self.total, self.done = label, total, done
+        self.bar = tqdm(
+            total=total, initial=done, desc=label, leave=False, disable=not sys.stderr.isatty()
+        )
         self.last_line = time.monotonic()
 
     def advance(self, text: str = "") -> None:

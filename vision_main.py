@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cli
 import dataset
+import distributed
 import models
 import program
 from utils import UserError
@@ -52,26 +53,32 @@ class Vision(program.Program):
             device=device,
             num_workers=args.num_workers,
             normalisation=settings.get("normalisation"),
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
         )
 
     def build_model(self, args, data):
         return build_model(args, data.num_classes, data.image_size)
 
     def check_training(self, args, model, data):
-        check_last_batch(model, data.train)
+        check_shares(args, data.train)
+        check_norms(args, model, data.train)
+        if args.sync_batchnorm and distributed.world_size() > 1:
+            from sync_batchnorm import synchronise_norms
+
+            synchronise_norms(model, next(model.parameters()).device)
 
     def task(self, args):
         return Classification(args.criterion, args.label_smoothing)
 
     def resolved(self, args, data):
-        loaders = {"train": data.train, "val": data.val, "test": data.test}
         return {
             **model_options(args, data.image_size),
             "image_size": data.image_size,
             "num_classes": data.num_classes,
             "mean": list(data.mean),
             "std": list(data.std),
-            "samples": {name: loader.num_samples for name, loader in loaders.items() if loader},
+            "samples": samples(data),
         }
 
     def settings(self, args, data):
@@ -80,6 +87,7 @@ class Vision(program.Program):
             "num_classes": data.num_classes,
             "image_size": data.image_size,
             "class_names": list(data.class_names),
+            "samples": samples(data),
             "normalisation": [list(data.mean), list(data.std)],
         }
 
@@ -98,6 +106,12 @@ class Vision(program.Program):
 
     def measure(self, args):
         return args.criterion
+
+
+def samples(data) -> dict[str, int]:
+    """Images in every split there is."""
+    loaders = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: loader.num_samples for name, loader in loaders.items() if loader}
 
 
 def known_image_size(args: argparse.Namespace) -> int:
@@ -127,15 +141,31 @@ def build_model(args: argparse.Namespace, num_classes: int, image_size: int):
     return model.to(memory_format=torch.channels_last)
 
 
-def check_last_batch(model, loader) -> None:
-    """Refuse a last batch of one image where BatchNorm would see a single value.
+def check_shares(args: argparse.Namespace, loader) -> None:
+    """Refuse a last batch that leaves a process out of what --sync_batchnorm adds up.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    last = loader.num_samples % loader.batch_size
+    if args.sync_batchnorm and 0 < last < distributed.world_size():
+        raise UserError(
+            f"--sync_batchnorm: --batch_size {loader.batch_size} leaves a last batch of {last} "
+            f"images, too few for {distributed.world_size()} processes; choose another size"
+        )
+
+
+def check_norms(args: argparse.Namespace, model, loader) -> None:
+    """Refuse batches of which a process has one image, where BatchNorm would see a single value.
 
     Raises:
         UserError: with the remedy.
     """
     import torch
 
-    if loader.num_samples % loader.batch_size != (1 if loader.batch_size > 1 else 0):
+    sizes = {loader.batch_size, loader.num_samples % loader.batch_size} - {0}
+    parts = 1 if args.sync_batchnorm else distributed.world_size()
+    if not any(size // parts <= 1 for size in sizes):
         return
     images, _ = next(iter(loader.batches(0)))
     try:
@@ -143,8 +173,8 @@ def check_last_batch(model, loader) -> None:
             copy.deepcopy(model).train()(images[:1])
     except ValueError:
         raise UserError(
-            f"--batch_size {loader.batch_size}: leaves a batch of one image, whose last feature "
-            "maps are one pixel, which BatchNorm cannot normalise; choose another size"
+            f"--batch_size {loader.batch_size}: gives a process a batch of one image, whose last "
+            "feature maps are one pixel, which BatchNorm cannot normalise; choose another size"
         ) from None
 
 

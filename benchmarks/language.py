@@ -88,7 +88,7 @@ def our_arm(args: argparse.Namespace, flags: tuple[str, ...]):
 
     def steps() -> None:
         for _ in range(STEPS):
-            trainer._train_step([batch], ReadyBatches(args.batch_size))
+            trainer.train_step([batch], ReadyBatches(args.batch_size))
 
     return finished(steps, device)
 
@@ -104,13 +104,20 @@ def build(activation: str, device, flags: tuple[str, ...]):
     model = language_main.build_model(parsed, VOCABULARY).to(device).train()
     options = program.build_options(parsed, device, test_each_epoch=False)
     trainer = Trainer(model, language_main.LanguageModelling(), device, options)
-    trainer.start(10**6)
+    trainer.start(ReadyBatches(parsed.batch_size))
     return trainer
 
 
 class ReadyBatches:
+    """A loader's measures, with an epoch that never ends."""
+
+    num_samples = 10**9
+
     def __init__(self, batch_size: int):
         self.batch_size = batch_size
+
+    def __len__(self):
+        return 10**6
 
 
 # --- tokens ---

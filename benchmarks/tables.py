@@ -3,11 +3,11 @@
 import csv
 import importlib.util
 import io
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.timing import quartiles, ratio
-from runs.folder import RunFolder
 from utils import UserError, environment, replacing
 
 DEFAULT_FOLDER = "./Output/benchmark"
@@ -98,11 +98,15 @@ class ReportFolder:
 
     def __init__(self, path: str):
         self.path = Path(path)
-        RunFolder(path).check_free(overwrite=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"--output_dir {path}: {reason}; choose another folder") from None
 
     def save(self, name: str, report: Report, rows: list[dict]) -> None:
         """The report, and the rows, which all have the same columns."""
-        self.path.mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()

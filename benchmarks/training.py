@@ -91,14 +91,13 @@ def ready_batch(setup: Setup, device) -> tuple:
 
 
 def step(trainer, batch: tuple) -> None:
-    trainer._train_step([batch], language.ReadyBatches(len(batch[0])))
+    trainer.train_step([batch], language.ReadyBatches(len(batch[0])))
 
 
 def step_bytes(trainer, batch: tuple) -> int:
     """Bytes that a step's forward keeps for its backward, beside parameters and the batch."""
     ignored = (*trainer.model.parameters(), *trainer.model.buffers(), *batch)
-    ready = language.ReadyBatches(len(batch[0]))
-    return saved_bytes(lambda: trainer._loss_and_sums(batch, ready), ignored)
+    return saved_bytes(lambda: trainer.objective(batch, full=True), ignored)
 
 
 # --- rows and text ---

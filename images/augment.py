@@ -1,7 +1,8 @@
 """From raw bytes to network input: crop, flip, jitter, normalise, noise, all on whole batches.
 
 Nothing here looks at a value on the device, so nothing waits for a GPU: every shape is known
-beforehand, and every choice per image is an index or a factor in a tensor.
+beforehand, and every choice per image is an index or a factor in a tensor. On a CPU an image's
+result does not depend, to the last bit, on which others share its batch.
 """
 
 import torch
@@ -14,6 +15,8 @@ def crop_flip(images, dy, dx, flip, padding):
     Returns uint8 (B, H, W, C): torchvision's pad, crop and hflip, one image at a time.
     """
     batch, height, width, channels = images.shape
+    if not batch:  # which has no runs
+        return images
     padded = images.new_zeros(
         2, batch, height + 2 * padding, width + 2 * padding, channels
     )  # as it is, and mirrored
@@ -44,7 +47,9 @@ def color_jitter(images, brightness, contrast, saturation, hue):
         factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation, hue)
     )
     images = (images * brightness).clamp(0, 1)
-    images = _blend(images, _gray(images).mean((1, 2, 3), keepdim=True), contrast)
+    # Rows first: of one image at once, torch sums in another order than of several.
+    mean = _gray(images).mean(3, keepdim=True).mean(2, keepdim=True)
+    images = _blend(images, mean, contrast)
     images = _blend(images, _gray(images), saturation)
     return _turn_hue(images, hue)
 
@@ -75,12 +80,15 @@ def _turn_hue(images, turns):
     return value - chroma * torch.minimum(place, 4 - place).clamp(0, 1)
 
 
+FACTORS = ("brightness", "contrast", "saturation", "hue")
+
+
 class Transform:
     """Makes network input of raw bytes, with what was asked for in between.
 
-    Called with uint8 (B, H, W, 3) pixels, H = W = image_size, and the epoch's generator, it
-    returns float32 (B, 3, H, W), normalised, in channels_last memory format, on `device`.
-    The generator may be None where nothing is drawn: without crop, jitter and noise.
+    Called with uint8 (B, H, W, 3) pixels, H = W = image_size, what `draw` chose for these images
+    and a batch of noise, it returns float32 (B, 3, H, W), normalised, in channels_last memory
+    format, on `device`, where all of these are too. B may be 0.
 
     mean, std: per channel, of pixels scaled to 0..1; noise: standard deviation, after normalising.
     """
@@ -98,31 +106,39 @@ class Transform:
         self.padding = round(image_size / 8)
         self.crop, self.flip, self.jitter, self.noise = crop, flip, jitter, noise
 
-    def __call__(self, pixels, generator):
+    def draw(self, count, generator):
+        """What is chosen for each of `count` images: CPU tensors (count,) by name."""
+        choices = {}
+        if self.crop:
+            dy, dx = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
+            flip = torch.zeros(count, dtype=torch.bool)
+            if self.flip:
+                flip = torch.randint(2, (count,), generator=generator).bool()
+            choices |= {"dy": dy, "dx": dx, "flip": flip}
+        if self.jitter:
+            spread = 2 * torch.rand(4, count, generator=generator) - 1
+            choices |= zip(FACTORS, (*(1 + 0.2 * spread[:3]), 0.1 * spread[3]), strict=True)
+        return choices
+
+    def draw_noise(self, count, generator):
+        """Noise for a batch of `count` images: float32 (count, H * W * 3), on `device`.
+
+        The generator has to be one of that device.
+        """
+        noise = torch.randn(count, len(self.scale), generator=generator, device=generator.device)
+        return noise.mul_(self.noise)
+
+    def __call__(self, pixels, choices, noise=None):
         batch, height, width, _ = pixels.shape
         if self.crop:
-            pixels = self._crop_flip(pixels, generator)
+            place = (choices[name] for name in ("dy", "dx", "flip"))
+            pixels = crop_flip(pixels, *place, self.padding)
         values = pixels.float()
         if self.jitter:
-            values = self._jitter(values, generator)
-        values = values.view(batch, -1).mul_(self.scale).add_(self.shift)
-        if self.noise:
-            noise = torch.randn(values.shape, generator=generator, device=values.device)
-            values.add_(noise, alpha=self.noise)
+            images = values.permute(0, 3, 1, 2) / 255
+            images = color_jitter(images, *(choices[name] for name in FACTORS))
+            values = images.permute(0, 2, 3, 1).contiguous() * 255
+        values = values.flatten(1).mul_(self.scale).add_(self.shift)
+        if noise is not None:
+            values.add_(noise)
         return values.view(batch, height, width, 3).permute(0, 3, 1, 2)
-
-    def _crop_flip(self, pixels, generator):
-        batch, device = len(pixels), pixels.device
-        offsets = torch.randint(
-            2 * self.padding + 1, (2, batch), generator=generator, device=device
-        )
-        flip = torch.zeros(batch, dtype=torch.bool, device=device)
-        if self.flip:
-            flip = torch.randint(2, (batch,), generator=generator, device=device).bool()
-        return crop_flip(pixels, offsets[0], offsets[1], flip, self.padding)
-
-    def _jitter(self, values, generator):
-        spread = 2 * torch.rand(4, len(values), generator=generator, device=values.device) - 1
-        factors = 1 + 0.2 * spread[:3]
-        images = color_jitter(values.permute(0, 3, 1, 2) / 255, *factors, 0.1 * spread[3])
-        return images.permute(0, 2, 3, 1).contiguous() * 255

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from utils import UserError, progress_bar, replacing
+from utils import UserError, one_at_a_time, progress_bar, replacing
 
 CACHE_FORMAT = 1  # part of the key: raise it when the same files would give other bytes
 CHUNK = 64  # files per task of a thread; one at a time, small files cost more to hand out than read
@@ -130,18 +130,27 @@ def cached_images(files, read, progress=True):
     folder = Path(files.root, ".cache")
     prefix = f"{files.split}-{read.size if read.fit else 'own'}-"
     path = folder / f"{prefix}{_cache_key(files, read)}.npy"
-    images = _read_cache(path, (len(files.paths), read.size, read.size, 3))
-    if images is not None:
-        return images, True
+    shape = (len(files.paths), read.size, read.size, 3)
+    images = _read_cache(path, shape)
+    if images is None:
+        with one_at_a_time(folder / f"{prefix}lock"):
+            images = _read_cache(path, shape)  # by now another process may have written it
+            if images is None:
+                return _decode_into(path, prefix, files, read, progress), False
+    return images, True
+
+
+def _decode_into(path, prefix, files, read, progress):
+    """The images of `files`, decoded; `path` takes the place of older caches, if it can."""
     what = f"decoding {len(files.paths):,} images of {Path(files.root, files.split)}"
     images = decode_all(files.paths, read, what, progress)
     try:
         _write_cache(path, images)
-        for old in set(folder.glob(f"{prefix}*.npy")) - {path}:
+        for old in set(path.parent.glob(f"{prefix}*.npy")) - {path}:
             old.unlink(missing_ok=True)
     except OSError as error:
-        print(f"warning: no image cache in {folder} ({error.strerror})", file=sys.stderr)
-    return images, False
+        print(f"warning: no image cache in {path.parent} ({error.strerror})", file=sys.stderr)
+    return images
 
 
 def _cache_key(files, read):

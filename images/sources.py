@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from utils import UserError, open_url, progress_bar, replacing
+from utils import UserError, one_at_a_time, open_url, progress_bar, replacing
 
 
 def read_cifar(cls, data_path, progress=True):
@@ -26,11 +26,20 @@ def _arrays(dataset):
 
 
 def _fetch_cifar(cls, root, progress):
+    if _bad_files(cls, root):
+        with one_at_a_time(root / f".{cls.filename}.lock"):
+            if bad := _bad_files(cls, root):  # by now another process may have unpacked them
+                _unpack_cifar(cls, root, bad, progress)
+
+
+def _bad_files(cls, root):
+    """Those that are missing or damaged."""
     names = [*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])]
     files = [(root / cls.base_folder / name, md5) for name, md5 in names]
-    bad = [path for path, md5 in files if not check_integrity(path, md5)]
-    if not bad:
-        return
+    return [path for path, md5 in files if not check_integrity(path, md5)]
+
+
+def _unpack_cifar(cls, root, bad, progress):
     archive = root / cls.filename
     if not archive.exists():
         for path in filter(Path.exists, bad):

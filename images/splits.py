@@ -23,10 +23,11 @@ class ArraySplit:
     def subset(self, index):
         return ArraySplit(self.images[index], self.targets[index])
 
-    def loader(self, transform, batch_size, device, num_workers, data_seed=None):
+    def loader(self, transform, batch_size, device, num_workers, data_seed=None, **ranks):
+        """num_workers is for files only; ranks: rank and world_size, where there are several."""
         return MemoryLoader(
-            self.images, self.targets, transform, batch_size, device, data_seed
-        )  # num_workers is for files only
+            self.images, self.targets, transform, batch_size, device, data_seed, **ranks
+        )
 
 
 @dataclass
@@ -40,7 +41,7 @@ class FileSplit:
     def subset(self, index):
         return replace(self, paths=self.paths[index], targets=self.targets[index])
 
-    def loader(self, transform, batch_size, device, num_workers, data_seed=None):
+    def loader(self, transform, batch_size, device, num_workers, data_seed=None, **ranks):
         return StreamLoader(
             self.paths,
             self.targets,
@@ -50,6 +51,7 @@ class FileSplit:
             device,
             usable_cpus() if num_workers is None else num_workers,
             data_seed,
+            **ranks,
         )
 
 
@@ -100,7 +102,7 @@ def statistics(split, num_workers, progress):
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def _pixels(pixels, generator):
+def _pixels(pixels, choices, noise):
     return pixels
 
 

@@ -1,25 +1,134 @@
-"""Checkpoints on disk."""
+"""Checkpoints on disk: whole and verified, or refused."""
 
 import os
+import pickle
+import zipfile
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from utils import UserError
 
+# --- saving ---
 
-def load_checkpoint(path: os.PathLike, device: torch.device | str = "cpu") -> dict:
-    """A checkpoint that `Trainer.fit` wrote.
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Put `content`, plain values and tensors, in place of the checkpoint at `path`.
+
+    The one before stays until the new one is whole and on the disk.
 
     Raises:
-        UserError: missing, unreadable, or not one of ours.
+        UserError: it cannot be written. The one before is still there.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"--checkpoint {path}: no such file")
+    temporary = path.with_name(path.name + ".tmp")  # fixed: a killed process leaves one at most
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken bytes led it to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--checkpoint {path}: not a readable checkpoint ({reason})") from None
+        _write(temporary, content)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        failure = _failed_write(error)
+        if failure is None:
+            raise
+        kept = "the one before is kept" if path.exists() else "there is none before it"
+        raise UserError(
+            f"{path}: the checkpoint could not be saved ({failure.strerror or failure}), {kept}; "
+            "make room and see that the folder can be written, then go on with --resume"
+        ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def _write(path: Path, content: dict) -> None:
+    """All of it on the disk, or an exception.
+
+    Through a file of Python's, which raises on a short write and says why; torch's own writer
+    only finds its position unexpected.
+    """
+    with open(path, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _failed_write(error: BaseException | None) -> OSError | None:
+    """The reason behind torch's "unexpected pos"; None where the disk is not to blame."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the new name survive a power cut, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- loading ---
+
+
+def load_checkpoint(path: os.PathLike) -> dict:
+    """A checkpoint that `save_checkpoint` wrote, its tensors on the CPU. No code in it is run.
+
+    Raises:
+        UserError: missing, damaged, or not one of ours.
+    """
+    try:
+        with open(path, "rb") as file:
+            _verify(file)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give the path of a checkpoint.pt") from None
+    except Exception as error:  # whatever the broken bytes led the readers to
+        raise UserError(
+            f"{path}: not a readable checkpoint ({_reason(error)}); put back a copy of it, or "
+            "give another"
+        ) from None
     if not isinstance(content, dict) or not {"settings", "model"} <= content.keys():
-        raise UserError(f"--checkpoint {path}: not a checkpoint of this project")
+        raise UserError(f"{path}: not a checkpoint of this project; give another")
     return content
+
+
+def _verify(file) -> None:
+    """Refuse an archive that is not as torch.save wrote it: torch.load looks at no checksum.
+
+    Raises:
+        zipfile.BadZipFile and others: it is damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if len({member.filename for member in members}) < len(members):
+            raise zipfile.BadZipFile("two parts have the same name")
+        for member in members:
+            if not _is_plain(member):
+                raise zipfile.BadZipFile(f"{member.filename} is not as torch.save writes it")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} is damaged")
+
+
+def _is_plain(member: zipfile.ZipInfo) -> bool:
+    """A file, stored as it is.
+
+    A tensor that is marked as a folder torch would not read: it gives what was in memory before.
+    """
+    stored = member.compress_type == zipfile.ZIP_STORED
+    whole = member.compress_size == member.file_size
+    is_folder = member.external_attr & 0x10  # an attribute of DOS
+    return stored and whole and not is_folder
+
+
+def _reason(error: Exception) -> str:
+    """In one sentence."""
+    if isinstance(error, pickle.UnpicklingError):  # whose advice is to load it all the same
+        return "it holds other things than plain values and tensors"
+    text = str(getattr(error, "strerror", None) or error)
+    sentence = text.partition("\n")[0].partition(". ")[0]
+    printable = "".join(filter(str.isprintable, sentence))  # it may quote the damage
+    return printable or type(error).__name__

@@ -3,67 +3,131 @@
 import json
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
-from utils import UserError
+from runs.lock import FolderLock
+from utils import UserError, replacing
 
 
 class RunFolder:
-    """The files of one run.
-
-    args.txt (every argument, as YAML), model.txt, train_eval_results.txt (a line per epoch,
+    """args.txt (every argument, as YAML), model.txt, train_eval_results.txt (a line per epoch,
     appended as it happens), metrics.jsonl (the same for machines), checkpoint.pt.
+
+    CONTINUE is there after a run was interrupted that wants to go on. With `writes` off, as in
+    all processes of a run but the main one, nothing is read or written.
     """
 
     ARGS, MODEL, RESULTS = "args.txt", "model.txt", "train_eval_results.txt"
     METRICS, CHECKPOINT, TEST = "metrics.jsonl", "checkpoint.pt", "test_results.txt"
+    MARKER = "CONTINUE"
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, writes: bool = True):
+        self.path, self.writes = Path(path), writes
 
     @property
     def checkpoint(self) -> Path:
         return self.path / self.CHECKPOINT
 
-    def check_free(self, overwrite: bool) -> None:
-        """Refuse a folder that holds a run already, or that cannot be written.
-
-        Raises:
-            UserError: with the remedy.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--output_dir {self.path}: is a file; choose another folder")
-        held = [name for name in (self.ARGS, self.RESULTS, self.CHECKPOINT) if self._has(name)]
-        if held and not overwrite:
-            raise UserError(
-                f"{self.path} holds a run already ({', '.join(held)}); choose another "
-                "--output_dir, or give --overwrite to replace it"
-            )
-        existing = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"--output_dir {self.path}: {existing} is not a writable folder")
+    @property
+    def marker(self) -> Path:
+        return self.path / self.MARKER
 
     def _has(self, name: str) -> bool:
         return (self.path / name).exists()
 
-    def start(self, args_text: str, model_text: str, overwrite: bool = False) -> None:
-        """Make the folder and write args.txt and model.txt, in place of an old run's files.
+    # --- whose it is ---
+
+    def locked(self):
+        """A context in which no other process can write here.
 
         Raises:
-            UserError: another run took the folder since `check_free`.
+            UserError: one does already, or the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        if overwrite:
+        return FolderLock(self.path) if self.writes else nullcontext()
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a folder that holds a run already.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        held = [name for name in (self.ARGS, self.RESULTS, self.CHECKPOINT) if self._has(name)]
+        if self.writes and held and not overwrite:
+            raise UserError(
+                f"{self.path} holds a run already ({', '.join(held)}); give --resume to go on "
+                "with it, --overwrite to replace it, or choose another --output_dir"
+            )
+
+    def check_unstarted(self) -> None:
+        """Refuse to start anew where there are results whose checkpoint is gone.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.writes and self._size(self.RESULTS):
+            raise UserError(
+                f"{self.path} holds results, but no {self.CHECKPOINT} to go on from; choose "
+                "another --output_dir, or give --overwrite instead of --resume"
+            )
+
+    def mark_unfinished(self) -> None:
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.marker.touch()
+
+    def remove_marker(self) -> None:
+        if self.writes:
+            self.marker.unlink(missing_ok=True)
+
+    # --- from start to end ---
+
+    def clear(self) -> None:
+        """Remove whatever an old run left."""
+        if self.writes:
             for name in (self.ARGS, self.CHECKPOINT, self.RESULTS, self.METRICS, self.TEST):
                 (self.path / name).unlink(missing_ok=True)
-        try:
-            with open(self.path / self.ARGS, "x", encoding="utf-8") as file:
-                file.write(args_text)
-        except FileExistsError:
-            raise UserError(
-                f"{self.path}: another run has just started there; choose another --output_dir"
-            ) from None
-        (self.path / self.MODEL).write_text(model_text, encoding="utf-8")
+
+    def described(self) -> bool:
+        """Whether args.txt is there, or is another process's affair."""
+        return not self.writes or self._has(self.ARGS)
+
+    def describe(self, args_text: str, model_text: str) -> None:
+        """Write args.txt and model.txt."""
+        self._replace(self.MODEL, model_text)
+        self._replace(self.ARGS, args_text)
+
+    def resume(self, lengths: dict[str, int], lines: dict[str, list[str]], note: str) -> None:
+        """Take back what was written after a checkpoint, and note in args.txt that it went on.
+
+        Args:
+            lengths: of the result files when the checkpoint was made, in bytes.
+            lines: what stood in them then, for a folder that lacks it.
+            note: an item of a YAML list.
+        """
+        if not self.writes:
+            return
+        for name, length in lengths.items():
+            if self._has(name) and self._size(name) >= length:
+                os.truncate(self.path / name, length)
+            else:
+                self._replace(name, "".join(line + "\n" for line in lines[name]))
+        text = (self.path / self.ARGS).read_text(encoding="utf-8")
+        heading = "" if "\nresumed:\n" in text else "resumed:\n"
+        self._replace(self.ARGS, f"{text}{heading}{note}\n")
+
+    def result_lengths(self) -> dict[str, int]:
+        """Of the result files, in bytes."""
+        return {name: self._size(name) for name in (self.RESULTS, self.METRICS)}
+
+    def _size(self, name: str) -> int:
+        return (self.path / name).stat().st_size if self._has(name) else 0
+
+    def _replace(self, name: str, text: str) -> None:
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    # --- lines ---
 
     def add_result(self, line: str) -> None:
         self._append(self.RESULTS, line)
@@ -73,11 +137,19 @@ class RunFolder:
         self._append(self.TEST, line)
 
     def add_metrics(self, record: dict) -> None:
-        self._append(self.METRICS, json.dumps(_json_ready(record), allow_nan=False))
+        self._append(self.METRICS, metrics_line(record))
 
     def _append(self, name: str, line: str) -> None:
+        if not self.writes:
+            return
         with open(self.path / name, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner
+
+
+def metrics_line(record: dict) -> str:
+    return json.dumps(_json_ready(record), allow_nan=False)
 
 
 def _json_ready(value):

@@ -1,5 +1,6 @@
 """Fixtures that several test files use: the programs as a user runs them, and the trial data."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,35 @@ def mistake_in(monkeypatch, capsys):
         return errors
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """Run a program in forks of a process that has loaded torch: seconds less than `run_program`.
+
+    `forked("vision_main", "--help", processes=2, faults={1: ("step", 9, 3)})` gives the exit codes
+    and the output; tests/fork_server.py says what a fault is.
+    """
+    logs = tmp_path_factory.mktemp("logs")
+    server = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "fork_server.py"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdout.readline() == "ready\n"
+
+    def run(module, *arguments, processes=1, joined=True, faults=None):
+        log = logs / f"{len(list(logs.iterdir()))}.txt"
+        request = {
+            "module": module, "arguments": [str(x) for x in arguments], "output": str(log),
+            "faults": faults or {}, "processes": processes, "joined": joined,
+        }  # fmt: skip
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline()), log.read_text()
+
+    yield run
+    server.stdin.close()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from images import augment
 from images.augment import Transform, color_jitter, crop_flip
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.24, 0.25, 0.26)
+ALL = {"crop": True, "flip": True, "jitter": True, "noise": 1.0}
 
 
 def seeded(seed=0):
@@ -23,6 +24,13 @@ def seeded(seed=0):
 
 def random_bytes(*shape, seed=0):
     return torch.randint(256, shape, dtype=torch.uint8, generator=seeded(seed))
+
+
+def varied(transform, pixels, seed=0):
+    """`pixels` as a training loader would have them made, in one batch."""
+    choices = transform.draw(len(pixels), seeded(seed))
+    noise = transform.draw_noise(len(pixels), seeded(seed)) if transform.noise else None
+    return transform(pixels, choices, noise)
 
 
 def reference_crop_flip(image, dy, dx, flip, padding):
@@ -71,7 +79,7 @@ class TestDistribution:
 
     def ours(self, flip=True):
         transform = Transform((0, 0, 0), (1 / 255,) * 3, 8, "cpu", crop=True, flip=flip)
-        output = transform(self.image.expand(self.draws, 8, 8, 3).contiguous(), seeded(1))
+        output = varied(transform, self.image.expand(self.draws, 8, 8, 3).contiguous(), 1)
         return self.count(output.permute(0, 2, 3, 1).round().byte().numpy())
 
     def torchvisions(self):
@@ -98,7 +106,7 @@ class TestDistribution:
 def test_padding_is_an_eighth_and_black(size, padding):
     transform = Transform(MEAN, STD, size, "cpu", crop=True)
     white = torch.full((64, size, size, 3), 255, dtype=torch.uint8)
-    output = transform(white, seeded())
+    output = varied(transform, white)
     black = -torch.tensor(MEAN) / torch.tensor(STD)
     rows = torch.isclose(output, black.view(1, 3, 1, 1)).all(1).all(2)  # (B, H): black rows
     assert rows.sum(1).max() == padding
@@ -129,7 +137,7 @@ def test_color_jitter_draws_torchvisions_ranges(monkeypatch):
         return images
 
     monkeypatch.setattr(augment, "color_jitter", spy)
-    Transform(MEAN, STD, 1, "cpu", jitter=True)(random_bytes(4000, 1, 1, 3), seeded())
+    varied(Transform(MEAN, STD, 1, "cpu", jitter=True), random_bytes(4000, 1, 1, 3))
     ranges = [(0.8, 0.4), (0.8, 0.4), (0.8, 0.4), (-0.1, 0.2)]  # (low, width)
     for factor, bounds in zip(drawn[0], ranges, strict=True):
         assert kstest(factor.numpy(), "uniform", bounds).pvalue > 0.01
@@ -138,18 +146,18 @@ def test_color_jitter_draws_torchvisions_ranges(monkeypatch):
 
 def test_jitter_is_applied_before_normalising():
     pixels = random_bytes(5, 8, 8, 3)
-    jittered = Transform(MEAN, STD, 8, "cpu", jitter=True)(pixels, seeded())
+    jittered = varied(Transform(MEAN, STD, 8, "cpu", jitter=True), pixels)
     spread = 2 * torch.rand(4, 5, generator=seeded()) - 1
     planes = pixels.permute(0, 3, 1, 2) / 255
     expected = color_jitter(planes, *(1 + 0.2 * spread[:3]), 0.1 * spread[3])
     expected = functional.normalize(expected, MEAN, STD)
     torch.testing.assert_close(jittered, expected, rtol=0, atol=1e-5)
-    assert not torch.allclose(jittered, Transform(MEAN, STD, 8, "cpu")(pixels, None), atol=0.01)
+    assert not torch.allclose(jittered, Transform(MEAN, STD, 8, "cpu")(pixels, {}), atol=0.01)
 
 
 def test_normalise_equals_torchvision():
     pixels = random_bytes(7, 12, 12, 3)
-    ours = Transform(MEAN, STD, 12, "cpu")(pixels, None)
+    ours = Transform(MEAN, STD, 12, "cpu")(pixels, {})
     theirs = torch.stack(
         [transforms.Normalize(MEAN, STD)(transforms.ToTensor()(image.numpy())) for image in pixels]
     )
@@ -160,8 +168,8 @@ def test_normalise_equals_torchvision():
 
 def test_noise_is_gaussian_with_the_given_deviation():
     pixels = random_bytes(50, 16, 16, 3)
-    plain = Transform(MEAN, STD, 16, "cpu")(pixels, None)
-    noisy = Transform(MEAN, STD, 16, "cpu", noise=0.3)(pixels, seeded())
+    plain = Transform(MEAN, STD, 16, "cpu")(pixels, {})
+    noisy = varied(Transform(MEAN, STD, 16, "cpu", noise=0.3), pixels)
     assert noisy.is_contiguous(memory_format=torch.channels_last)
     noise = (noisy - plain).flatten().numpy()
     assert kstest(noise, "norm", (0, 0.3)).pvalue > 0.01
@@ -170,5 +178,49 @@ def test_noise_is_gaussian_with_the_given_deviation():
 def test_the_bytes_are_left_alone():
     pixels = random_bytes(6, 16, 16, 3)
     before = pixels.clone()
-    Transform(MEAN, STD, 16, "cpu", crop=True, flip=True, jitter=True, noise=1.0)(pixels, seeded())
+    varied(Transform(MEAN, STD, 16, "cpu", **ALL), pixels)
     assert torch.equal(pixels, before)
+
+
+def in_parts(transform, pixels, cuts):
+    """What `varied` makes of them, in several batches."""
+    choices = transform.draw(len(pixels), seeded())
+    noise = transform.draw_noise(len(pixels), seeded())
+    bounds = [0, *cuts, len(pixels)]
+    parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    return torch.cat(
+        [
+            transform(pixels[part], {k: v[part] for k, v in choices.items()}, noise[part])
+            for part in parts
+        ]
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(size=st.integers(1, 20), count=st.integers(0, 9), data=st.data())
+def test_an_image_does_not_depend_on_those_beside_it(size, count, data):
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=4)))
+    transform = Transform(MEAN, STD, size, "cpu", **ALL)
+    pixels = random_bytes(count, size, size, 3)
+    assert torch.equal(in_parts(transform, pixels, cuts), varied(transform, pixels))
+
+
+def test_nor_does_a_large_one_with_several_threads():
+    """torch sums a tensor to one number with all its threads, rows of several with one each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        transform = Transform(MEAN, STD, 184, "cpu", **ALL)
+        pixels = random_bytes(3, 184, 184, 3)
+        for cuts in ([1], [1, 2]):
+            assert torch.equal(in_parts(transform, pixels, cuts), varied(transform, pixels))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_drawn_is_in_range_and_of_the_count_asked_for():
+    choices = Transform(MEAN, STD, 32, "cpu", **ALL).draw(1000, seeded())
+    assert {len(values) for values in choices.values()} == {1000}
+    for name in ("dy", "dx"):
+        assert sorted(set(choices[name].tolist())) == list(range(9))
+    assert not Transform(MEAN, STD, 32, "cpu", noise=1.0).draw(1000, seeded())

@@ -93,6 +93,9 @@ def test_names_are_matched_without_regard_to_case():
         (["--learning_rate", "1"], r"unknown argument '--learning_rate'.*--help"),
         (["--activaton", "ReLU"], r"unknown argument '--activaton'; did you mean --activation\?"),
         (["--lr"], r"--lr: expected one argument"),
+        (["--save_interval", "0"], r"--save_interval: expected epochs \(1ep\), steps \(500\)"),
+        (["--save_interval", "1ep,2ep"], r"--save_interval: expected .* not '1ep,2ep'"),
+        (["--save_interval", "10s"], r"--save_interval: expected .* not '10s'"),
         (["--patch_size", "four"], r"--patch_size: expected a whole number"),
         (["--config", "missing.yaml"], r"--config missing.yaml: not a readable YAML file"),
     ],
@@ -111,11 +114,23 @@ def test_a_bad_flag_is_named_with_the_remedy(argv, message):
         (["--compile_mode", "reduce-memory"], "--compile_mode .* without --use_compiled"),
         (["--amp_dtype", "bf16"], "--amp_dtype has no effect without --use_amp"),
         (["--checkpoint", "x.pt"], "--checkpoint is for --test_only"),
+        (["--resume", "--overwrite"], "--resume goes on with a run and --overwrite replaces it"),
+        (["--resume", "run", "--test_only"], "--resume trains and --test_only does not"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(argv, message):
-    with pytest.raises(UserError, match=message):
-        cli.check_together(parse(*argv)[0])
+    args = parse(*argv)[0]
+    with pytest.raises(UserError, match=message):  # noqa: PT012
+        cli.check_run_flags(args)
+        cli.check_together(args)
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [([], None), (["--resume"], "auto"), (["--resume", "run"], "run"), (["--resume=a b"], "a b")],
+)
+def test_resume_takes_a_path_or_none(argv, value):
+    assert parse(*argv, "--lr", "0.5")[0].resume == value
 
 
 def test_the_command_line_overrides_the_config_file(tmp_path):

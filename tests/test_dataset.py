@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ import tarfile
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,17 @@ class TestDigits:
         epoch_of(self.load(augment=True).train)
         assert len(flips) == 15
         assert not torch.cat(flips).any()
+
+    def test_two_processes_share_each_batch(self):
+        options = {"val_fraction": 0.2, "augment": True, "color_jitter": True, "noise": 0.1}
+        one = self.load(**options)
+        two = [self.load(rank=rank, world_size=2, **options) for rank in range(2)]
+        for split in ("train", "val", "test"):
+            shares = [getattr(data, split).batches(1) for data in two]
+            for whole, *parts in zip(getattr(one, split).batches(1), *shares, strict=True):
+                assert len(parts[0][0]) == -(-len(whole[0]) // 2)
+                for ours, theirs in zip(whole, zip(*parts, strict=True), strict=True):
+                    assert torch.equal(ours, torch.cat(theirs))
 
     def test_normalised_by_the_training_split_after_hold_out(self):
         data = self.load(val_fraction=0.25)
@@ -385,6 +398,22 @@ class TestCifar:
             "cifar-10-python.tar.gz",
         }
 
+    def test_one_of_several_processes_downloads(self, tmp_path, monkeypatch, server, capsys):
+        web, address = server
+        write_cifar(datasets.CIFAR10, tmp_path, monkeypatch)
+        pack_cifar(datasets.CIFAR10, tmp_path, web / "cifar.tar.gz", monkeypatch)
+        monkeypatch.setattr(datasets.CIFAR10, "url", f"{address}/cifar.tar.gz")
+        downloads = counted(monkeypatch, sources, "_download")
+        folder = tmp_path / "data"
+        results = at_once(3, lambda: sources.read_cifar(datasets.CIFAR10, folder, progress=False))
+        assert len(downloads) == 1
+        assert all(np.array_equal(train[0], results[0][0][0]) for train, _, _ in results)
+        assert capsys.readouterr().out.count("waiting for another process") == 2
+        assert {path.name for path in folder.iterdir()} == {
+            "cifar-10-batches-py",
+            "cifar-10-python.tar.gz",
+        }
+
     def test_a_download_that_is_not_it(self, tmp_path, monkeypatch, server):
         web, address = server
         (web / "cifar.tar.gz").write_bytes(b"a login page")
@@ -392,6 +421,25 @@ class TestCifar:
         message = error_of("cifar10", tmp_path / "data")
         assert str(tmp_path / "data" / "cifar-10-python.tar.gz") in message
         assert "delete it" in message
+
+
+def counted(monkeypatch, module, name):
+    """A list that grows with every call of module.name, which now takes its time."""
+    calls, real = [], getattr(module, name)
+
+    def slowly(*args):
+        calls.append(args)
+        time.sleep(0.3)
+        return real(*args)
+
+    monkeypatch.setattr(module, name, slowly)
+    return calls
+
+
+def at_once(count, work):
+    """What `work` returns in each of several threads, whose locks are as those of processes."""
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(work) for _ in range(count)]]
 
 
 def write_image(path, size=(12, 12), seed=0, mode="RGB", **options):
@@ -604,7 +652,7 @@ class TestCache:
         return counts
 
     def caches(self, folder):
-        return sorted((folder / ".cache").iterdir())
+        return sorted((folder / ".cache").glob("*"))
 
     def test_written_then_used(self, folder, decoded):
         first = load_folder(folder)
@@ -686,21 +734,28 @@ class TestCache:
         assert self.caches(folder) == []
         assert "No space left on device" in capsys.readouterr().err
 
-    def test_two_processes_at_once(self, folder):
-        code = (
-            "import sys, torch; from dataset import load_images\n"
-            "data = load_images('imagefolder', sys.argv[1], batch_size=4)\n"
-            "print(sum(images.double().sum().item() for images, _ in data.test.batches(0)))"
-        )
-        runs = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True
-            )
-            for _ in range(2)
-        ]
-        printed = {run.communicate(timeout=120)[0].splitlines()[-1] for run in runs}
-        assert [run.returncode for run in runs] == [0, 0]
-        assert len(printed) == 1
+    def test_of_several_processes_at_once_one_decodes(self, folder, monkeypatch):
+        real = decode.decode_all
+
+        def slowly(paths, *rest):
+            (folder / f"{len(paths)} by {os.getpid()}").touch()
+            time.sleep(0.3)
+            return real(paths, *rest)
+
+        def load(results):
+            results.put(epoch_of(load_folder(folder).test)[0].numpy().tobytes())
+
+        monkeypatch.setattr(decode, "decode_all", slowly)
+        context = multiprocessing.get_context("fork")
+        results = context.Queue()
+        processes = [context.Process(target=load, args=[results]) for _ in range(3)]
+        for process in processes:
+            process.start()
+        found = {results.get(timeout=60) for _ in processes}
+        for process in processes:
+            process.join()
+        assert found == {epoch_of(load_folder(folder).test)[0].numpy().tobytes()}
+        assert sorted(path.name.split()[0] for path in folder.glob("* by *")) == ["18", "9"]
         assert [path.suffix for path in self.caches(folder)] == [".npy", ".npy"]
 
     def test_one_plain_line_each_off_a_terminal(self, folder, capfd):
@@ -788,7 +843,7 @@ class TestImageNet:
         asked = []
         real = splits.StreamLoader
         monkeypatch.setattr(
-            splits, "StreamLoader", lambda *args: asked.append(args[6]) or real(*args)
+            splits, "StreamLoader", lambda *args, **ranks: asked.append(args[6]) or real(*args)
         )
         monkeypatch.setattr(splits, "usable_cpus", lambda: 2)
         for number in (0, None, 1):

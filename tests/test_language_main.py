@@ -21,7 +21,7 @@ import language_main
 import program
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
 from runs.checkpoint import load_checkpoint
-from train_eval import Trainer
+from train_eval import Place, Trainer
 
 SMALL = (
     "--dataset", "text", "--tokenizer", "bytes", "--embedding_dim", "16",
@@ -205,15 +205,16 @@ def losses_of_both_loops(flags, data, vocab_size, steps=200):
     plain.copy_weights(model)
     options = program.build_options(args, torch.device("cpu"), test_each_epoch=False)
     trainer = Trainer(model, language_main.LanguageModelling(), torch.device("cpu"), options)
-    trainer.start(len(data.train))
+    trainer.start(data.train)
     optimizer, warmup = plain_optimizer(plain, args.lr), steps // 20
     ours, theirs = [], []
     for epoch in range(1, args.num_epochs + 1):
+        trainer.state.place = Place(epoch)
         for ids, targets in data.train.batches(epoch):
             if len(ours) == steps:
                 return ours, theirs
             step = len(ours)
-            nats, count = trainer._train_step([(ids, targets)], data.train).tolist()
+            nats, count = trainer.train_step([(ids, targets)], data.train).tolist()
             ours.append(nats / count)
             decay = 1 - (step - warmup) / (steps - warmup)
             optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = args.lr * min(
@@ -439,7 +440,7 @@ def test_a_prompt_that_is_no_text_and_a_terminal_without_letters_end_no_run(run_
         (["--tokenizer", "a\0b"], "--tokenizer: a NUL character"),
         (["--warmup", "9" * 400 + "ep"], "--warmup: expected steps"),
         (["--activation", "ReLU", "--learn_sigma"], "--learn_sigma: ReLU has no sigma"),
-        (["--test_only", "--checkpoint", "nowhere.pt"], "--checkpoint nowhere.pt: no such file"),
+        (["--test_only", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such file"),
     ],
 )
 def test_mistakes_in_flags(mistake, tmp_path, flags, message):

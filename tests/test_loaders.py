@@ -1,18 +1,25 @@
 """The order of batches: once each, by seed and epoch alone, from memory as from files."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
 from images.augment import Transform
 from images.decode import FolderReader, ImageNetReader, decode_all
 from images.loaders import MemoryLoader, StreamLoader
-from utils import UserError, mixed_seed
+from utils import UserError, mixed_seed, share
 
 SIZE, COUNT, BATCH = 8, 23, 5
 ALL = {"crop": True, "flip": True, "jitter": True, "noise": 0.1}
@@ -22,10 +29,13 @@ def transform(**options):
     return Transform((0.5,) * 3, (0.25,) * 3, SIZE, "cpu", **options)
 
 
-def memory_loader(data_seed=None, count=COUNT, **options):
-    images = np.random.RandomState(0).randint(0, 256, (count, SIZE, SIZE, 3), np.uint8)
-    targets = np.arange(count)
-    return MemoryLoader(images, targets, transform(**options), BATCH, "cpu", data_seed)
+def random_images(count=COUNT):
+    return np.random.RandomState(0).randint(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def memory_loader(data_seed=None, count=COUNT, batch=BATCH, ranks=(0, 1), **options):
+    images, targets = random_images(count), np.arange(count)
+    return MemoryLoader(images, targets, transform(**options), batch, "cpu", data_seed, *ranks)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +48,11 @@ def files(tmp_path_factory):
     return np.array(paths, object)
 
 
-def stream_loader(files, read=None, workers=0, data_seed=None, **options):
+def stream_loader(files, read=None, workers=0, data_seed=None, ranks=(0, 1), **options):
     read = read or FolderReader(SIZE, fit=True)
     targets = np.arange(len(files))
     return StreamLoader(
-        files, targets, read, transform(**options), BATCH, "cpu", workers, data_seed
+        files, targets, read, transform(**options), BATCH, "cpu", workers, data_seed, *ranks
     )
 
 
@@ -53,6 +63,18 @@ def epoch_of(loader, epoch=0):
 
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def same_batches(ours, theirs):
+    return all(same(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def together(shares):
+    """The batches that the ranks' loaders give, put together."""
+    return [
+        tuple(torch.cat(parts) for parts in zip(*batch, strict=True))
+        for batch in zip(*shares, strict=True)
+    ]
 
 
 @pytest.fixture(params=["memory", "stream", "imagenet"])
@@ -128,12 +150,129 @@ def test_evaluation_is_in_order_and_draws_nothing(make_loader):
     assert same((images, targets), epoch_of(loader, 7))
 
 
-def test_the_global_generator_is_left_alone(make_loader):
-    loader = make_loader(data_seed=0, **ALL)
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    epoch_of(loader)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_the_global_generator_is_left_alone_and_changes_nothing(make_loader):
+    epochs = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        epochs.append(epoch_of(make_loader(data_seed=0, **ALL)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert same(*epochs)
+
+
+def test_an_epoch_is_drawn_by_place_in_its_order_and_noise_by_batch():
+    """The whole rule, so that a seed stands for the same batches in every version."""
+    images, vary = torch.from_numpy(random_images()), transform(**ALL)
+    generator = torch.Generator().manual_seed(mixed_seed(7, 3))
+    order = torch.randperm(COUNT, generator=generator)
+    choices = vary.draw(COUNT, generator)
+    found = memory_loader(7, **ALL).batches(3)
+    for number, (batch, targets) in enumerate(found):
+        place = slice(number * BATCH, (number + 1) * BATCH)
+        chosen = {name: values[place] for name, values in choices.items()}
+        generator = torch.Generator().manual_seed(mixed_seed("noise", 7, 3, number))
+        noise = vary.draw_noise(BATCH, generator)[: len(targets)]
+        assert torch.equal(targets, order[place])
+        assert torch.equal(batch, vary(images[order[place]], chosen, noise))
+    assert number == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_batches_on_a_gpu_but_for_noise():
+    images, targets, options = random_images(), np.arange(COUNT), ALL | {"noise": 0}
+    loaders = [
+        MemoryLoader(
+            images, targets, Transform(*[(0.5,) * 3] * 2, SIZE, device, **options), 5, device, 0
+        )
+        for device in ("cpu", "cuda")
+    ]
+    for ours, theirs in zip(*(loader.batches(2) for loader in loaders), strict=True):
+        assert torch.equal(ours[1], theirs[1].cpu())
+        torch.testing.assert_close(ours[0], theirs[0].cpu(), rtol=0, atol=1e-5)
+
+
+class TestSkipping:
+    @pytest.mark.parametrize("seed", [None, 0])
+    def test_skipping_gives_the_tail(self, make_loader, seed):
+        loader = make_loader(seed, **(ALL if seed is not None else {}))
+        whole = list(loader.batches(2))
+        for first in range(len(loader) + 1):
+            assert same_batches(loader.batches(2, first), whole[first:])
+
+    def test_workers_skip_too(self, files):
+        alone = list(stream_loader(files, data_seed=0, **ALL).batches(1))
+        helped = stream_loader(files, workers=2, data_seed=0, **ALL)
+        for first in (5, 3, 0):
+            assert same_batches(helped.batches(1, first), alone[first:])
+
+    def test_only_what_is_given_is_read(self, files):
+        read = Recorder(SIZE)
+        loader = stream_loader(files, read, data_seed=0, ranks=(1, 2))
+        targets = torch.cat([targets for _, targets in loader.batches(0, 3)])
+        assert len(targets) == 2 + 1
+        assert read.paths == files[targets.numpy()].tolist()
+
+
+class Recorder(FolderReader):
+    def __init__(self, size):
+        super().__init__(size, fit=True)
+        self.paths = []
+
+    def __call__(self, path, seed=None):
+        self.paths.append(path)
+        return super().__call__(path, seed)
+
+
+class TestShares:
+    @given(count=st.integers(0, 1000), world_size=st.integers(1, 20))
+    def test_the_rule(self, count, world_size):
+        parts = [share(count, rank, world_size) for rank in range(world_size)]
+        assert [i for part in parts for i in range(count)[part]] == list(range(count))
+        lengths = [part.stop - part.start for part in parts]
+        assert lengths == sorted(lengths, reverse=True)
+        assert lengths[0] - lengths[-1] <= 1
+
+    @pytest.mark.parametrize("world_size", range(1, 6))
+    @pytest.mark.parametrize("seed", [None, 0])
+    def test_together_they_are_the_batches_of_one_process(self, make_loader, seed, world_size):
+        options = ALL if seed is not None else {}
+        shares = [
+            list(make_loader(seed, ranks=(rank, world_size), **options).batches(1))
+            for rank in range(world_size)
+        ]
+        assert same_batches(together(shares), make_loader(seed, **options).batches(1))
+        last = [len(batches[-1][1]) for batches in shares]
+        assert last == [[3], [2, 1], [1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 0, 0]][world_size - 1]
+
+    @settings(deadline=None, max_examples=50)
+    @given(
+        count=st.integers(1, 30),
+        batch=st.integers(1, 12),
+        world_size=st.integers(1, 5),
+        data=st.data(),
+    )
+    def test_of_any_count_from_any_batch_on(self, count, batch, world_size, data):
+        whole = list(memory_loader(1, count, batch, **ALL).batches(4))
+        first = data.draw(st.integers(0, len(whole)))
+        shares = [
+            memory_loader(1, count, batch, (rank, world_size), **ALL) for rank in range(world_size)
+        ]
+        assert all((len(x), x.num_samples, x.batch_size) == (len(whole), count, batch)
+                   for x in shares)  # fmt: skip
+        assert same_batches(together(x.batches(4, first) for x in shares), whole[first:])
+
+    @pytest.mark.parametrize("seed", [None, 0])
+    def test_an_empty_one_has_the_promised_form(self, make_loader, seed):
+        loader = make_loader(seed, ranks=(4, 5), **(ALL if seed is not None else {}))
+        images, targets = list(loader.batches(0))[-1]
+        assert (images.shape, targets.shape) == ((0, 3, SIZE, SIZE), (0,))
+        assert (images.dtype, targets.dtype) == (torch.float32, torch.int64)
+
+    def test_workers_give_empty_ones_too(self, files):
+        alone = list(stream_loader(files, data_seed=0, ranks=(4, 5), **ALL).batches(0))
+        helped = stream_loader(files, workers=2, data_seed=0, ranks=(4, 5), **ALL)
+        assert same_batches(helped.batches(0), alone)
 
 
 def test_two_epochs_may_run_at_once():
@@ -198,6 +337,82 @@ def test_an_epoch_broken_off_ends_its_workers_at_once(files):
     del loader  # in a reference cycle they would be waited for, 5 seconds each
     assert time.monotonic() - start < 3
     assert not multiprocessing.active_children()
+
+
+def test_signals_to_the_workers_cost_no_batch(files):
+    many = np.tile(files, 10)
+    loader = stream_loader(many, workers=2, data_seed=0)
+    expected = list(stream_loader(many, data_seed=0).batches(0))
+    batches = loader.batches(0)
+    found = [next(batches), next(batches)]  # one of each worker: both have begun
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for worker in workers:
+            os.kill(worker.pid, number)
+        found.append(next(batches))
+    found += batches
+    assert same_batches(found, expected)
+    assert all(worker.is_alive() for worker in workers)
+
+
+ENDS = """
+import os, signal
+import numpy as np
+from torch.utils.data import _utils
+from images.loaders import StreamLoader
+
+_utils.worker.MP_STATUS_CHECK_INTERVAL = 0.2  # how often a worker looks for its parent; not 5
+
+class Read:
+    size = 8
+    def __call__(self, path, seed):
+        return np.zeros((8, 8, 3), np.uint8)
+
+def run(end):
+    loader = StreamLoader(
+        np.arange(500), np.arange(500), Read(), lambda pixels, *rest: pixels, 5, "cpu", 2
+    )
+    batches = loader.batches(0)
+    loader.cycle = loader, batches  # as tracebacks make them
+    next(batches), next(batches)
+    print(end, *(worker.pid for worker in loader._loader._iterator._workers), flush=True)
+    if end == "error":
+        raise RuntimeError("on purpose")
+    if end == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for end in ("normal", "error", "kill"):
+    if not os.fork():
+        run(end)
+        break
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_the_program_however_it_ends():
+    root = Path(__file__).parent.parent
+    program = subprocess.Popen(
+        [sys.executable, "-c", ENDS], cwd=root, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    lines = [program.stdout.readline().split() for _ in range(3)]
+    start = time.monotonic()
+    assert {end for end, *_ in lines} == {"normal", "error", "kill"}
+    workers = [pid for _, *pids in lines for pid in pids]
+    assert len(workers) == 6
+    while alive := [pid for pid in workers if is_running(pid)]:
+        assert time.monotonic() - start < 20, (alive, lines)
+        time.sleep(0.05)
+    errors = program.communicate()[1]
+    assert errors.count("Traceback") == errors.count("RuntimeError: on purpose") == 1
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,18 +1,21 @@
 """The cache of tokens: never stale, never half there, and enough by itself."""
 
+import errno
+import fcntl
 import itertools
 import os
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from text import cache, corpora, hub, tokenizer
-from utils import UserError
+from utils import UserError, one_at_a_time
 
 ROOT = Path(cache.__file__).parent.parent
 TEXTS = {"train": "Some text.\n" * 50, "valid": "Other text,\nin two lines", "test": "The end.\n"}
@@ -67,7 +70,7 @@ def error_of(*args, **options):
 
 
 def folders(folder):
-    return sorted(path.name for path in (folder / "tokens").iterdir())
+    return sorted(path.name for path in (folder / "tokens").glob("*"))
 
 
 class TestWhatIsKept:
@@ -441,3 +444,133 @@ def test_a_tokenizer_may_have_moved(tmp_path, monkeypatch, settled, encodings):
     encodings.clear()
     load(tmp_path, tokenizer=str(tmp_path / "there" / "mine"))
     assert not encodings
+
+
+SLOW_LOADS = """
+import hashlib, os, sys, time
+from text import cache, tokenizer
+
+folder, seconds = sys.argv[1], float(sys.argv[2])
+real = tokenizer.ByteTokenizer.encode_lines
+
+def slowly(self, lines):
+    with open(folder + "/marks", "a") as file:
+        print(os.getpid(), file=file)
+    time.sleep(seconds)
+    return real(self, lines)
+
+tokenizer.ByteTokenizer.encode_lines = slowly
+tokens = cache.load("text", "bytes", folder, progress=False)
+digest = hashlib.sha256(b"".join(tokens.ids(split).tobytes() for split in cache.corpora.SPLITS))
+print(digest.hexdigest())
+"""
+
+
+class TestOneAtATime:
+    @pytest.fixture
+    def start(self, tmp_path):
+        """start(seconds): a process that loads the text, and takes that long to encode a bit."""
+        write(tmp_path)
+        (tmp_path / "marks").touch()
+        running = []
+
+        def start(seconds):
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", SLOW_LOADS, str(tmp_path), str(seconds)],
+                    cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                )
+            )  # fmt: skip
+            return running[-1]
+
+        yield start
+        for process in running:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+    def marks(self, tmp_path):
+        """Which process encoded, for every time it did."""
+        return (tmp_path / "marks").read_text().split()
+
+    def test_one_of_four_processes_makes_the_tokens(self, tmp_path, start):
+        printed = [process.communicate()[0].splitlines() for process in
+                   [start(0.3) for _ in range(4)]]  # fmt: skip
+        assert len(set(self.marks(tmp_path))) == 1
+        assert len({lines[-1] for lines in printed}) == 1
+        waited = [sum("waiting for another process" in line for line in x) for x in printed]
+        assert sorted(waited) == [0, 1, 1, 1]
+        assert len(folders(tmp_path)) == 1
+
+    def test_when_it_is_killed_the_next_goes_on(self, tmp_path, start):
+        first = start(60)
+        while not self.marks(tmp_path):
+            assert first.poll() is None
+            time.sleep(0.01)
+        second = start(0)
+        assert "waiting for another process" in second.stdout.readline()
+        assert self.marks(tmp_path) == [str(first.pid)]
+        first.kill()
+        output, _ = second.communicate(timeout=10)
+        assert second.returncode == 0
+        assert output.splitlines()[-1] == run(SLOW_LOADS, tmp_path, 0).splitlines()[-1]
+        assert set(self.marks(tmp_path)) == {str(first.pid), str(second.pid)}
+        assert [x for x in folders(tmp_path) if not x.endswith(".tmp")] == [
+            cache.load("text", "bytes", tmp_path, progress=False).folder.name
+        ]
+
+    def test_an_intact_cache_is_not_waited_for(self, tmp_path, settled):
+        write(tmp_path)
+        load(tmp_path)
+        with one_at_a_time(tmp_path / "tokens" / ".text-bytes-lock"):
+            assert text_of(load(tmp_path)) == TEXTS["train"].encode()
+
+    def test_it_excludes_others_and_leaves_nothing(self, tmp_path, capsys):
+        inside, most = [], []
+
+        def work():
+            with one_at_a_time(tmp_path / "lock"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.01)
+                inside.pop()
+
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(work) for _ in range(24)]:
+                future.result()
+        assert most == [1] * 24
+        assert not list(tmp_path.iterdir())
+        lines = capsys.readouterr().out.splitlines()
+        assert 7 <= len(lines) <= 23  # one for each that waited, however often it had to
+
+    def test_folders_are_made_and_removed_again(self, tmp_path):
+        path = tmp_path / "a" / "b" / "lock"
+        with one_at_a_time(path):
+            assert path.is_file()
+        assert not list(tmp_path.iterdir())
+
+    def test_an_error_inside_lets_the_next_in(self, tmp_path):
+        for _ in range(2):
+            with pytest.raises(KeyError), one_at_a_time(tmp_path / "lock"):
+                raise KeyError
+        assert not list(tmp_path.iterdir())
+
+    def test_what_came_into_a_new_folder_stays(self, tmp_path):
+        with one_at_a_time(tmp_path / "a" / "b" / "lock"):
+            (tmp_path / "a" / "file").touch()
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+
+    @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+    def test_without_locks_it_goes_on(self, tmp_path, monkeypatch, number):
+        def flock(*args):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with one_at_a_time(tmp_path / "lock"), one_at_a_time(tmp_path / "lock"):
+            pass
+        assert not list(tmp_path.iterdir())
+
+    def test_where_nothing_can_be_written_it_goes_on(self, tmp_path):
+        (tmp_path / "file").touch()  # in the way, even of the administrator
+        with one_at_a_time(tmp_path / "file" / "lock"):
+            pass

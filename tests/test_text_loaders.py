@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataset import load_text
 from text.cache import Counts
 from text.loaders import IGNORED, EvalLoader, TrainLoader
 
@@ -15,14 +16,14 @@ batches = st.integers(1, 7)
 COUNTS = Counts(tokens=1, words=1, bytes=1)
 
 
-def train_loader(length, block_size, batch_size=3, data_seed=0, device="cpu"):
+def train_loader(length, block_size, batch_size=3, data_seed=0, device="cpu", ranks=(0, 1)):
     ids = np.arange(length, dtype=np.uint16)  # every token is its own place
-    return TrainLoader(ids, COUNTS, block_size, batch_size, device, data_seed)
+    return TrainLoader(ids, COUNTS, block_size, batch_size, device, data_seed, *ranks)
 
 
-def eval_loader(length, block_size, batch_size, stride):
+def eval_loader(length, block_size, batch_size, stride, ranks=(0, 1)):
     ids = np.arange(length, dtype=np.uint16)
-    return EvalLoader(ids, COUNTS, block_size, batch_size, "cpu", stride)
+    return EvalLoader(ids, COUNTS, block_size, batch_size, "cpu", stride, *ranks)
 
 
 def epoch_of(loader, epoch=0):
@@ -77,12 +78,14 @@ class TestTraining:
         small, large = train_loader(1000, 16, 2), train_loader(1000, 16, 11)
         assert torch.equal(epoch_of(small)[0], epoch_of(large)[0])
 
-    def test_the_global_generator_is_left_alone(self):
-        torch.manual_seed(0)
-        expected = torch.rand(1)
-        torch.manual_seed(0)
-        epoch_of(train_loader(100, 8))
-        assert torch.equal(torch.rand(1), expected)
+    def test_the_global_generator_is_left_alone_and_changes_nothing(self):
+        epochs = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            epochs.append(epoch_of(train_loader(100, 8))[0])
+            assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(*epochs)
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -128,3 +131,87 @@ class TestEvaluation:
         loader = eval_loader(50, 7, 2, 3)
         for x, y in zip(epoch_of(loader, 0), epoch_of(loader, 1), strict=True):
             assert torch.equal(x, y)
+
+
+def same_batches(ours, theirs):
+    return all(
+        torch.equal(x, y)
+        for a, b in zip(ours, theirs, strict=True)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+class Recorded:
+    """Ids that note which of them are read."""
+
+    def __init__(self, ids):
+        self.ids, self.read = ids, []
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, places):
+        self.read += places.flatten().tolist()
+        return self.ids[places]
+
+
+@pytest.mark.parametrize("kind", ["train", "eval"])
+class TestSharesAndSkipping:
+    def loader(self, kind, length, block_size, batch_size, ranks=(0, 1)):
+        if kind == "train":
+            return train_loader(length, block_size, batch_size, data_seed=3, ranks=ranks)
+        return eval_loader(length, block_size, batch_size, (block_size + 1) // 2, ranks)
+
+    @given(
+        length=lengths, block_size=blocks, batch_size=batches, world_size=st.integers(1, 5),
+        data=st.data(),
+    )  # fmt: skip
+    def test_together_they_are_the_tail_of_one_process(
+        self, kind, length, block_size, batch_size, world_size, data
+    ):
+        one = self.loader(kind, length, block_size, batch_size)
+        whole = list(one.batches(2))
+        first = data.draw(st.integers(0, len(whole)))
+        shares = []
+        for rank in range(world_size):
+            loader = self.loader(kind, length, block_size, batch_size, (rank, world_size))
+            assert (len(loader), loader.num_samples) == (len(one), one.num_samples)
+            shares.append(list(loader.batches(2, first)))
+        together = [
+            [torch.cat(parts) for parts in zip(*batch, strict=True)]
+            for batch in zip(*shares, strict=True)
+        ]
+        assert same_batches(together, whole[first:])
+        for batch in zip(*shares, strict=True):
+            sizes = [len(inputs) for inputs, _ in batch]
+            assert sizes == sorted(sizes, reverse=True)
+            assert sizes[0] - sizes[-1] <= 1
+            for inputs, targets in batch:
+                assert inputs.shape == targets.shape == (len(inputs), block_size)
+                assert inputs.dtype == targets.dtype == torch.int64
+
+    def test_only_what_is_given_is_read(self, kind):
+        loader = self.loader(kind, 1000, 8, 10, (1, 3))
+        loader._ids = Recorded(loader._ids)
+        batches = loader.batches(0, 4)
+        assert not loader._ids.read
+        inputs, _ = next(batches)
+        assert inputs.shape == (3, 8)  # of 4 + 3 + 3
+        assert sorted(loader._ids.read) == sorted(
+            i % 1000 for window in inputs.tolist() for i in range(window[0], window[0] + 9)
+        )
+
+
+def test_the_front_door_gives_shares(tmp_path):
+    for stem in ("train", "valid", "test"):
+        (tmp_path / f"{stem}.txt").write_text(f"The {stem}ing text.\n" * 20)
+
+    def load(**ranks):
+        options = {"tokenizer": "bytes", "block_size": 8, "batch_size": 5}
+        return load_text("text", tmp_path, **options, **ranks)
+
+    one, two = load(), [load(rank=rank, world_size=2) for rank in range(2)]
+    for split in ("train", "val", "test"):
+        shares = [getattr(data, split).batches(1) for data in two]
+        together = [map(torch.cat, zip(*batch, strict=True)) for batch in zip(*shares, strict=True)]
+        assert same_batches(together, getattr(one, split).batches(1))

@@ -16,7 +16,8 @@ from models.activation import ZiLU
 from optimization import Plateau, lr_factor, parameter_groups
 from runs.checkpoint import load_checkpoint
 from runs.folder import RunFolder
-from train_eval import Diverged, Options, Trainer
+from runs.results import moment
+from train_eval import Diverged, Options, SaveInterval, Trainer
 from utils import UserError, describe_model, peak_flops
 from vision_main import Classification
 
@@ -26,6 +27,7 @@ OPTIONS = Options(
     max_steps=None,
     grad_accum_steps=1,
     eval_interval=None,
+    save_interval=SaveInterval(epochs=1),
     test_each_epoch=True,
     amp_dtype=None,
     compile_mode=None,
@@ -54,10 +56,11 @@ class ListLoader:
     def __len__(self):
         return math.ceil(self.num_samples / self.batch_size)
 
-    def batches(self, epoch):
-        return zip(
-            self.images.split(self.batch_size), self.targets.split(self.batch_size), strict=True
+    def batches(self, epoch, first=0):
+        images, targets = (
+            part.split(self.batch_size)[first:] for part in (self.images, self.targets)
         )
+        return zip(images, targets, strict=True)
 
 
 @dataclass
@@ -84,8 +87,8 @@ def fit(folder, model=None, data=None, task=None, **changes):
     trainer = Trainer(
         model, task or Classification("CrossEntropy"), CPU, replace(OPTIONS, **changes)
     )
+    folder.mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder)
-    run.start("", "")
     trainer.fit(data, run, {})
     records = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     return trainer, records
@@ -345,8 +348,8 @@ def test_reduce_memory_saves_less_for_backward():
 class PoisonedLoader(ListLoader):
     """From one epoch on, a batch holds an infinity."""
 
-    def batches(self, epoch):
-        for number, (images, targets) in enumerate(super().batches(epoch)):
+    def batches(self, epoch, first=0):
+        for number, (images, targets) in enumerate(super().batches(epoch, first), first):
             bad = epoch == 2 and number == 1
             yield (images * math.inf if bad else images), targets
 
@@ -377,7 +380,7 @@ def test_fp16_that_skips_every_step_stops_the_run(tmp_path):
 
 def test_max_steps_stops_inside_an_epoch(tmp_path):
     trainer, records = fit(tmp_path, max_steps=6)
-    assert trainer.step == 6
+    assert trainer.state.step == 6
     assert [r["train"]["count"] for r in records] == [50, 32]
     assert records[-1]["lr"] < 1e-2  # the schedule's end is the last step that is made
     lines = (tmp_path / "train_eval_results.txt").read_text().splitlines()
@@ -391,22 +394,15 @@ class Counting(Classification):
 
     def __call__(self, model, batch):
         loss, _ = super().__call__(model, batch)
-        count = len(batch[0])
-        large = torch.tensor(2.0**24 if count > 1 else 1.0)
+        large = torch.where(batch[1][0] == 0, 2.0**24, 1.0)
         return loss, torch.stack([5.3 * large, large * 0, large * 0, large])
 
 
 def test_sums_are_exact_however_many(tmp_path):
-    class Loader(ListLoader):
-        def batches(self, epoch):
-            yield self.images[:2], self.targets[:2]
-            for _ in range(200):
-                yield self.images[:1], self.targets[:1]
-
-        def __len__(self):
-            return 201
-
-    data = Data(Loader(batch_size=2), Loader(batch_size=2))
+    loader = ListLoader(201, batch_size=1)
+    loader.targets = torch.ones_like(loader.targets)
+    loader.targets[0] = 0
+    data = Data(loader, loader)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 7))
     _, records = fit(tmp_path, network, data, Counting("CrossEntropy"), num_epochs=1)
     for split in ("train", "test"):
@@ -445,7 +441,7 @@ def test_accumulated_batches_equal_large_ones(tmp_path, batch, accumulated):
 
     trainer, records = train("small", batch, grad_accum_steps=accumulated)
     reference, wanted = train("large", batch * accumulated)
-    assert trainer.step == reference.step == 3 * math.ceil(50 / (batch * accumulated))
+    assert trainer.state.step == reference.state.step == 3 * math.ceil(50 / (batch * accumulated))
     losses = [record["train"]["loss"] for record in wanted]
     assert [record["train"]["loss"] for record in records] == pytest.approx(losses, rel=1e-5)
     for mine, theirs in zip(trainer.model.parameters(), reference.model.parameters(), strict=True):
@@ -477,7 +473,7 @@ def test_evaluating_inside_an_epoch_changes_nothing(tmp_path):
         *["[Summary"] * 3,
     ]  # fmt: skip
     best = max(records, key=lambda r: r["val"]["top1"])
-    assert f"Best validation: {train_eval.moment(best)} |" in lines[7]
+    assert f"Best validation: {moment(best)} |" in lines[7]
     assert trainer.model.training is False  # as the last evaluation left it
 
 
@@ -532,8 +528,8 @@ def test_the_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
             torch.Tensor, name, lambda *a, m=method, n=name: reads.append(n) or m(*a)
         )
     fit(tmp_path, data=Data(ListLoader(480, 4), ListLoader(8, 4)), num_epochs=1)
-    # Two log intervals in 120 steps, the end of the epoch, and the evaluation.
-    assert len(reads) <= 2 * 2 + 2 + 1
+    # Two log intervals in 120 steps, the end of the epoch, the evaluation, its cost, two saves.
+    assert len(reads) <= 2 * 2 + 2 + 1 + 1 + 2
 
 
 @pytest.mark.gpu
@@ -547,13 +543,13 @@ def test_a_cuda_step_never_waits_for_the_device():
             tiny_network().to(cuda), Classification("CrossEntropy"), cuda,
             replace(OPTIONS, amp_dtype=dtype),
         )  # fmt: skip
-        trainer.start(len(loader))
+        trainer.start(loader)
         batches = list(loader.batches(1))
-        trainer._train_step([batches[0]], loader)
+        trainer.train_step([batches[0]], loader)
         torch.cuda.set_sync_debug_mode("error")
         try:
             for batch in batches[1:]:
-                trainer._train_step([batch], loader)
+                trainer.train_step([batch], loader)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -589,7 +585,7 @@ def test_learned_sigma_is_in_every_record(tmp_path):
 def test_a_broken_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"--checkpoint .*checkpoint.pt: not a readable checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoint.pt: not a readable checkpoint"):
         load_checkpoint(path)
 
 

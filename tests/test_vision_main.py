@@ -296,7 +296,7 @@ def write_images(folder, size=8, classes=("a", "b"), splits=("train", "test"), c
         (["--device", "cuda"], "--device cuda: torch .* finds no cuda device"),
         (["--activation", "ReLU", "--learn_sigma"], "--learn_sigma: ReLU has no sigma"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: not a readable YAML file"),
-        (["--test_only", "--checkpoint", "nowhere.pt"], "--checkpoint nowhere.pt: no such file"),
+        (["--test_only", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such file"),
         (["--val_fraction", "0.999"], "--val_fraction"),
     ],
 )
@@ -346,8 +346,8 @@ def test_a_folder_that_holds_a_run_is_refused_unless_told(trained, mistake, tmp_
 
 def test_folders_that_cannot_be_written(mistake, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "is a file" in mistake(*QUICK, "--output_dir", tmp_path / "file")
-    assert "not a writable folder" in mistake(*QUICK, "--output_dir", tmp_path / "file" / "run")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert f"{path}: cannot be made or written" in mistake(*QUICK, "--output_dir", path)
 
 
 def test_broken_checkpoints(trained, mistake, tmp_path):
@@ -364,7 +364,7 @@ def test_a_batch_of_one_that_batchnorm_cannot_normalise(mistake, tmp_path):
     """Found before an old run is overwritten."""
     # 1,438 training images: the last batch of 479 is one image, and one pixel after three strides.
     flags = ("--model", "resnet18", "--batch_size", "479", "--num_epochs", "1")
-    assert "--batch_size 479: leaves a batch of one" in mistake(
+    assert "--batch_size 479: gives a process a batch of one" in mistake(
         *QUICK, *flags, "--output_dir", tmp_path / "run"
     )
     assert not (tmp_path / "run").exists()

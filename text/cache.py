@@ -2,7 +2,7 @@
 
 {data_path}/tokens/{corpus}-{tokenizer}-{key}/ holds train.bin, val.bin, test.bin (ids as uint16 or
 uint32, end of text first) and meta.json. The key is a hash of everything that the ids depend on.
-A folder is renamed into place when it is whole.
+A folder is renamed into place when it is whole. Of several processes one makes it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ import numpy as np
 from text import corpora, tokenizer
 from text.forms import reading
 from text.lines import BLOCK, Tally, in_lines
-from utils import UserError, progress_bar, replacing
+from utils import UserError, one_at_a_time, progress_bar, replacing
 
 FORMAT = 1  # part of the key: raise it when the same text would give other ids
 META = "meta.json"
@@ -80,17 +80,29 @@ def load(name, tokenizer_name, data_path, progress=True):
     cached = _cached(stem, wanted)
     with reading(data_path):
         corpus = corpora.find(name, data_path)
-    if cached and corpus is None:
-        return cached[0].alone()
-    if cached and (tokens := _current(cached, corpus, progress)):
+    if tokens := _at_hand(cached, corpus):
         return tokens
-
     if corpus is None and name == "text":
         corpora.fetch(name, data_path)  # which nobody else has: it says what is missing
+    with one_at_a_time(stem.with_name(f".{stem.name}lock")):
+        cached = _cached(stem, wanted)  # by now another process may have made them
+        tokens = _at_hand(cached, corpus) or _current(cached, corpus, progress)
+        return tokens or _new(stem, wanted, tokenizer_name, corpus, data_path, progress)
+
+
+def _at_hand(cached, corpus):
+    """The first of the cached Tokens that are right without a look into the text, or None."""
+    if corpus is None:
+        return cached[0].alone() if cached else None
+    stamps = _settled(corpus.stamps())
+    return next((tokens for tokens in cached if stamps and tokens.meta["stamps"] == stamps), None)
+
+
+def _new(stem, wanted, tokenizer_name, corpus, data_path, progress):
     # Before a download: without a tokenizer it would be for nothing.
     encoder = tokenizer.load(tokenizer_name, data_path)
-    corpus = corpus or corpora.fetch(name, data_path)
-    corpora.check(name, corpus)
+    corpus = corpus or corpora.fetch(wanted["name"], data_path)
+    corpora.check(wanted["name"], corpus)
     wanted["tokenizer"] = str(Path(tokenizer_name).resolve())
     try:
         return _make(stem, wanted, corpus, encoder, progress)
@@ -174,10 +186,9 @@ def _settled(stamps):
 
 def _current(cached, corpus, progress):
     """Those of the cached Tokens that are of the text as it is now; None where it has changed."""
+    if not cached:
+        return None
     stamps = _settled(corpus.stamps())
-    for tokens in cached:
-        if stamps and tokens.meta["stamps"] == stamps:
-            return tokens
     tallies = {split: Tally() for split in corpus.splits}
     with _bar(f"reading {corpus.origin} for changes", corpus, progress) as bar:
         for split, text in corpus.splits.items():

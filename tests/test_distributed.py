@@ -1,0 +1,225 @@
+"""Several processes: the numbers of one, and none left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import KILL, TERM, TRY_AGAIN, results, text_folder  # noqa: F401
+from torch import nn
+
+import distributed
+from runs.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+# 288 images: the last batch has one, so that all processes but the first have none.
+VISION = (
+    "--dataset", "digits", "--resize", "8", "--val_fraction", "0.8", "--batch_size", "41",
+    "--num_epochs", "2",
+    "--lr", "1e-3", "--device", "cpu", "--augment", "--color_jitter", "--noise", "0.1",
+)  # fmt: skip
+VIT = (*VISION, "--model", "vit-tiny", "--grad_accum_steps", "3", "--max_steps", "3")
+LANGUAGE = (
+    "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "2", "--embedding_dim", "16",
+    "--num_attention_heads", "2", "--max_seq_length", "32", "--batch_size", "7",
+    "--num_epochs", "2", "--dropout", "0", "--grad_accum_steps", "2", "--device", "cpu",
+    "--eval_interval", "3", "--learn_sigma",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(forked, text_folder):  # noqa: F811
+    def run(module, folder, *flags, **options):
+        where = ["--data_path", text_folder] if module == "language_main" else []
+        return forked(module, *where, *flags, "--output_dir", folder, **options)
+
+    return run
+
+
+def losses(folder):
+    records = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [r[split]["loss"] for r in records for split in ("train", "val", "test") if split in r]
+
+
+def assert_close(folder, reference, tolerance):
+    assert losses(folder) == pytest.approx(losses(reference), rel=tolerance)
+    counts = [
+        [(r["train"]["count"], r.get("test", {}).get("count")) for r in map(json.loads, lines)]
+        for lines in ((f / "metrics.jsonl").open() for f in (folder, reference))
+    ]
+    assert counts[0] == counts[1]
+    for name, value in load_checkpoint(folder / "checkpoint.pt")["model"].items():
+        wanted = load_checkpoint(reference / "checkpoint.pt")["model"][name]
+        torch.testing.assert_close(value, wanted, rtol=1e-2, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize(("module", "flags"), [("vision_main", VIT), ("language_main", LANGUAGE)])
+def test_any_number_of_processes_gives_the_same_losses(run, tmp_path, module, flags):
+    """Uneven batches, shares without a sample and accumulated gradients included."""
+    for processes in (1, 2, 3):
+        codes, output = run(module, tmp_path / str(processes), *flags, processes=processes)
+        assert codes == [0] * processes, output
+    for processes in (2, 3):
+        assert_close(tmp_path / str(processes), tmp_path / "1", 2e-5)
+
+
+def test_synchronised_norms_see_the_whole_batch(run, tmp_path):
+    flags = (
+        *VISION, "--batch_size", "42", "--model", "resnet20", "--max_steps", "4",
+        "--sync_batchnorm",
+    )  # fmt: skip
+    for processes in (1, 2):
+        codes, output = run("vision_main", tmp_path / str(processes), *flags, processes=processes)
+        assert codes == [0] * processes, output
+    assert_close(tmp_path / "2", tmp_path / "1", 2e-5)
+    local = tmp_path / "local"
+    run("vision_main", local, *flags, "--no-sync_batchnorm", processes=2)
+    assert losses(local) != pytest.approx(losses(tmp_path / "1"), rel=2e-4)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_an_interrupted_run_of_several_processes_resumes_exactly(run, tmp_path, processes):
+    """A signal to any one of them stops all, at one step. Three sum in an order of their own."""
+    flags = (*LANGUAGE, "--dropout", "0.2", "--save_interval", "2")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    codes, output = run("language_main", whole, *flags, processes=processes)
+    assert codes == [0] * processes, output
+    for passes in (3, 2):
+        fault = {processes - 1: ("step", TERM, passes)}
+        codes, output = run(
+            "language_main", parts, *flags, "--resume", processes=processes, faults=fault
+        )
+        assert codes == [TRY_AGAIN] * processes, output
+        assert (parts / "CONTINUE").exists()
+    codes, output = run("language_main", parts, *flags, "--resume", processes=processes)
+    assert codes == [0] * processes, output
+    assert results(parts) == results(whole)
+    mine, theirs = (load_checkpoint(f / "checkpoint.pt")["model"] for f in (parts, whole))
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def test_another_number_of_processes_goes_on_to_tolerance(run, tmp_path):
+    codes, _ = run("language_main", tmp_path / "1", *LANGUAGE)
+    stop = {1: ("step", TERM, 2)}
+    codes, _ = run("language_main", tmp_path / "21", *LANGUAGE, processes=2, faults=stop)
+    assert codes == [TRY_AGAIN] * 2
+    codes, output = run("language_main", tmp_path / "21", *LANGUAGE, "--resume")
+    assert codes == [0]
+    assert "processes was 2 and is 1: results agree to tolerance only" in output
+    assert_close(tmp_path / "21", tmp_path / "1", 2e-5)
+
+
+def test_dropout_differs_between_processes(run, tmp_path):
+    """Equal masks on all ranks would drop the same units of every share."""
+    codes, _ = run(
+        "language_main", tmp_path / "run", *LANGUAGE, "--dropout", "0.2", "--max_steps", "1",
+        processes=2,
+    )  # fmt: skip
+    assert codes == [0, 0]
+    states = [
+        x["random"]["torch"] for x in load_checkpoint(tmp_path / "run/checkpoint.pt")["ranks"]
+    ]
+    assert not torch.equal(*states)
+
+
+# --- torchrun itself ---
+
+
+def torchrun(folder, *flags, processes=2, restarts=0):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc_per_node={processes}", f"--max_restarts={restarts}", "vision_main.py",
+        *VIT, "--output_dir", folder, *flags,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+
+
+def children(process) -> list[int]:
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in text.split()]
+
+
+LONG = ("--max_steps", "100000", "--num_epochs", "100000", "--save_interval", "1")
+
+
+def test_torchrun_ends_when_a_rank_dies_and_restarts_from_the_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    process = torchrun(folder, *LONG, restarts=1)
+    saved = folder / "checkpoint.pt"
+    wait_for(lambda: saved.exists() and load_checkpoint(saved)["step"] >= 2)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    step = load_checkpoint(saved)["step"]
+    wait_for(lambda: "\nresumed:\n" in (folder / "args.txt").read_text())
+    wait_for(lambda: load_checkpoint(saved)["step"] > step + 1)
+    os.kill(children(process)[-1], signal.SIGKILL)  # the second time it is over
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=120)
+    assert time.monotonic() - started < 60
+    assert process.returncode == 1
+    assert "Resuming from" in output
+    assert "Signal 9 (SIGKILL)" in output
+
+
+def test_torchrun_passes_sigterm_on_and_the_run_leaves_its_marker(tmp_path):
+    folder = tmp_path / "run"
+    process = torchrun(folder, *LONG)
+    saved = folder / "checkpoint.pt"
+    wait_for(lambda: saved.exists() and load_checkpoint(saved)["step"] >= 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert (folder / "CONTINUE").exists(), output
+    assert not (folder / "lock").exists()
+
+
+# --- parts ---
+
+
+def test_synchronised_batchnorm_alone_is_batchnorm():
+    """One process of its own: the statistics, gradients and buffers are torch's."""
+    from sync_batchnorm import synchronise_norms
+
+    torch.manual_seed(0)
+    images = torch.randn(6, 5, 4, 4)
+    reference = nn.BatchNorm2d(5)
+    nn.init.normal_(reference.weight)
+    model = nn.Sequential(nn.BatchNorm2d(5))
+    model[0].load_state_dict(reference.state_dict())
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
+    try:
+        synchronise_norms(model, torch.device("cpu"))
+        inputs = [images.clone().requires_grad_() for _ in range(2)]
+        outputs = [model(inputs[0]), reference(inputs[1])]
+        for output in outputs:
+            output.square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+        del os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model[0].state_dict(), reference.state_dict())
+
+
+def test_one_process_sends_nothing():
+    assert distributed.world_size() == 1
+    value = torch.ones(2)
+    assert distributed.total(value) is value
+    assert distributed.gathered(3) == [3]
+    assert distributed.Agreement().exchange(True, False) == [True, False]
