@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 import io
-import tempfile
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,15 +98,13 @@ class ReportFolder:
 
     def __init__(self, path: str):
         self.path = Path(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path).close()
-        except OSError as error:
-            reason = error.strerror
-            raise UserError(f"--output_dir {path}: {reason}; choose another folder") from None
+        existing = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"--output_dir {path}: {existing} is not a writable folder")
 
     def save(self, name: str, report: Report, rows: list[dict]) -> None:
         """The report, and the rows, which all have the same columns."""
+        self.path.mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -200,7 +200,7 @@ def test_training_steps(run_program, tmp_path):
         (["--training", "--models", "resnet21"], "did you mean resnet20?"),
         (["--training", "--compare_plain"], "--compare_plain"),
         (["--tokenizing"], "needs --text"),
-        (["--output_dir", __file__], "File exists"),
+        (["--output_dir", __file__], "is not a writable folder"),
         (["--sizes", "2^59", "--rounds", "1", "--device", "cpu"], "does not fit into the memory"),
     ],
 )
