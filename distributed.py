@@ -25,6 +25,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def local_world_size() -> int:
+    """The processes of this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def is_main() -> bool:
     """Whether this is the process that writes files and speaks."""
     return rank() == 0
@@ -55,7 +60,11 @@ def joined():
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
+    # Each start of torchrun's has addresses of its own in the store that they all share; without
+    # that, one that follows a failure may wait forever at those of the dead (pytorch #135712).
+    store, *numbers = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(f"start {restarts()}", store)
+    distributed.init_process_group(backend, store=store, rank=numbers[0], world_size=numbers[1])
     yield
     # Not after an error: the others may be gone, and destroying would wait for them.
     distributed.barrier()

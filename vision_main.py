@@ -51,7 +51,7 @@ class Vision(program.Program):
             data_seed=program.seed_of(args, "data_seed"),
             split_seed=args.split_seed,
             device=device,
-            num_workers=args.num_workers,
+            num_workers=num_workers(args),
             normalisation=settings.get("normalisation"),
             rank=distributed.rank(),
             world_size=distributed.world_size(),
@@ -106,6 +106,15 @@ class Vision(program.Program):
 
     def measure(self, args):
         return args.criterion
+
+
+def num_workers(args: argparse.Namespace) -> int | None:
+    """--num_workers, or by default this process's share of the machine's processors."""
+    from images.decode import usable_cpus
+
+    if args.num_workers is not None or distributed.world_size() == 1:
+        return args.num_workers
+    return max(1, usable_cpus() // distributed.local_world_size())
 
 
 def samples(data) -> dict[str, int]:

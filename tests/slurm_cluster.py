@@ -35,7 +35,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=sched_interval=2,bf_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
@@ -93,9 +93,7 @@ class Cluster:
 
     def _stop(self):
         if len(self.daemons) > 2:
-            self.run("scancel", "--full", "--signal=KILL", "--user=root")
-            self.run("scancel", "--user=root")
-            self.wait_for(lambda: not self.run("squeue", "-h"), 20)
+            self.cancel_all()
         for daemon in reversed(self.daemons):
             daemon.terminate()
             try:
@@ -112,6 +110,11 @@ class Cluster:
             timeout=60, **options,
         )  # fmt: skip
         return done.stdout
+
+    def cancel_all(self):
+        self.run("scancel", "--full", "--signal=KILL", "--user=root")
+        self.run("scancel", "--user=root")
+        self.wait_for(lambda: not self.run("squeue", "-h"), 20)
 
     def wait_for(self, condition, seconds=60):
         end = time.monotonic() + seconds

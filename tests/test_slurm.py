@@ -1,0 +1,315 @@
+"""The scripts of bash/ on a real SLURM cluster of this machine, with a stand-in for the programs;
+the slow tests run the programs themselves."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+
+pytestmark = pytest.mark.skipif(
+    not slurm_cluster.AVAILABLE, reason="needs root, and Debian's slurm-wlm and munge"
+)
+
+ROOT = Path(__file__).parent.parent
+
+# Keeps the programs' promises: --resume, what a signal does, CONTINUE. A step takes 0.1 s.
+STAND_IN = """
+import argparse, json, os, signal, sys, time
+from pathlib import Path
+
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("--output_dir", type=Path)
+parser.add_argument("--resume", nargs="?", const="auto")
+parser.add_argument("--words", nargs="*")
+parser.add_argument("--steps", type=int)  # of the whole run
+parser.add_argument("--steps_per_start", type=int, default=10**9)  # then it is interrupted
+parser.add_argument("--code", type=int, default=0)
+args = parser.parse_args()
+print("arguments", json.dumps(sys.argv[1:]), flush=True)
+signals = []
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda number, frame: signals.append(number))
+checkpoint, marker = args.output_dir / "checkpoint.pt", args.output_dir / "CONTINUE"
+first = step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+while step < args.steps and step - first < args.steps_per_start and not signals:
+    time.sleep(0.1)
+    step += 1
+    print("step", step, flush=True)
+if step > first:
+    checkpoint.write_text(str(step))
+if step < args.steps:
+    marker.touch()
+    sys.exit(75)
+sys.exit(args.code)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with slurm_cluster.Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        cluster.environment |= {
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        yield cluster
+
+
+@pytest.fixture
+def project(tmp_path, cluster):
+    """The scripts, with the stand-in for both programs."""
+    shutil.copytree(ROOT / "bash", tmp_path / "bash")
+    for name in ("vision_main.py", "language_main.py"):
+        (tmp_path / name).write_text(STAND_IN)
+    yield tmp_path
+    cluster.cancel_all()
+
+
+class Job:
+    """One submission. `words` are sbatch's; the run folder is RUN."""
+
+    def __init__(self, cluster, project, *words):
+        self.cluster, self.project = cluster, project
+        self.id = cluster.run("sbatch", "--parsable", *words, cwd=project).strip()
+        assert self.id
+
+    def facts(self) -> dict[str, str]:
+        text = self.cluster.run("scontrol", "show", "job", self.id)
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def state(self) -> str:
+        return self.facts()["JobState"]
+
+    def wait_for_end(self, seconds=60):
+        """The exit code; however often it is requeued."""
+        end = time.monotonic() + seconds
+        while self.state() in ("RUNNING", "COMPLETING", "PENDING"):
+            assert time.monotonic() < end, self.log()
+            self.start_now()
+            time.sleep(0.2)
+        return int(self.facts()["ExitCode"].split(":")[0])
+
+    def start_now(self):
+        """A requeued job, without SLURM's delay."""
+        if self.facts()["Reason"] == "BeginTime":
+            self.cluster.run("scontrol", "update", f"JobId={self.id}", "StartTime=now")
+
+    def wait_for_log(self, text, seconds=60):
+        def found():
+            self.start_now()
+            return text in self.log()
+
+        self.cluster.wait_for(found, seconds)
+
+    def preempt(self):
+        """By a job that takes both nodes for a moment."""
+        restarts = self.restarts()
+        words = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
+        self.cluster.run("sbatch", *words, "--wrap=true", cwd=self.project)
+        self.cluster.wait_for(lambda: self.restarts() > restarts)  # counted before it has ended
+
+    def interrupt(self):
+        """What --signal=B:USR1 does before the time limit."""
+        self.cluster.run("scancel", "--batch", "--signal=USR1", self.id)
+
+    def restarts(self):
+        return int(self.facts()["Restarts"])
+
+    def output(self) -> str:
+        """What SLURM wrote."""
+        return (self.project / f"slurm-{self.id}.out").read_text()
+
+    def log(self, run="RUN") -> str:
+        path = self.project / run / f"slurm-{self.id}.log"
+        return path.read_text() if path.exists() else ""
+
+
+def test_flags_exit_code_and_log(cluster, project):
+    words = ["--words", "a b", "c'd", '"e"', "$HOME", "*", ""]
+    job = Job(cluster, project, "bash/vision.sbatch", "--steps", 2, *words)
+    crash = ("--steps", 2, "--code", 3, "--output_dir=a folder")
+    crashed = Job(cluster, project, "bash/language.sbatch", *crash)
+    assert job.wait_for_end() == 0
+    assert crashed.wait_for_end() == 3
+    assert (job.restarts(), crashed.restarts()) == (0, 0)
+    run = f"Output/slurm/vision-{job.id}"
+    arguments = json.loads(re.search("arguments (.*)", job.log(run))[1])
+    assert arguments == ["--steps", "2", *words, "--output_dir", run, "--resume"]
+    assert job.output() == f"Log: {run}/slurm-{job.id}.log\n"
+    assert "step 2" in crashed.log("a folder")
+
+
+def test_goes_on_to_its_end(cluster, project):
+    """More often than SLURM's default of 5 for requeues that it chooses to make itself."""
+    flags = ("--output_dir", "RUN", "--steps", 7, "--steps_per_start", 1)
+    job = Job(cluster, project, "bash/vision.sbatch", *flags)
+    assert job.wait_for_end() == 0
+    assert re.findall("step .*", job.log()) == [f"step {number}" for number in range(1, 8)]
+    assert job.restarts() == 6
+    assert job.output().count("Log: ") == 7
+
+
+def test_signals(cluster, project):
+    """Before the time limit, on preemption, and from the user, who does not want it back."""
+    job = Job(cluster, project, "bash/vision.sbatch", "--output_dir", "RUN", "--steps", 10**6)
+    checkpoint, marker = project / "RUN/checkpoint.pt", project / "RUN/CONTINUE"
+    job.wait_for_log("step 5\n")
+    job.interrupt()
+    job.wait_for_log("1 restarts\n")
+    job.wait_for_log(f"step {int(checkpoint.read_text()) + 5}\n")
+    job.preempt()
+    cluster.wait_for(marker.exists)
+    job.wait_for_log("2 restarts\n")
+    job.wait_for_log(f"step {int(checkpoint.read_text()) + 5}\n")
+    assert not marker.exists()
+    cluster.run("scancel", job.id)
+    cluster.wait_for(lambda: job.state() == "CANCELLED")
+    assert marker.exists()
+    steps = [int(step) for step in re.findall(r"step (\d+)", job.log())]
+    assert steps == list(range(1, len(steps) + 1))
+    time.sleep(2)
+    assert job.state() == "CANCELLED"
+
+
+def test_no_progress_no_requeue(cluster, project):
+    flags = ("--output_dir", "RUN", "--steps", 1, "--steps_per_start", 0)
+    job = Job(cluster, project, "bash/vision.sbatch", *flags)
+    assert job.wait_for_end() == 1
+    assert job.restarts() == 2
+    assert "error: interrupted three times before a checkpoint was saved" in job.log()
+
+
+def test_resume_from_a_folder(cluster, project):
+    """Later starts go on where the earlier ones ended, not where the first one began."""
+    (project / "old").mkdir()
+    (project / "old/checkpoint.pt").write_text("4")
+    flags = ("--steps", 6, "--steps_per_start", 1)
+    job = Job(cluster, project, "bash/vision.sbatch", "--resume", "old", *flags)
+    assert job.wait_for_end() == 0
+    assert re.findall("step .*", job.log("old")) == ["step 5", "step 6"]
+    assert (project / "old/checkpoint.pt").read_text() == "6"
+
+
+@pytest.mark.parametrize(
+    ("folder", "words", "message"),
+    [
+        (".", ["multinode", "--model"], "error: the program comes first: bash/multinode.sbatch "),
+        ("bash", ["vision"], "error: submit from the project's folder: sbatch bash/vision.sbatch"),
+    ],
+)
+def test_mistakes(cluster, project, folder, words, message):
+    script = project / f"bash/{words[0]}.sbatch"
+    job = Job(cluster, project / folder, script, *words[1:])
+    assert job.wait_for_end() == 2
+    assert job.output().startswith(message)
+    assert job.output().count("\n") == 1
+
+
+def test_shellcheck():
+    if shutil.which("shellcheck") is None:
+        pytest.skip("needs shellcheck")
+    scripts = sorted(map(str, (ROOT / "bash").iterdir()))
+    done = subprocess.run(
+        ["shellcheck", "-x", "-e", "SC1091", *scripts], cwd=ROOT, capture_output=True, text=True
+    )
+    assert not done.stdout
+
+
+# --- the programs themselves ---
+
+RESNET = (
+    "--model", "resnet20", "--dataset", "digits", "--batch_size", "240", "--lr", "3e-3",
+    "--augment", "--device", "cpu", "--activation", "ZiLU",
+)  # fmt: skip
+VIT = (
+    "--model", "vit-tiny", "--dataset", "digits", "--batch_size", "240", "--max_steps", "6",
+    "--lr", "1e-3", "--device", "cpu", "--save_interval", "1",
+)  # fmt: skip
+
+
+@pytest.fixture
+def real_project(tmp_path, cluster):
+    for path in ROOT.iterdir():
+        if path.name != "Output":
+            (tmp_path / path.name).symlink_to(path)
+    yield tmp_path
+    cluster.cancel_all()
+
+
+def uninterrupted(cluster, folder, *flags):
+    """The folder of the same run without SLURM."""
+    command = [sys.executable, "vision_main.py", *map(str, flags), "--output_dir", folder]
+    subprocess.run(command, cwd=ROOT, env=cluster.environment, check=True, timeout=300)
+    return folder
+
+
+@pytest.mark.slow
+def test_preempted_again_and_again(cluster, real_project, tmp_path):
+    from test_resume import assert_same_run
+
+    flags = (*RESNET, "--num_epochs", 5)
+    job = Job(cluster, real_project, "bash/vision.sbatch", *flags, "--output_dir", "RUN")
+    for epoch in (1, 2, 3):
+        job.wait_for_log(f"[Epoch 00{epoch}]", 120)
+        job.preempt()
+    assert job.wait_for_end(120) == 0, job.log()
+    assert job.restarts() == 3
+    assert job.log().count("Resuming from") == 3
+    (tmp_path / f"RUN/slurm-{job.id}.log").unlink()
+    assert_same_run(tmp_path / "RUN", uninterrupted(cluster, tmp_path / "whole", *flags))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_time_limit_shorter_than_the_run(cluster, real_project, tmp_path):
+    """And shorter than the scripts' --signal asks for."""
+    from test_resume import assert_same_run
+
+    flags = (*RESNET, "--num_epochs", 20)
+    words = ("--time=1", "bash/vision.sbatch", *flags, "--output_dir", "RUN")
+    job = Job(cluster, real_project, *words)
+    assert job.wait_for_end(500) == 0, job.log()
+    assert job.restarts() >= 1
+    (tmp_path / f"RUN/slurm-{job.id}.log").unlink()
+    assert_same_run(tmp_path / "RUN", uninterrupted(cluster, tmp_path / "whole", *flags))
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one_process(cluster, real_project, tmp_path):
+    """Interrupted once; the signal reaches the processes of both nodes."""
+    from test_distributed import assert_close
+
+    words = ("bash/multinode.sbatch", "vision_main.py", *VIT, "--output_dir", "RUN")
+    job = Job(cluster, real_project, *words)
+    cluster.wait_for((tmp_path / "RUN/checkpoint.pt").exists, 120)
+    job.interrupt()
+    assert job.wait_for_end(200) == 0, job.log()
+    assert job.restarts() == 1
+    assert "Resuming from" in job.log()
+    assert_close(tmp_path / "RUN", uninterrupted(cluster, tmp_path / "whole", *VIT), 2e-5)
+
+
+@pytest.mark.slow
+def test_a_node_that_fails_ends_the_job(cluster, real_project, tmp_path):
+    words = ("bash/multinode.sbatch", "vision_main.py", *VIT, "--max_steps", "100000")
+    job = Job(cluster, real_project, *words, "--num_epochs", "100000", "--output_dir", "RUN")
+    cluster.wait_for((tmp_path / "RUN/checkpoint.pt").exists, 120)
+    steps = cluster.run("scontrol", "listpids", f"{job.id}.0", "n2")
+    workers = [pid for pid in re.findall(r"^(\d+)", steps, re.M) if is_worker(pid)]
+    for pid in workers:
+        os.kill(int(pid), signal.SIGKILL)
+    assert workers
+    assert job.wait_for_end(120) == 1
+    assert job.restarts() == 0
+
+
+def is_worker(pid: str) -> bool:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return b"vision_main.py" in command[1:3] or b"vision_main.py" in command[:4]
