@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_resume import KILL, TERM, TRY_AGAIN, results, text_folder  # noqa: F401
 from torch import nn
 
@@ -18,11 +20,10 @@ from runs.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
-# 288 images: the last batch has one, so that all processes but the first have none.
+# 85 images: the last batch has one, so that all processes but the first have none.
 VISION = (
-    "--dataset", "digits", "--resize", "8", "--val_fraction", "0.8", "--batch_size", "41",
-    "--num_epochs", "2",
-    "--lr", "1e-3", "--device", "cpu", "--augment", "--color_jitter", "--noise", "0.1",
+    "--dataset", "imagefolder", "--batch_size", "14", "--num_epochs", "2", "--lr", "1e-3",
+    "--device", "cpu", "--augment", "--color_jitter", "--noise", "0.1",
 )  # fmt: skip
 VIT = (*VISION, "--model", "vit-tiny", "--grad_accum_steps", "3", "--max_steps", "3")
 LANGUAGE = (
@@ -34,10 +35,28 @@ LANGUAGE = (
 
 
 @pytest.fixture(scope="module")
-def run(forked, text_folder):  # noqa: F811
+def image_folder(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("images"), np.random.RandomState(0)
+    for split, name, count in (
+        ("train", "a", 45),
+        ("train", "b", 40),
+        ("test", "a", 9),
+        ("test", "b", 8),
+    ):
+        (folder / split / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.randint(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(forked, text_folder, image_folder):  # noqa: F811
+    folders = {"vision_main": image_folder, "language_main": text_folder}
+
     def run(module, folder, *flags, **options):
-        where = ["--data_path", text_folder] if module == "language_main" else []
-        return forked(module, *where, *flags, "--output_dir", folder, **options)
+        flags = (*flags, "--data_path", folders[module], "--output_dir", folder)
+        return forked(module, *flags, **options)
 
     return run
 
@@ -59,19 +78,22 @@ def assert_close(folder, reference, tolerance):
         torch.testing.assert_close(value, wanted, rtol=1e-2, atol=2e-4, msg=name)
 
 
-@pytest.mark.parametrize(("module", "flags"), [("vision_main", VIT), ("language_main", LANGUAGE)])
-def test_any_number_of_processes_gives_the_same_losses(run, tmp_path, module, flags):
+@pytest.mark.parametrize(
+    ("module", "flags", "numbers"),
+    [("vision_main", VIT, [2]), ("language_main", LANGUAGE, [2, 3])],
+)
+def test_any_number_of_processes_gives_the_same_losses(run, tmp_path, module, flags, numbers):
     """Uneven batches, shares without a sample and accumulated gradients included."""
-    for processes in (1, 2, 3):
+    for processes in (1, *numbers):
         codes, output = run(module, tmp_path / str(processes), *flags, processes=processes)
         assert codes == [0] * processes, output
-    for processes in (2, 3):
+    for processes in numbers:
         assert_close(tmp_path / str(processes), tmp_path / "1", 2e-5)
 
 
 def test_synchronised_norms_see_the_whole_batch(run, tmp_path):
     flags = (
-        *VISION, "--batch_size", "42", "--model", "resnet20", "--max_steps", "4",
+        *VISION, "--batch_size", "15", "--model", "resnet20", "--max_steps", "4",
         "--sync_batchnorm",
     )  # fmt: skip
     for processes in (1, 2):
@@ -83,9 +105,9 @@ def test_synchronised_norms_see_the_whole_batch(run, tmp_path):
     assert losses(local) != pytest.approx(losses(tmp_path / "1"), rel=2e-4)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_an_interrupted_run_of_several_processes_resumes_exactly(run, tmp_path, processes):
+def test_an_interrupted_run_of_several_processes_resumes_exactly(run, tmp_path):
     """A signal to any one of them stops all, at one step. Three sum in an order of their own."""
+    processes = 3
     flags = (*LANGUAGE, "--dropout", "0.2", "--save_interval", "2")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     codes, output = run("language_main", whole, *flags, processes=processes)
@@ -131,11 +153,11 @@ def test_dropout_differs_between_processes(run, tmp_path):
 # --- torchrun itself ---
 
 
-def torchrun(folder, *flags, processes=2, restarts=0):
+def torchrun(folder, images, *flags, processes=2, restarts=0):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         f"--nproc_per_node={processes}", f"--max_restarts={restarts}", "vision_main.py",
-        *VIT, "--output_dir", folder, *flags,
+        *VIT, "--data_path", images, "--output_dir", folder, *flags,
     ]  # fmt: skip
     return subprocess.Popen(
         list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
@@ -158,9 +180,9 @@ def children(process) -> list[int]:
 LONG = ("--max_steps", "100000", "--num_epochs", "100000", "--save_interval", "1")
 
 
-def test_torchrun_ends_when_a_rank_dies_and_restarts_from_the_checkpoint(tmp_path):
+def test_torchrun_ends_when_a_rank_dies_and_restarts_from_the_checkpoint(tmp_path, image_folder):
     folder = tmp_path / "run"
-    process = torchrun(folder, *LONG, restarts=1)
+    process = torchrun(folder, image_folder, *LONG, restarts=1)
     saved = folder / "checkpoint.pt"
     wait_for(lambda: saved.exists() and load_checkpoint(saved)["step"] >= 2)
     os.kill(children(process)[-1], signal.SIGKILL)
@@ -176,9 +198,9 @@ def test_torchrun_ends_when_a_rank_dies_and_restarts_from_the_checkpoint(tmp_pat
     assert "Signal 9 (SIGKILL)" in output
 
 
-def test_torchrun_passes_sigterm_on_and_the_run_leaves_its_marker(tmp_path):
+def test_torchrun_passes_sigterm_on_and_the_run_leaves_its_marker(tmp_path, image_folder):
     folder = tmp_path / "run"
-    process = torchrun(folder, *LONG)
+    process = torchrun(folder, image_folder, *LONG)
     saved = folder / "checkpoint.pt"
     wait_for(lambda: saved.exists() and load_checkpoint(saved)["step"] >= 1)
     process.send_signal(signal.SIGTERM)

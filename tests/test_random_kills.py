@@ -12,8 +12,14 @@ import pytest
 from test_resume import LANGUAGE, TRY_AGAIN, VISION, assert_same_run, text_folder  # noqa: F401
 
 KILLS = 25  # of each program
+START_UP = "start-up or end"
 # A save after each step and an evaluation after every other: about as much time in each phase.
-BUSY = ("--save_interval", "1", "--eval_interval", "2", "--num_epochs", "12")
+BUSY = {
+    "vision_main": (*VISION, "--save_interval", "1", "--eval_interval", "2", "--num_epochs", "20"),
+    "language_main": (*LANGUAGE, "--save_interval", "1", "--eval_interval", "2",
+                      "--num_epochs", "80"),
+}  # fmt: skip
+IN_START_UP = 0.2  # of the kills; the others fall after it
 
 
 def start(module, folder, *flags):
@@ -24,21 +30,38 @@ def start(module, folder, *flags):
     )
 
 
-def finish(process):
-    errors = process.communicate(timeout=280)[1]
-    assert process.returncode == 0, errors
+def phase(folder):
+    path = folder.with_suffix(".phase")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def wait_for_training(process, folder):
+    while process.poll() is None and phase(folder) in ("", START_UP):
+        time.sleep(0.01)
+
+
+def ends_within(process, seconds):
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("module", ["vision_main", "language_main"])
 def test_killed_at_random_moments(module, tmp_path, text_folder, capsys):  # noqa: F811
-    flags = [*(VISION if module == "vision_main" else LANGUAGE), *BUSY]
+    flags = [*BUSY[module]]
     flags += ["--data_path", text_folder] if module == "language_main" else []
     reference = tmp_path / "reference"
-    started = time.monotonic()
-    finish(start(module, reference, *flags))
-    whole = time.monotonic() - started
+    process = start(module, reference, *flags)
+    began = time.monotonic()
+    wait_for_training(process, reference)
+    start_up = time.monotonic() - began
+    errors = process.communicate(timeout=280)[1]
+    assert process.returncode == 0, errors
+    training = time.monotonic() - began - start_up
 
     moments, phases = random.Random(0), collections.Counter()
     number = 0
@@ -46,16 +69,19 @@ def test_killed_at_random_moments(module, tmp_path, text_folder, capsys):  # noq
         number += 1
         folder = tmp_path / str(number)
         while True:
+            folder.with_suffix(".phase").unlink(missing_ok=True)
             process = start(module, folder, *flags)
-            try:
-                process.wait(moments.uniform(0.2, 1.1) * whole)
-            except subprocess.TimeoutExpired:
-                sent = moments.choice([signal.SIGKILL, signal.SIGTERM])
-                phase = folder.with_suffix(".phase").read_text().strip()
+            if moments.random() < IN_START_UP:
+                wait = moments.uniform(0, start_up)
+            else:
+                wait_for_training(process, folder)
+                wait = moments.uniform(0, 0.4 * training)
+            if not ends_within(process, wait):
+                sent, where = moments.choice([signal.SIGKILL, signal.SIGTERM]), phase(folder)
                 process.send_signal(sent)
                 code = process.wait(60)
                 assert code in (0, -sent, TRY_AGAIN), process.stderr.read()
-                phases[f"{phase}, {sent.name}"] += code != 0
+                phases[f"{where or START_UP}, {sent.name}"] += code != 0
             if process.returncode == 0:
                 break
         assert_same_run(folder, reference)
