@@ -2,6 +2,21 @@
 # A program that is interrupted saves, leaves the file CONTINUE in its run folder, and ends.
 # shellcheck shell=bash
 
+# In which second to heed a signal. From now on one only ends a `wait`; SIGTERM goes to all
+# processes of the job, the commands below included.
+stop_at=""
+trap 'trap "" USR1; stop_at=$(when_to_stop)' USR1
+trap 'trap "" USR1 TERM; stop_at=0' TERM
+
+# SIGUSR1: at once, but not before the half of a time limit that is shorter than --signal's time.
+# There SLURM sends it with the start, and nothing would be done.
+when_to_stop() {
+  local end left
+  end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
+  left=$(($(date --date="$end" +%s 2>/dev/null || echo 0) - $(date +%s)))
+  if ((left > 0 && left <= 180)); then echo $(((SECONDS + left) / 2)); else echo 0; fi
+}
+
 set +u # other people's activation scripts
 source bash/env.sh
 set -u
@@ -28,12 +43,18 @@ set_up_run() {
     esac
     previous=$word
   done
-  # `--resume FOLDER`, or a checkpoint in it, alone: the program goes on there.
-  if [ -z "$run" ] && [ -d "$resume" ]; then run=$resume; fi
-  if [ -z "$run" ] && [ -f "$resume" ]; then run=$(dirname "$resume"); fi
-  run=${run:-Output/slurm/$SLURM_JOB_NAME-$SLURM_JOB_ID}
-  # Last, they count, so that every start goes on where the one before has ended.
-  flags+=(--output_dir "$run")
+  if [ -z "$run" ]; then
+    # `--resume FOLDER`, or a checkpoint in it, alone: the program goes on there.
+    if [ -d "$resume" ]; then
+      run=$resume
+    elif [ -f "$resume" ]; then
+      run=$(dirname "$resume")
+    else
+      run=Output/slurm/$SLURM_JOB_NAME-$SLURM_JOB_ID
+    fi
+    flags+=(--output_dir "$run")
+  fi
+  # The last --resume counts: every start goes on where the one before has ended.
   if [ -z "$resume" ]; then
     flags+=(--resume)
   elif [ -e "$run/checkpoint.pt" ]; then
@@ -54,10 +75,7 @@ saved() { stat --format=%y "$run/checkpoint.pt" 2>/dev/null || true; }
 # watch COMMAND...: runs it to its end, and hands on a signal that asks it to save and end. Sets
 # `code`, its exit code.
 watch() {
-  local stop_at="" pid
-  # Signals end a `wait`. SIGTERM is for all processes of the job, the commands below included.
-  trap 'trap "" USR1; stop_at=$(when_to_stop)' USR1
-  trap 'trap "" USR1 TERM; stop_at=0' TERM
+  local pid
   # The program has a handler of its own, but not at once; torchrun has none, and would die.
   (
     trap '' USR1
@@ -78,15 +96,6 @@ watch() {
   done
   code=0
   wait "$pid" || code=$?
-}
-
-# In which second of the job to heed SIGUSR1: at once, but not before the half of a time limit that
-# is shorter than --signal's time. There SLURM sends it with the start, and nothing would be done.
-when_to_stop() {
-  local end left
-  end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
-  left=$(($(date --date="$end" +%s 2>/dev/null || echo 0) - $(date +%s)))
-  if ((left > 0 && left <= 180)); then echo $(((SECONDS + left) / 2)); else echo 0; fi
 }
 
 # Ends the job: back into the queue if the run wants to be continued, else with the exit code.

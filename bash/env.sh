@@ -2,20 +2,20 @@
 # reads the SBATCH_ variables; the jobs source it as well, for the rest.
 # shellcheck shell=bash
 
-# --- what a job asks for ---
-# An option on sbatch's command line counts more; `man sbatch` lists the variables.
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+  # --- what a job asks for ---
+  # The options on sbatch's command line count more; `man sbatch` lists the variables.
 
-# export SBATCH_PARTITION=gpu
-# export SBATCH_ACCOUNT=my_project
-# export SBATCH_QOS=normal
-export SBATCH_TIMELIMIT=4:00:00 # of one start, not of the run; short jobs start sooner
-# export SBATCH_SIGNAL=B:USR1@600 # where saving takes longer than the scripts' 120 s
-if sinfo --noheader --format=%G 2>/dev/null | grep -q gpu; then
-  export SBATCH_GPUS_PER_NODE=1
-  # export SBATCH_CPUS_PER_GPU=8
-fi
-
-if [ -n "${SLURM_JOB_ID:-}" ]; then
+  # export SBATCH_PARTITION=gpu
+  # export SBATCH_ACCOUNT=my_project
+  # export SBATCH_QOS=normal
+  export SBATCH_TIMELIMIT=4:00:00 # of one start, not of the run; short jobs start sooner
+  # export SBATCH_SIGNAL=B:USR1@600 # where saving takes longer than the 120 s of the scripts
+  if [[ $(sinfo --noheader --format=%G 2>/dev/null) == *gpu* ]]; then
+    export SBATCH_GPUS_PER_NODE=1
+    # export SBATCH_CPUS_PER_GPU=8
+  fi
+else
   # --- the environment of the programs ---
 
   # module load cuda
