@@ -328,6 +328,8 @@ def _nearest_flag(name: str, known: dict[str, Flag]) -> str:
 def _converted(flag: Flag, text) -> object:
     if "\0" in str(text):
         raise UserError(f"--{flag.name}: a NUL character is no part of a value")
+    if flag.bare is not None and isinstance(text, bool):  # in a file
+        return flag.bare if text else flag.default
     if flag.convert is bool:
         if isinstance(text, bool):
             return text

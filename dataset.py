@@ -28,7 +28,8 @@ class ImageData:
     """A data set ready for training; images/loaders.py says what a loader is.
 
     val is None where nothing is held out. mean and std are those of the normalisation, per
-    channel of pixels scaled to 0..1. description is one line for the log.
+    channel of pixels scaled to 0..1. digest: hex, the same for the same training images in the
+    same order. description is one line for the log.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ImageData:
     class_names: list
     mean: tuple
     std: tuple
+    digest: str
     description: str
 
 
@@ -49,8 +51,8 @@ class TextData:
 
     form: what text it is, for results (wikitext-103-v1). tokenizer: its name or folder; vocab_size:
     how many ids it can give, end of text included; end_of_text: that id; fingerprint: hex, the
-    same for the same tokenizer. counts: by split, its .tokens, .words and .bytes. description is
-    one line for the log.
+    same for the same tokenizer. counts: by split, its .tokens, .words and .bytes. digests: by
+    split, of its text. description is one line for the log.
     """
 
     name: str
@@ -63,6 +65,7 @@ class TextData:
     end_of_text: int
     fingerprint: str
     counts: dict
+    digests: dict
     description: str
 
 
@@ -114,6 +117,7 @@ def load_text(
         end_of_text=meta["end_of_text"],
         fingerprint=meta["fingerprint"],
         counts=counts,
+        digests=tokens.digests(),
         description=_describe_text(name, tokenizer, tokens, counts),
     )
 
@@ -231,6 +235,7 @@ def load_images(
         class_names=class_names,
         mean=mean,
         std=std,
+        digest=train.digest(),
         description=f"{name}: {counts} images of {len(class_names)} classes, {size}x{size},"
         f" from {origin}",
     )

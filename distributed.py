@@ -12,12 +12,12 @@ from contextlib import contextmanager, nullcontext
 from utils import UserError
 
 
-def rank() -> int:
-    return int(os.environ.get("RANK", 0))
-
-
 def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
@@ -35,14 +35,15 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def may_restart() -> bool:
-    """Whether torchrun starts these processes anew if one fails."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
-
-
 def restarts() -> int:
     """How often torchrun has started these processes anew."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def torchrun_id() -> str | None:
+    """Of the torchrun that has started these processes, where it is its own: "none" is not."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if name == "none" else name
 
 
 @contextmanager
@@ -60,15 +61,35 @@ def joined():
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    # Each start of torchrun's has addresses of its own in the store that they all share; without
-    # that, one that follows a failure may wait forever at those of the dead (pytorch #135712).
-    store, *numbers = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(f"start {restarts()}", store)
-    distributed.init_process_group(backend, store=store, rank=numbers[0], world_size=numbers[1])
-    yield
-    # Not after an error: the others may be gone, and destroying would wait for them.
-    distributed.barrier()
+    try:
+        # Each start of torchrun's has addresses of its own in the store that they all share; else
+        # one that follows a failure may wait forever at those of the dead (pytorch #135712).
+        store, *numbers = next(distributed.rendezvous("env://"))
+        store = distributed.PrefixStore(f"start {restarts()}", store)
+        distributed.init_process_group(backend, store=store, rank=numbers[0], world_size=numbers[1])
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the {world_size()} processes do not find each other ({str(error).splitlines()[0]}); "
+            "start them with torchrun"
+        ) from None
+    try:
+        yield
+        # Not after an error: the others may be gone, and destroying would wait for them.
+        distributed.barrier()
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        raise UserError(
+            "another process has ended, so this one ends too; its own error is in the output, and "
+            "--resume goes on from the last checkpoint"
+        ) from None
     distributed.destroy_process_group()
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether an error only says that another process has ended."""
+    signs = r"Connection (closed|reset)|Broken pipe|Connection refused|remote process exit"
+    return world_size() > 1 and re.search(signs, str(error)) is not None
 
 
 def own_device(device):
@@ -195,12 +216,6 @@ def replicated(module, device):
 def synchronised(module, now: bool):
     """Whether backward, inside, averages the gradients so far or leaves them with their rank."""
     return nullcontext() if now or world_size() == 1 else module.no_sync()
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether an error only says that another process has ended."""
-    signs = r"Connection (closed|reset)|Broken pipe|Connection refused|remote process exited"
-    return world_size() > 1 and re.search(signs, str(error)) is not None
 
 
 def share_buffers(model) -> None:

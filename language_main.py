@@ -89,7 +89,7 @@ class Language(program.Program):
         return {
             "model_options": model_shape(args) | {"vocab_size": args.vocab_size or data.vocab_size},
             "tokenizer_fingerprint": data.fingerprint,
-            "counts": counts(data),
+            "data_digests": data.digests,
         }
 
     def adopt(self, args, given, settings, other_data):

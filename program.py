@@ -95,16 +95,30 @@ def main(program: Program, description: str, argv: list[str] | None = None) -> i
     folder = run_folder(program, args)
     if args.test_only:
         return test_only(program, args, given, folder)
+    return supervised(program, args, given, folder)
+
+
+def supervised(
+    program: Program, args: argparse.Namespace, given: set[str], folder: RunFolder
+) -> int:
+    """Train, with the folder to itself and an ear for signals; the exit code."""
     if not distributed.is_main():
         # One process speaks for all; errors are everyone's.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     with StopSignals() as signals:
         try:
             with folder.locked():
-                return train(program, args, given, folder, signals)
+                try:
+                    return train(program, args, given, folder, signals)
+                except Interrupted as signal:
+                    if resume.is_cleaning_up(signal):
+                        raise
+                    if not folder.mark_unfinished(distributed.torchrun_id()):
+                        raise
+                    print(f"Interrupted by {signal}; {folder.path} goes on with --resume")
+                    return TRY_AGAIN
         except Interrupted as signal:
-            folder.mark_unfinished()
-            print(f"Interrupted by {signal}; {folder.path} goes on with --resume", flush=True)
+            print(f"Interrupted by {signal}, before anything was done")
             return TRY_AGAIN
 
 
@@ -241,24 +255,26 @@ def train(
     Raises:
         Interrupted: by a signal; whatever has been done is saved.
     """
-    resume.check_restart(folder)
+    resume.check_restart(args, folder)
+    folder.claim(args.resume is not None)
     with distributed.joined():
         mine = resume.find(args, folder) if distributed.is_main() else None
-        saved = distributed.from_main(mine)
+        saved, path = distributed.from_main(mine) or (None, None)
         if saved:
             resume.take_flags(program.kind, program.flags, args, given, saved["settings"])
         check(program, args)
         if args.resume is None:
             folder.check_free(args.overwrite)
-        trainer, data, settings = ready(program, args, saved, folder)
+        trainer, data, settings = ready(program, args, saved, path, folder)
         code = fit(trainer, data, settings, saved, folder, signals)
         if code == 0 and distributed.is_main():
             program.finish(args, trainer.model, data)
     return code
 
 
-def ready(program: Program, args: argparse.Namespace, saved: dict | None, folder: RunFolder):
-    """A trainer, its data and the settings for checkpoints; the run folder as it is to be."""
+def ready(program: Program, args, saved: dict | None, path: Path | None, folder: RunFolder):
+    """A trainer, its data and the settings for checkpoints; the run folder as it is to be. `saved`
+    is the checkpoint at `path`, if there is one to go on from."""
     prepared = program.prepare_data(args)
     import torch
 
@@ -273,15 +289,17 @@ def ready(program: Program, args: argparse.Namespace, saved: dict | None, folder
     trainer = Trainer(model, program.task(args), device, options)
 
     facts = environment(device) | {"processes": distributed.world_size()}
+    facts |= {"torchrun": distributed.torchrun_id()}
     settings = {"kind": program.kind, "args": vars(args), "environment": facts}
     settings |= program.settings(args, data)
     # Every further process is to drop other activations.
     others = [distributed.rank()] if distributed.rank() else []
     torch.manual_seed(mixed_seed("dropout", args.seed, *others))
     if saved:
-        resume.take_weights(model, saved, settings, folder)
-    else:
+        resume.take_weights(model, saved, settings, path)
+    if not saved or path != folder.checkpoint:
         folder.clear()
+        resume.bring_along(saved, folder)
     if not folder.described():
         resolved = resolved_arguments(program, args, data, options, device, folder)
         describe(args, resolved, facts, model, folder)
@@ -296,25 +314,18 @@ def fit(trainer, data, settings: dict, saved: dict | None, folder: RunFolder, si
 
     Raises:
         Interrupted: by a signal.
-        UserError: another process has ended.
     """
     from train_eval import Diverged, Stopped
 
-    folder.remove_marker()
     try:
         with signals.deferred():
             trainer.fit(data, folder, settings, saved, lambda: signals.requested)
     except Diverged as error:
         return report_divergence(error, folder)
     except Stopped:
-        raise signals.interruption() from None
-    except RuntimeError as error:
-        if not distributed.is_lost_peer(error):
-            raise
-        raise UserError(
-            "another process has ended, so this one ends too; its own error is in the output, and "
-            "--resume goes on from the last checkpoint"
-        ) from None
+        interruption = signals.interruption()
+        interruption.saved = True
+        raise interruption from None
     print(f"Results: {folder.path}")
     return 0
 
@@ -365,6 +376,8 @@ def report_divergence(error: Exception, folder: RunFolder) -> int:
 
 def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int:
     """Evaluate a checkpoint, or the untrained network, on the whole test set."""
+    if distributed.world_size() > 1:
+        raise UserError("--test_only is for one process; start it without torchrun")
     from runs.checkpoint import load_checkpoint
     from train_eval import Diverged, Trainer
 

@@ -264,6 +264,7 @@ class Trainer:
         """
         self.start(data.train)
         self.folder, self.settings, self.stop_requested = folder, settings, stop_requested
+        self._clock = time.perf_counter()
         if saved is None:
             self._save()  # results that follow always have a checkpoint to go on from
         else:

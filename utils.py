@@ -317,7 +317,7 @@ def progress_bar(what: str, progress: bool, iterable=None, **options):
     """tqdm on a terminal; one plain line in a log file, or where no bar is wanted."""
     from tqdm import tqdm
 
-    show = progress and sys.stderr.isatty()
+    show = progress and _may_draw()
     if not show:
         print(what)
     return tqdm(iterable, desc=what, disable=not show, **options)
@@ -356,6 +356,11 @@ def peak_flops(device, amp_dtype) -> float | None:
     return rows[0][amp_dtype is None] * 1e12
 
 
+def _may_draw() -> bool:
+    """Whether this is a terminal, and no other process of the run draws there."""
+    return sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+
+
 class Progress:
     """A progress bar on a terminal; elsewhere a plain line now and then."""
 
@@ -365,9 +370,7 @@ class Progress:
         from tqdm import tqdm
 
         self.label, self.total, self.done = label, total, done
-        self.bar = tqdm(
-            total=total, initial=done, desc=label, leave=False, disable=not sys.stderr.isatty()
-        )
+        self.bar = tqdm(total=total, initial=done, desc=label, leave=False, disable=not _may_draw())
         self.last_line = time.monotonic()
 
     def advance(self, text: str = "") -> None:

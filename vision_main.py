@@ -88,6 +88,7 @@ class Vision(program.Program):
             "image_size": data.image_size,
             "class_names": list(data.class_names),
             "samples": samples(data),
+            "data_digest": data.digest,
             "normalisation": [list(data.mean), list(data.std)],
         }
 
@@ -150,16 +151,23 @@ def build_model(args: argparse.Namespace, num_classes: int, image_size: int):
     return model.to(memory_format=torch.channels_last)
 
 
+def batch_sizes(loader) -> set[int]:
+    """Of an epoch: the full one, and the last one's."""
+    return {min(loader.batch_size, loader.num_samples), loader.num_samples % loader.batch_size} - {
+        0
+    }
+
+
 def check_shares(args: argparse.Namespace, loader) -> None:
-    """Refuse a last batch that leaves a process out of what --sync_batchnorm adds up.
+    """Refuse a batch that leaves a process out of what --sync_batchnorm adds up.
 
     Raises:
         UserError: with the remedy.
     """
-    last = loader.num_samples % loader.batch_size
-    if args.sync_batchnorm and 0 < last < distributed.world_size():
+    smallest = min(batch_sizes(loader))
+    if args.sync_batchnorm and smallest < distributed.world_size():
         raise UserError(
-            f"--sync_batchnorm: --batch_size {loader.batch_size} leaves a last batch of {last} "
+            f"--sync_batchnorm: --batch_size {loader.batch_size} gives a batch of {smallest} "
             f"images, too few for {distributed.world_size()} processes; choose another size"
         )
 
@@ -172,9 +180,8 @@ def check_norms(args: argparse.Namespace, model, loader) -> None:
     """
     import torch
 
-    sizes = {loader.batch_size, loader.num_samples % loader.batch_size} - {0}
     parts = 1 if args.sync_batchnorm else distributed.world_size()
-    if not any(size // parts <= 1 for size in sizes):
+    if min(batch_sizes(loader)) // parts > 1:
         return
     images, _ = next(iter(loader.batches(0)))
     try:

@@ -197,5 +197,5 @@ def synthetic_data(batch_size: int, device):
 
     train = loader(EPOCH_STEPS, 0, crop=True, flip=True)
     return ImageData(
-        "random", train, None, loader(EVALUATION_BATCHES, None), 10, 32, [], mean, std, ""
+        "random", train, None, loader(EVALUATION_BATCHES, None), 10, 32, [], mean, std, "", ""
     )

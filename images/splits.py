@@ -1,5 +1,6 @@
 """The splits of a data set, as arrays or as files, and what is done with either alike."""
 
+import hashlib
 import os
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from images.loaders import MemoryLoader, StreamLoader
 from utils import UserError, mixed_seed, progress_bar
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
+DIGEST_IMAGES = 10_000  # nor more pixels, to tell one data set from another
 
 
 @dataclass
@@ -22,6 +24,11 @@ class ArraySplit:
 
     def subset(self, index):
         return ArraySplit(self.images[index], self.targets[index])
+
+    def digest(self):
+        """Of all targets, and of evenly spaced images."""
+        chosen = self.images[:: -(-len(self.images) // DIGEST_IMAGES)]
+        return _digest(self.targets.tobytes(), np.ascontiguousarray(chosen))
 
     def loader(self, transform, batch_size, device, num_workers, data_seed=None, **ranks):
         """num_workers is for files only; ranks: rank and world_size, where there are several."""
@@ -38,6 +45,11 @@ class FileSplit:
     targets: np.ndarray
     read: object
 
+    def digest(self):
+        """Of all targets, and of the names of files and their folders."""
+        names = ["/".join(path.split(os.sep)[-2:]) for path in self.paths]
+        return _digest(self.targets.tobytes(), "\n".join(names).encode())
+
     def subset(self, index):
         return replace(self, paths=self.paths[index], targets=self.targets[index])
 
@@ -53,6 +65,13 @@ class FileSplit:
             data_seed,
             **ranks,
         )
+
+
+def _digest(*parts):
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def hold_out(targets, fraction, seed):

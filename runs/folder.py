@@ -3,11 +3,11 @@
 import json
 import math
 import os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from runs.lock import FolderLock
-from utils import UserError, replacing
+from utils import UserError
 
 
 class RunFolder:
@@ -16,6 +16,8 @@ class RunFolder:
 
     CONTINUE is there after a run was interrupted that wants to go on. With `writes` off, as in
     all processes of a run but the main one, nothing is read or written.
+
+    Nothing but the lock is written before the folder is claimed.
     """
 
     ARGS, MODEL, RESULTS = "args.txt", "model.txt", "train_eval_results.txt"
@@ -24,14 +26,11 @@ class RunFolder:
 
     def __init__(self, path: str | Path, writes: bool = True):
         self.path, self.writes = Path(path), writes
+        self.claimed = False
 
     @property
     def checkpoint(self) -> Path:
         return self.path / self.CHECKPOINT
-
-    @property
-    def marker(self) -> Path:
-        return self.path / self.MARKER
 
     def _has(self, name: str) -> bool:
         return (self.path / name).exists()
@@ -52,12 +51,20 @@ class RunFolder:
         Raises:
             UserError: with the remedy.
         """
-        held = [name for name in (self.ARGS, self.RESULTS, self.CHECKPOINT) if self._has(name)]
+        held = self._held()
         if self.writes and held and not overwrite:
             raise UserError(
                 f"{self.path} holds a run already ({', '.join(held)}); give --resume to go on "
                 "with it, --overwrite to replace it, or choose another --output_dir"
             )
+
+    def _held(self) -> list[str]:
+        names = (self.ARGS, self.RESULTS, self.METRICS, self.CHECKPOINT)
+        return [name for name in names if self._has(name)]
+
+    def claim(self, resume: bool) -> None:
+        """Under the lock: this run's from now on, if it holds no other."""
+        self.claimed = self.writes and (resume or not self._held())
 
     def check_unstarted(self) -> None:
         """Refuse to start anew where there are results whose checkpoint is gone.
@@ -71,26 +78,40 @@ class RunFolder:
                 "another --output_dir, or give --overwrite instead of --resume"
             )
 
-    def mark_unfinished(self) -> None:
-        if self.writes:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.marker.touch()
+    def mark_unfinished(self, torchrun: str | None) -> bool:
+        """Leave the marker, if the folder is this run's. It names the torchrun that was stopped."""
+        if self.claimed:
+            (self.path / self.MARKER).write_text(str(torchrun), encoding="utf-8")
+        return self.claimed
 
-    def remove_marker(self) -> None:
-        if self.writes:
-            self.marker.unlink(missing_ok=True)
+    def is_marked_by(self, torchrun: str | None) -> bool:
+        marker = self.path / self.MARKER
+        return marker.exists() and marker.read_text(encoding="utf-8") == str(torchrun)
 
     # --- from start to end ---
 
     def clear(self) -> None:
         """Remove whatever an old run left."""
-        if self.writes:
-            for name in (self.ARGS, self.CHECKPOINT, self.RESULTS, self.METRICS, self.TEST):
-                (self.path / name).unlink(missing_ok=True)
+        if not self.writes:
+            return
+        # In this order: results without a checkpoint are a run that nobody goes on with.
+        names = [self.CHECKPOINT, self.METRICS, self.TEST, self.MARKER, self.ARGS, self.RESULTS]
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+        self.claimed = True
 
     def described(self) -> bool:
         """Whether args.txt is there, or is another process's affair."""
         return not self.writes or self._has(self.ARGS)
+
+    def started_by(self, torchrun: str | None) -> bool:
+        """Whether args.txt is of a run that this torchrun has started."""
+        if torchrun is None or not self._has(self.ARGS):
+            return False
+        import yaml
+
+        content = yaml.safe_load((self.path / self.ARGS).read_text(encoding="utf-8"))
+        return content["environment"].get("torchrun") == torchrun
 
     def describe(self, args_text: str, model_text: str) -> None:
         """Write args.txt and model.txt."""
@@ -98,7 +119,7 @@ class RunFolder:
         self._replace(self.ARGS, args_text)
 
     def resume(self, lengths: dict[str, int], lines: dict[str, list[str]], note: str) -> None:
-        """Take back what was written after a checkpoint, and note in args.txt that it went on.
+        """Take back what was written after a checkpoint, and note in args.txt that it goes on.
 
         Args:
             lengths: of the result files when the checkpoint was made, in bytes.
@@ -107,6 +128,7 @@ class RunFolder:
         """
         if not self.writes:
             return
+        (self.path / self.MARKER).unlink(missing_ok=True)
         for name, length in lengths.items():
             if self._has(name) and self._size(name) >= length:
                 os.truncate(self.path / name, length)
@@ -124,8 +146,22 @@ class RunFolder:
         return (self.path / name).stat().st_size if self._has(name) else 0
 
     def _replace(self, name: str, text: str) -> None:
-        with replacing(self.path / name) as temporary:
+        # A fixed name: whoever is killed here leaves one file, which the next one replaces.
+        temporary = self.path / f"{name}.tmp"
+        with self._writing(name):
             temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path / name)
+
+    @contextmanager
+    def _writing(self, name: str):
+        """Raises a UserError in place of an OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written ({error.strerror}); what was saved before "
+                "is kept: make room, see that the folder can be written, and go on with --resume"
+            ) from None
 
     # --- lines ---
 
@@ -142,7 +178,7 @@ class RunFolder:
     def _append(self, name: str, line: str) -> None:
         if not self.writes:
             return
-        with open(self.path / name, "a", encoding="utf-8") as file:
+        with self._writing(name), open(self.path / name, "a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner

@@ -12,40 +12,51 @@ from utils import UserError
 
 def checkpoint_meant(path: str) -> Path:
     """The file that --resume PATH means: a checkpoint, or the one in a run folder."""
-    return Path(path) / RunFolder.CHECKPOINT if Path(path).is_dir() else Path(path)
+    if Path(path).is_dir():
+        return Path(path) / RunFolder.CHECKPOINT
+    return Path(path).resolve() if Path(path).is_symlink() else Path(path)
 
 
-def check_restart(folder: RunFolder) -> None:
-    """torchrun starts processes anew that have failed, but not those that a signal has stopped.
+def check_restart(args: argparse.Namespace, folder: RunFolder) -> None:
+    """When torchrun starts processes anew: leave alone those that a signal has stopped, and go on
+    with the run that this command has started.
 
     Raises:
         Interrupted: once more, so that whoever sent the signal continues the run.
     """
-    if distributed.restarts() and folder.marker.exists():
+    if not distributed.restarts():
+        return
+    if folder.is_marked_by(distributed.torchrun_id()):
         raise Interrupted("a signal before torchrun's restart")
+    if args.resume is None and folder.started_by(distributed.torchrun_id()):
+        args.resume, args.overwrite = cli.AUTO, False
 
 
-def find(args: argparse.Namespace, folder: RunFolder) -> dict | None:
-    """The checkpoint to go on from; None to start anew.
+def is_cleaning_up(interruption: Interrupted) -> bool:
+    """Whether it is torchrun that ends a process which is starting, as another one has failed.
+
+    A signal that is meant for the run comes the same way, but then torchrun ends as well.
+    """
+    in_start_up = not interruption.saved
+    return in_start_up and distributed.world_size() > 1 and str(interruption) == "SIGTERM"
+
+
+def find(args: argparse.Namespace, folder: RunFolder) -> tuple[dict, Path] | None:
+    """The checkpoint to go on from, and where it is; None to start anew.
 
     Raises:
-        UserError: it cannot be read, or the results of a run would be lost.
+        UserError: it cannot be read, or a run would be lost.
     """
-    if args.overwrite and distributed.may_restart():
-        raise UserError(
-            "--overwrite: torchrun's --max_restarts could not tell the old run from the new one; "
-            "remove the old folder, or choose another --output_dir"
-        )
-    if distributed.restarts():  # the command is the one that started the run
-        args.resume = args.resume or cli.AUTO
     if args.resume is None:
         return None
     path = folder.checkpoint
-    if args.resume != cli.AUTO:
+    elsewhere = (
+        args.resume != cli.AUTO and checkpoint_meant(args.resume).resolve() != path.resolve()
+    )
+    if elsewhere and not (distributed.restarts() and path.exists()):
+        folder.check_free(overwrite=False)
         path = checkpoint_meant(args.resume)
-        if path.parent.resolve() != folder.path.resolve():
-            folder.check_free(args.overwrite)
-    elif not path.exists():
+    elif args.resume == cli.AUTO and not path.exists():
         folder.check_unstarted()
         return None
     from runs.checkpoint import load_checkpoint
@@ -54,7 +65,15 @@ def find(args: argparse.Namespace, folder: RunFolder) -> dict | None:
     if "ranks" not in saved:
         raise UserError(f"{path}: a checkpoint of an older version, which cannot be resumed")
     print(f"Resuming from {path}: epoch {saved['place']['epoch']}, step {saved['step']}")
-    return saved
+    return saved, path
+
+
+def bring_along(saved: dict | None, folder: RunFolder) -> None:
+    """Put a checkpoint from elsewhere into the run folder, from where the run can go on."""
+    if saved and folder.writes:
+        from runs.checkpoint import save_checkpoint
+
+        save_checkpoint(folder.checkpoint, saved)
 
 
 def take_flags(
@@ -96,13 +115,13 @@ def take_flags(
 ROUNDING_FACTS = ("processes", "device", "cpu_capability", "threads", "torch", "numpy")
 
 
-def take_weights(model, saved: dict, settings: dict, folder: RunFolder) -> None:
-    """Put the weights of `saved` into the model.
+def take_weights(model, saved: dict, settings: dict, path: Path) -> None:
+    """Put the weights of `saved`, the checkpoint at `path`, into the model.
 
     Raises:
         UserError: the data or the network are not those of the run.
     """
-    before, path = saved["settings"], folder.checkpoint
+    before = saved["settings"]
     for name in settings.keys() - {"args", "environment"}:
         if before.get(name) != settings[name]:
             then, now = (str(each.get(name))[:200] for each in (before, settings))

@@ -7,7 +7,12 @@ TRY_AGAIN = 75  # the exit code, sysexits.h's EX_TEMPFAIL
 
 
 class Interrupted(BaseException):
-    """A signal wants the run to stop here, and to be continued. No `except Exception` takes it."""
+    """A signal wants the run to stop here, and to be continued. No `except Exception` takes it.
+
+    `saved`: whether the training was on its way, and has saved its state.
+    """
+
+    saved = False
 
 
 class StopSignals:
@@ -44,7 +49,7 @@ class StopSignals:
 
     def interruption(self) -> Interrupted:
         """What to raise for the request."""
-        # Another rank may have had the signal.
+        self.requested = True  # another rank may have had the signal, and this one gets it later
         return Interrupted(self._name or "a signal to another process")
 
     def _receive(self, number, frame):

@@ -133,6 +133,11 @@ def test_resume_takes_a_path_or_none(argv, value):
     assert parse(*argv, "--lr", "0.5")[0].resume == value
 
 
+def test_resume_in_a_file_may_be_true(tmp_path):
+    (tmp_path / "flags.yaml").write_text("resume: true\n")
+    assert parse("--config", str(tmp_path / "flags.yaml"))[0].resume == "auto"
+
+
 def test_the_command_line_overrides_the_config_file(tmp_path):
     config = tmp_path / "flags.yaml"
     config.write_text("lr: 1e-2\nmodel: resnet20\naugment: true\nuse_amp: true\nresize: null\n")

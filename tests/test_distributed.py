@@ -105,6 +105,19 @@ def test_synchronised_norms_see_the_whole_batch(run, tmp_path):
     assert losses(local) != pytest.approx(losses(tmp_path / "1"), rel=2e-4)
 
 
+def test_what_several_processes_cannot_do(run, tmp_path):
+    """One line from each, whoever finds it."""
+    small = (*VISION, "--batch_size", "2", "--model", "resnet20", "--sync_batchnorm")
+    codes, output = run("vision_main", tmp_path / "run", *small, processes=3)
+    assert codes == [2, 2, 2], output
+    assert "--batch_size 2 gives a batch of 1 images, too few for 3 processes" in output
+    codes, output = run("vision_main", tmp_path / "run", *VIT, "--test_only", processes=2)
+    assert codes == [2, 2], output
+    assert "--test_only is for one process" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_interrupted_run_of_several_processes_resumes_exactly(run, tmp_path):
     """A signal to any one of them stops all, at one step. Three sum in an order of their own."""
     processes = 3

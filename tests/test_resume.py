@@ -1,5 +1,6 @@
 """Runs that are killed, or asked to stop, and go on: they end as if nothing had happened."""
 
+import argparse
 import json
 import re
 import shutil
@@ -11,7 +12,11 @@ import pytest
 import torch
 import yaml
 
+import cli
+from runs import resume
 from runs.checkpoint import load_checkpoint, save_checkpoint
+from runs.folder import RunFolder
+from runs.signals import Interrupted
 
 TRY_AGAIN = 75
 KILL, TERM, USR1, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
@@ -192,6 +197,29 @@ def test_resume_into_another_folder_leaves_the_first(forked, reference, copy, tm
     assert "already" in refused(forked, other, "--resume", copy, "--output_dir", other)
 
 
+def test_a_run_taken_elsewhere_goes_on_there_after_a_kill(forked, reference, copy, tmp_path):
+    other = tmp_path / "other"
+    flags = ("--resume", copy, "--output_dir", other)
+    codes, output = forked("language_main", *flags, faults={0: ("step", KILL, 0)})
+    assert codes == [-KILL], output
+    (code,), output = forked("language_main", "--resume", other)
+    assert code == 0, output
+    assert results(other) == results(reference("language_main"))
+
+
+def test_a_checkpoint_beside_another_run_does_not_replace_it(forked, reference, copy, tmp_path):
+    folder = Path(shutil.copytree(reference("language_main"), tmp_path / "finished"))
+    shutil.copy(copy / "checkpoint.pt", folder / "other.pt")
+    assert "holds a run already" in refused(forked, folder, "--resume", folder / "other.pt")
+
+
+def test_a_link_to_a_checkpoint_means_its_run(forked, reference, copy, tmp_path):
+    (tmp_path / "latest.pt").symlink_to(copy / "checkpoint.pt")
+    (code,), output = forked("language_main", "--resume", tmp_path / "latest.pt")
+    assert code == 0, output
+    assert_same_run(copy, reference("language_main"))
+
+
 def test_a_finished_run_resumed_is_left_as_it_is(run, reference, tmp_path):
     folder = Path(shutil.copytree(reference("language_main"), tmp_path / "run"))
     code, output = run("language_main", folder, "--resume")
@@ -219,7 +247,11 @@ def test_other_data_and_other_programs_are_refused(forked, copy, text_folder, tm
     with open(other / "train.txt", "a") as file:
         file.write("more\n")
     line = refused(forked, copy, "--resume", copy, "--data_path", other)
-    assert "the data or the network have changed: counts was" in line
+    assert "the data or the network have changed: data_digests was" in line
+    shutil.copytree(text_folder, other, dirs_exist_ok=True)
+    text = (other / "train.txt").read_text()
+    (other / "train.txt").write_text(text.replace("train 7", "train 8"))  # as long as it was
+    assert "data_digests was" in refused(forked, copy, "--resume", copy, "--data_path", other)
     line = refused(forked, copy, "--resume", copy, module="vision_main")
     assert "not of a vision model" in line
 
@@ -233,6 +265,15 @@ def test_a_run_is_not_started_over_results(run, forked, copy):
     assert "leave out one of them" in refused(forked, copy, *flags, "--resume", "--overwrite")
 
 
+def test_a_signal_before_the_old_run_is_replaced_leaves_it(run, reference, tmp_path):
+    folder = Path(shutil.copytree(reference("language_main"), tmp_path / "run"))
+    before = content(folder)
+    code, output = run("language_main", folder, "--overwrite", fault=("start_up", TERM, 0))
+    assert code == TRY_AGAIN
+    assert "before anything was done" in output
+    assert content(folder) == before
+
+
 def test_a_damaged_checkpoint_is_refused_and_kept(forked, copy):
     path = copy / "checkpoint.pt"
     whole = path.read_bytes()
@@ -241,6 +282,10 @@ def test_a_damaged_checkpoint_is_refused_and_kept(forked, copy):
     assert f"error: {path}: " in refused(forked, copy, "--resume", copy)
     path.write_bytes(whole[:place])
     assert f"error: {path}: " in refused(forked, copy, "--resume", copy)
+    codes, output = forked("language_main", "--resume", copy, processes=2)
+    assert codes == [2, 2], output
+    assert "Traceback" not in output
+    assert path.read_bytes() == whole[:place]
 
 
 def test_a_checkpoint_of_another_network_is_refused(forked, copy):
@@ -250,6 +295,46 @@ def test_a_checkpoint_of_another_network_is_refused(forked, copy):
     saved["model"] = {f"other.{name}": value for name, value in saved["model"].items()}
     save_checkpoint(path, saved)
     assert "its weights do not fit" in refused(forked, copy, "--resume", copy)
+
+
+# --- after a failure, torchrun starts the same command again ---
+
+
+def test_what_torchruns_restart_does(tmp_path, monkeypatch):
+    """It goes on with the run that it has started itself, unless a signal has stopped that."""
+    args_text = cli.args_text(argparse.Namespace(), {}, {"torchrun": "mine"})
+    for name, value in (("RESTART_COUNT", "1"), ("RUN_ID", "mine")):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+
+    def restarted(text, **flags):
+        args = argparse.Namespace(**{"resume": None, "overwrite": False} | flags)
+        folder = RunFolder(tmp_path)
+        folder.describe(text, "")
+        resume.check_restart(args, folder)
+        return args.resume, args.overwrite
+
+    assert restarted(args_text) == ("auto", False)
+    assert restarted(args_text, overwrite=True) == ("auto", False)
+    assert restarted(args_text, resume="a/path") == ("a/path", False)
+    foreign = args_text.replace("mine", "theirs")
+    assert restarted(foreign) == (None, False)
+    assert restarted(foreign, overwrite=True) == (None, True)
+    (tmp_path / "CONTINUE").write_text("theirs")
+    assert restarted(args_text) == ("auto", False)
+    (tmp_path / "CONTINUE").write_text("mine")
+    with pytest.raises(Interrupted):
+        restarted(args_text)
+
+
+def test_a_process_that_torchrun_ends_in_start_up_asks_for_no_requeue(monkeypatch):
+    """The failure of another process is not this one's interruption."""
+    term, usr1 = Interrupted("SIGTERM"), Interrupted("SIGUSR1")
+    assert not resume.is_cleaning_up(term)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resume.is_cleaning_up(term)
+    assert not resume.is_cleaning_up(usr1)
+    term.saved = True
+    assert not resume.is_cleaning_up(term)
 
 
 # --- one writer ---

@@ -63,6 +63,10 @@ class Tokens:
         facts = self.meta["splits"][split]
         return Counts(facts["tokens"], facts["words"], facts["bytes"])
 
+    def digests(self):
+        """Of the text that the ids were made of, by split."""
+        return _digests(self.meta)
+
     def ids(self, split):
         """The ids of a split, end of text first: an array that lives in its file."""
         return np.asarray(np.memmap(_bin(self.folder, split), self.meta["dtype"], mode="r"))
