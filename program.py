@@ -111,9 +111,8 @@ def supervised(
                 try:
                     return train(program, args, given, folder, signals)
                 except Interrupted as signal:
-                    if resume.is_cleaning_up(signal):
-                        raise
-                    if not folder.mark_unfinished(distributed.torchrun_id()):
+                    marked = not resume.is_cleaning_up(signal) and folder.mark_unfinished()
+                    if not marked:
                         raise
                     print(f"Interrupted by {signal}; {folder.path} goes on with --resume")
                     return TRY_AGAIN

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from distributed import torchrun_id
 from runs.lock import FolderLock
 from utils import UserError
 
@@ -78,15 +79,16 @@ class RunFolder:
                 "another --output_dir, or give --overwrite instead of --resume"
             )
 
-    def mark_unfinished(self, torchrun: str | None) -> bool:
+    def mark_unfinished(self) -> bool:
         """Leave the marker, if the folder is this run's. It names the torchrun that was stopped."""
         if self.claimed:
-            (self.path / self.MARKER).write_text(str(torchrun), encoding="utf-8")
+            (self.path / self.MARKER).write_text(str(torchrun_id()), encoding="utf-8")
         return self.claimed
 
-    def is_marked_by(self, torchrun: str | None) -> bool:
+    def is_marked_by_us(self) -> bool:
+        """Whether this torchrun has left the marker."""
         marker = self.path / self.MARKER
-        return marker.exists() and marker.read_text(encoding="utf-8") == str(torchrun)
+        return marker.exists() and marker.read_text(encoding="utf-8") == str(torchrun_id())
 
     # --- from start to end ---
 
@@ -104,14 +106,14 @@ class RunFolder:
         """Whether args.txt is there, or is another process's affair."""
         return not self.writes or self._has(self.ARGS)
 
-    def started_by(self, torchrun: str | None) -> bool:
+    def is_started_by_us(self) -> bool:
         """Whether args.txt is of a run that this torchrun has started."""
-        if torchrun is None or not self._has(self.ARGS):
+        if torchrun_id() is None or not self._has(self.ARGS):
             return False
         import yaml
 
         content = yaml.safe_load((self.path / self.ARGS).read_text(encoding="utf-8"))
-        return content["environment"].get("torchrun") == torchrun
+        return content["environment"].get("torchrun") == torchrun_id()
 
     def describe(self, args_text: str, model_text: str) -> None:
         """Write args.txt and model.txt."""

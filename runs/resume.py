@@ -26,9 +26,9 @@ def check_restart(args: argparse.Namespace, folder: RunFolder) -> None:
     """
     if not distributed.restarts():
         return
-    if folder.is_marked_by(distributed.torchrun_id()):
+    if folder.is_marked_by_us():
         raise Interrupted("a signal before torchrun's restart")
-    if args.resume is None and folder.started_by(distributed.torchrun_id()):
+    if args.resume is None and folder.is_started_by_us():
         args.resume, args.overwrite = cli.AUTO, False
 
 

@@ -38,6 +38,22 @@ def mistake_in(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def mounted(tmp_path):
+    """A file system of one MiB, and a way to mount it with other options."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", f"size=1m,{options}", "tmpfs", folder]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("may not mount file systems")
+
+    mount("rw")
+    yield folder, mount
+    subprocess.run(["umount", folder], check=True)
+
+
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
     """Run a program in forks of a process that has loaded torch: seconds less than `run_program`.

@@ -7,7 +7,6 @@ import pickle
 import random
 import re
 import resource
-import subprocess
 import time
 import zipfile
 from contextlib import contextmanager, suppress
@@ -243,22 +242,6 @@ def test_a_short_write_anywhere_keeps_the_checkpoint_before(saved, content, tmp_
         assert "(File too large), the one before is kept" in message
         assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert same(content, load_checkpoint(path))
-
-
-@pytest.fixture
-def mounted(tmp_path):
-    """A file system of one MiB, and a way to mount it with other options."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", f"size=1m,{options}", "tmpfs", folder]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("may not mount file systems")
-
-    mount("rw")
-    yield folder, mount
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(mounted, content):

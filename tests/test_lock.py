@@ -403,22 +403,6 @@ def test_a_forbidden_folder_is_named(tmp_path, start):
     assert "run: cannot be made or written as a folder (Permission denied)" in pipe.recv()
 
 
-@pytest.fixture
-def mounted(tmp_path):
-    """A file system of one MiB, to be filled or mounted anew."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", f"size=1m,{options}", "tmpfs", folder]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("may not mount file systems")
-
-    mount("rw")
-    yield folder, mount
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_a_read_only_file_system_is_named(mounted):
     folder, mount = mounted
     left_behind(folder, name_of())

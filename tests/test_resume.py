@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -351,29 +350,8 @@ def test_of_eight_processes_on_one_folder_one_runs(reference, tmp_path, forked, 
 # --- where it cannot be written ---
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """mount(size, *options) -> a file system of that size, where this user may mount one."""
-    mounted = []
-
-    def mount(*options):
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("mounting needs root")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
-    run, reference, copy, small_disk, tmp_path
-):
-    disk = small_disk("size=600k")
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(run, reference, copy, mounted):
+    disk, _ = mounted
     folder = Path(shutil.copytree(copy, disk / "run"))
     free = shutil.disk_usage(disk).free
     (disk / "filler").write_bytes(bytes(free))
@@ -388,8 +366,9 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     assert_same_run(folder, reference("language_main"))
 
 
-def test_a_read_only_folder_is_one_line(forked, small_disk, text_folder):
-    disk = small_disk("size=600k", "ro")
+def test_a_read_only_folder_is_one_line(forked, mounted, text_folder):
+    disk, mount = mounted
+    mount("remount,ro")
     flags = (*LANGUAGE, "--data_path", text_folder, "--output_dir", disk / "run")
     line = refused(forked, disk, *flags, "--resume")
     assert "Read-only file system" in line
