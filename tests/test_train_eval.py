@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
+import objective
 import optimization
 import train_eval
 from models.activation import ZiLU
@@ -308,7 +309,7 @@ def test_a_smaller_last_batch_is_not_compiled(tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(train_eval, "compiled", counting)
+    monkeypatch.setattr(objective, "compiled", counting)
     _, records = fit(tmp_path, compile_mode="default", num_epochs=1)
     assert sizes == [16] * 3 + [16]  # 50 training and 30 test samples in batches of 16
     assert records[0]["train"]["count"] == 50
@@ -324,7 +325,7 @@ def test_reduce_memory_saves_less_for_backward():
             for _ in range(4)
         ]
         model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *blocks)
-        run = train_eval.compiled(lambda x: model(x).square().mean(), mode)
+        run = objective.compiled(lambda x: model(x).square().mean(), mode)
         saved = {}
 
         def note(tensor):
