@@ -27,6 +27,7 @@ from utils import Progress, mixed_seed, peak_flops, peak_memory_bytes
 LOG_STEPS = 50
 # GradScaler halves its scale, 2^16 at first, at every step that it skips.
 SMALLEST_SCALE = 2.0**-16
+NEVER = 2**62  # a step that no run reaches
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ class Trainer:
         self.replicas = distributed.replicated(self.objective, self.device)
         self.state = State()
         self.totals = self._zero_sums()  # this rank's, of the epoch so far
-        self.first_bad_step = torch.full((), -1, device=self.device)
+        self.first_bad_step = torch.full((), NEVER, device=self.device)
 
     def _train(self, data) -> None:
         """Train to the end, from wherever the state is."""
@@ -287,8 +288,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.place.steps += 1
-        is_first_bad = (self.first_bad_step < 0) & ~finite
-        self.first_bad_step = torch.where(is_first_bad, state.step, self.first_bad_step)
+        bad_step = torch.where(finite, NEVER, state.step)
+        self.first_bad_step = torch.minimum(self.first_bad_step, bad_step)
         return totals
 
     def _backward(self, batch: tuple, full: bool, samples: int) -> tuple[Tensor, Tensor]:
@@ -320,8 +321,8 @@ class Trainer:
                 f"in epoch {self.state.place.epoch}, by step {self.state.step}, the gradients are "
                 "NaN or infinite whatever their fp16 scale; every step is skipped"
             )
-        step = distributed.total(self.first_bad_step, largest=True).item()
-        if step >= 0:
+        step = -distributed.total(-self.first_bad_step, largest=True).item()
+        if step < NEVER:
             raise Diverged(
                 f"in epoch {self.state.place.epoch}, step {step}, the training loss is NaN or "
                 "infinite"

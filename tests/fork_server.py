@@ -108,11 +108,25 @@ def interrupt_twice(number, passes):
     at_call(train_eval.Trainer, "train_step", 0, passes, never_ends)
 
 
+def poisoned(number, passes):
+    """Weights that are not numbers; `number` is 0, which is no signal."""
+    import torch
+
+    import train_eval
+
+    def poison(trainer, *_):
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter.fill_(float("nan"))
+
+    at_call(train_eval.Trainer, "train_step", number, passes, poison)
+
+
 FAULTS = {
     fault.__name__: fault
     for fault in (
         start_up, before_training, step, evaluation, half_a_save, renaming, result_line,
-        interrupt_twice,
+        interrupt_twice, poisoned,
     )
 }  # fmt: skip
 

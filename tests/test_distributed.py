@@ -139,6 +139,15 @@ def test_an_interrupted_run_of_several_processes_resumes_exactly(run, tmp_path):
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
+def test_all_end_at_the_step_in_which_one_diverges(run, tmp_path):
+    """Which the others notice a step later, in their weights."""
+    fault = {1: ("poisoned", 0, 1)}
+    codes, output = run("language_main", tmp_path / "run", *LANGUAGE, processes=2, faults=fault)
+    assert codes == [3, 3], output
+    assert output.count("error: ") == 1
+    assert "in epoch 1, step 2, the training loss is NaN" in output
+
+
 def test_another_number_of_processes_goes_on_to_tolerance(run, tmp_path):
     codes, _ = run("language_main", tmp_path / "1", *LANGUAGE)
     stop = {1: ("step", TERM, 2)}
