@@ -355,7 +355,6 @@ def resolved_arguments(program: Program, args, data, options, device, folder: Ru
         "warmup_steps": warmup,
         "amp_dtype": str(options.amp_dtype or "off").removeprefix("torch."),
         "compile_mode": options.compile_mode or "off",
-        "processes": distributed.world_size(),
         "kernels": kernels_path(args, device),
     }
 
