@@ -34,8 +34,12 @@ parser.add_argument("--steps", type=int)  # of the whole run
 parser.add_argument("--steps_per_start", type=int, default=10**9)  # then it is interrupted
 parser.add_argument("--code", type=int, default=0)
 args = parser.parse_args()
-print("arguments", json.dumps(sys.argv[1:]), flush=True)
-print("process", os.environ.get("RANK"), "offline", os.environ["HF_HUB_OFFLINE"], flush=True)
+
+def say(line):  # in one piece: unbuffered, `print` would mix its words with another process's
+    sys.stdout.write(line + "\\n")
+
+say("arguments " + json.dumps(sys.argv[1:]))
+say(f"process {os.environ.get('RANK')} offline {os.environ['HF_HUB_OFFLINE']}")
 signals = []
 for number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, lambda number, frame: signals.append(number))
@@ -44,7 +48,7 @@ first = step = int(checkpoint.read_text()) if checkpoint.exists() else 0
 while step < args.steps and step - first < args.steps_per_start and not signals:
     time.sleep(0.1)
     step += 1
-    print("step", step, flush=True)
+    say(f"step {step}")
 if step > first:
     checkpoint.write_text(str(step))
 if step < args.steps:
