@@ -300,7 +300,7 @@ def test_time_limit_shorter_than_the_run(cluster, real_project, tmp_path):
     """And shorter than the scripts' --signal asks for."""
     from test_resume import assert_same_run
 
-    flags = (*RESNET, "--num_epochs", 80)
+    flags = (*RESNET, "--num_epochs", 24)
     words = ("--time=1", "bash/vision.sbatch", *flags, "--output_dir", "RUN")
     job = Job(cluster, real_project, *words)
     assert job.wait_for_end(500) == 0, job.log()
