@@ -44,7 +44,7 @@ def build_parser() -> cli.Parser:
 
     def add(group, name: str, default, convert: Callable, text: str) -> None:
         group.add_argument(
-            f"--{name}", type=checked(convert), default=default, metavar="VALUE", help=text
+            f"--{name}", type=cli.checked(convert), default=default, metavar="VALUE", help=text
         )
 
     what = parser.add_argument_group("What to measure, if not the activations one by one")
@@ -85,18 +85,6 @@ def build_parser() -> cli.Parser:
     add(shared, "device", ("auto",), several(cli.device_name),
         "auto, cpu, cuda, cuda:N; for activations a list too")  # fmt: skip
     return parser
-
-
-def checked(convert: Callable) -> Callable:
-    """`convert` so that argparse passes on the reason for which it refuses a value."""
-
-    def converted(text: str):
-        try:
-            return convert(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return converted
 
 
 def several(convert: Callable) -> Callable:

@@ -115,6 +115,18 @@ def patch_size(text: str) -> str | int:
     return "auto" if text.lower() == "auto" else number(int, at_least=1)(text)
 
 
+def checked(convert: Callable) -> Callable:
+    """`convert` so that argparse passes on the reason for which it refuses a value."""
+
+    def converted(text: str):
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return converted
+
+
 _positive_int = number(int, at_least=1)
 _positive = number(float, above=0)
 _not_negative = number(float, at_least=0)
@@ -130,6 +142,9 @@ _SHARED = (
     Flag("Model", "sigma", 1.0, activations.check_sigma, RESULT,
          f"sharpness of {', '.join(activations.SIGMA_NAMES)}"),
     Flag("Model", "learn_sigma", False, bool, RESULT, "make sigma a parameter of each layer"),
+    Flag("Model", "rescale_init", None, number(float, at_least=1e-30, below=1e30), RESULT,
+         "scale the initial weights around each activation, so that the network starts as the "
+         "function that --sigma times this would give: the control for scans of sigma"),
     Flag("Model", "inplace", False, bool, NOTHING,
          f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}"),
     Flag("Training", "max_steps", None, _positive_int, RESULT,
@@ -314,10 +329,21 @@ def parse(
         raise UserError(f"unknown argument {unknown[0]!r}; {_nearest_flag(name, known)}")
     texts = vars(given)
     if "config" in texts:
-        texts = _read_config(texts["config"], known) | texts
+        texts = read_config(texts["config"], known) | texts
+    return complete(texts, known), set(texts)
+
+
+def complete(texts: dict[str, object], known: dict[str, Flag]) -> argparse.Namespace:
+    """The values of all `known` flags: those in `texts`, converted, and the others' defaults.
+
+    Raises:
+        UserError: an unknown flag, or a value that its flag refuses.
+    """
+    for name in texts:
+        if name not in known:
+            raise UserError(f"unknown flag {name!r}; {_nearest_flag(str(name), known)}")
     values = {name: _converted(known[name], text) for name, text in texts.items()}
-    defaults = {flag.name: flag.default for flag in flags}
-    return argparse.Namespace(**defaults | values), set(values)
+    return argparse.Namespace(**{name: flag.default for name, flag in known.items()} | values)
 
 
 def _nearest_flag(name: str, known: dict[str, Flag]) -> str:
@@ -340,7 +366,7 @@ def _converted(flag: Flag, text) -> object:
         raise UserError(f"--{flag.name}: {error}") from None
 
 
-def _read_config(path: str, known: dict[str, Flag]) -> dict[str, object]:
+def read_config(path: str, known: dict[str, Flag]) -> dict[str, object]:
     """The flags that a YAML file sets; null means the default."""
     import yaml
 
@@ -374,6 +400,11 @@ def check_together(args: argparse.Namespace) -> None:
         raise UserError(
             f"--learn_sigma: {name} has no sigma; leave it out, or take one of "
             f"{', '.join(activations.SIGMA_NAMES)}"
+        )
+    if args.rescale_init is not None and name not in activations.GATED_NAMES:
+        raise UserError(
+            f"--rescale_init: {name} is not of the form f(sigma x) / sigma; leave it out, or take "
+            f"one of {', '.join(activations.GATED_NAMES)}"
         )
     if args.inplace and name not in activations.INPLACE_NAMES:
         raise UserError(

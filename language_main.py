@@ -138,6 +138,7 @@ def model_shape(args: argparse.Namespace) -> dict[str, int]:
 
 def build_model(args: argparse.Namespace, vocab_size: int):
     from models.gpt2 import load_hugging_face
+    from models.rescale import rescale_around_activations
     from utils import seed_everything
 
     seed_everything(program.seed_of(args, "init_seed"))
@@ -152,6 +153,8 @@ def build_model(args: argparse.Namespace, vocab_size: int):
     if args.init_from is not None:
         with program.user_errors():
             load_hugging_face(model, args.init_from)
+    if args.rescale_init is not None:
+        rescale_around_activations(model, args.rescale_init)
     return model
 
 

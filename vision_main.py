@@ -143,11 +143,14 @@ def model_options(args: argparse.Namespace, image_size: int) -> dict:
 def build_model(args: argparse.Namespace, num_classes: int, image_size: int):
     import torch
 
+    from models.rescale import rescale_around_activations
     from utils import seed_everything
 
     seed_everything(program.seed_of(args, "init_seed"))
     activation, options = program.activation_factory(args), model_options(args, image_size)
     model = models.build_model(args.model, activation, num_classes, image_size, **options)
+    if args.rescale_init is not None:
+        rescale_around_activations(model, args.rescale_init)
     return model.to(memory_format=torch.channels_last)
 
 

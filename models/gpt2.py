@@ -101,6 +101,10 @@ class GPT2(nn.Module):
                 nn.init.normal_(module.weight, std=0.02 / scale)
                 nn.init.zeros_(module.bias)
 
+    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The layers that feed an activation, and those that read one; for models.rescale."""
+        return [block.mlp.c_fc for block in self.h], [block.mlp.c_proj for block in self.h]
+
     @property
     def shape(self) -> dict[str, int]:
         """The sizes it was built with, by name."""

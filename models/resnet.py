@@ -135,3 +135,12 @@ class ResNet(nn.Sequential):
             if isinstance(module, nn.Conv2d):
                 # ReLU's gain for every activation, so that all start from the same weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The layers that feed an activation, and those that read one; for models.rescale.
+
+        Both terms of a shortcut's sum come from one of these norms, or from an activation as is.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
+        convs = [m for m in self.modules() if isinstance(m, nn.Conv2d) and m is not self.conv1]
+        return norms, [*convs, self.fc]  # conv1 reads the image

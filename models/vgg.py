@@ -98,3 +98,11 @@ class VGG(nn.Sequential):
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
+
+    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The layers that feed an activation, and those that read one; for models.rescale."""
+        norms = [m for m in self.features if isinstance(m, nn.BatchNorm2d)]
+        convs = [m for m in self.features if isinstance(m, nn.Conv2d)]
+        linears = [m for m in self.modules() if isinstance(m, nn.Linear)]
+        # The first convolution reads the image, and the last linear layer gives the logits.
+        return [*norms, *linears[:-1]], [*convs[1:], *linears]

@@ -118,6 +118,10 @@ class ViT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
+    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The layers that feed an activation, and those that read one; for models.rescale."""
+        return [block.mlp.fc1 for block in self.blocks], [block.mlp.fc2 for block in self.blocks]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.patch_embed(x)
         cls = self.cls_token.expand(x.shape[0], -1, -1)

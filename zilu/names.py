@@ -7,11 +7,14 @@ import difflib
 import math
 import os
 
-# Functions of x and a sharpness sigma (the first two are gates alone, the others x times a gate).
-SIGMA_NAMES = ("ArcTan", "ArcTan_Approx", "ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
+# Functions of x and a sharpness sigma: gates alone, g(sigma x), and x times a gate. Of the latter
+# sigma is a matter of scale: f_sigma(x) = f_1(sigma x) / sigma.
+GATE_NAMES = ("ArcTan", "ArcTan_Approx")
+GATED_NAMES = ("ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
+SIGMA_NAMES = (*GATE_NAMES, *GATED_NAMES)
 
 # Those with fused kernels, and what ZILU_KERNELS may ask of them (zilu.kernels).
-FUSED_NAMES = ("ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
+FUSED_NAMES = GATED_NAMES
 KERNEL_MODES = ("auto", "plain", "fused")
 
 # torch.nn's own classes that take `inplace`, and those that do not.
