@@ -194,9 +194,9 @@ class Trainer:
             self._save()
             raise
         self.model.eval()
-        for line in summary(self.task, self.state.records, self.options.test_each_epoch):
-            print(line)
-            folder.add_result(line)
+        lines = "\n".join(summary(self.task, self.state.records, self.options.test_each_epoch))
+        print(lines)
+        folder.add_result(lines)  # at once: where there is a summary, the run is whole
 
     def start(self, loader: Loader) -> None:
         """Make the optimizer and everything else that a training step changes."""
