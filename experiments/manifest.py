@@ -1,0 +1,181 @@
+"""The manifest of a sweep: its runs, resolved and numbered once and for all.
+
+It is written when a grid is first run or counted, and from then on it alone says what run K is,
+whatever becomes of the grid file or the recipes.
+"""
+
+import json
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from experiments.grid import SIGMA_FLAGS, Checker, Grid, program_of
+from experiments.tuning import groups, trials
+from utils import UserError, one_at_a_time, replacing
+from zilu.names import SIGMA_NAMES
+
+FILE = "manifest.json"
+FORMAT = 1
+# What a run is for: it is one of a grid; it tries a setting; it is at a chosen setting.
+GRID, TRIAL, TUNED = "grid", "trial", "tuned"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. `flags` are all that decide it, but the tuned ones where they are yet to be chosen
+    (role "tuned"): those of the best trial of its `group`."""
+
+    index: int  # from 1
+    name: str  # of its folder in the sweep's
+    role: str
+    flags: dict
+    group: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    folder: Path
+    program: str
+    tune: dict
+    report: dict
+    runs: list[Run]
+    grid: str  # the file's text
+    created: str
+
+    def path(self, run: Run) -> Path:
+        return self.folder / run.name
+
+    def trials_of(self, run: Run) -> list[Run]:
+        """Those that the choice for a tuned run goes by."""
+        return [each for each in self.runs if each.role == TRIAL and each.group == run.group]
+
+
+def load(folder: Path) -> Manifest | None:
+    """The manifest of the sweep in a folder, if it holds one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise ValueError("of another version")
+        runs = [Run(**run) for run in content.pop("runs")]
+        return Manifest(folder, runs=runs, **content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not a readable manifest ({error}); move it away") from None
+
+
+def planned(grid: Grid, path: Path, folder: Path) -> Manifest:
+    """What the grid file at `path` comes to now."""
+    checker = Checker(grid.program, path)
+    found = []
+    if grid.tune:
+        found += [
+            (TRIAL, flags, group) for group, flags in trials(grid.tune, grid.combinations, checker)
+        ]
+    if grid.tune.get("equal_settings", True):
+        found += [(GRID, flags, {}) for flags in grid.combinations]
+    if grid.tune:
+        seeds = list(dict.fromkeys(each["seed"] for each in grid.combinations))
+        found += [
+            (TUNED, group | {"seed": seed}, group)
+            for group in groups(grid.tune, grid.combinations)
+            for seed in seeds
+        ]
+    names = _names(found, checker)
+    runs = [
+        Run(number, name, *each)
+        for number, (name, each) in enumerate(zip(names, found, strict=True), 1)
+    ]
+    created = time.strftime("%Y-%m-%d %H:%M:%S")
+    return Manifest(folder, grid.program, grid.tune, grid.report, runs, grid.text, created)
+
+
+def frozen(plan: Manifest, extend: bool = False) -> Manifest:
+    """The manifest in the plan's folder, written if there is none. With `extend`, the plan's
+    further runs are added at its end.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with one_at_a_time(plan.folder / f".{FILE}.lock"):
+        there = load(plan.folder)
+        if there is None:
+            return _save(plan)
+        more = added(there, plan) if extend else []
+        if not more:
+            return there
+        taken = {run.name for run in there.runs}
+        runs = list(there.runs)
+        for run in more:
+            name = run.name if run.name not in taken else f"{run.name}_{len(runs) + 1}"
+            runs.append(Run(len(runs) + 1, name, run.role, run.flags, run.group))
+        return _save(
+            Manifest(
+                there.folder, there.program, plan.tune, plan.report, runs, plan.grid, there.created
+            )
+        )
+
+
+def _save(manifest: Manifest) -> Manifest:
+    content = asdict(manifest) | {"format": FORMAT}
+    del content["folder"]
+    try:
+        manifest.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(manifest.folder / FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{manifest.folder}: cannot be written ({error.strerror})") from None
+    return manifest
+
+
+def added(there: Manifest, plan: Manifest) -> list[Run]:
+    """Runs of the plan that the manifest lacks."""
+    # The manifest may be older than a flag; its runs have the default.
+    defaults = {flag.name: flag.default for flag in program_of(there.program).flags}
+
+    def identity(run: Run) -> tuple[str, dict]:
+        return run.role, defaults | run.flags
+
+    known = [identity(run) for run in there.runs]
+    return [run for run in plan.runs if identity(run) not in known]
+
+
+# --- names ---
+
+
+def _names(found: list[tuple[str, dict, dict]], checker: Checker) -> list[str]:
+    """A folder's name for each run, of what distinguishes it from the others."""
+    flags = [each[1] for each in found]
+    first = flags[0]
+    varied = [
+        n for n in checker.flags if any(each.get(n) != first.get(n) for each in flags if n in each)
+    ]
+    prefixes = {GRID: "", TRIAL: "tune/", TUNED: "tuned_"}
+    return [prefixes[role] + _name(each, varied) for role, each, _ in found]
+
+
+def _name(flags: dict, varied: list[str]) -> str:
+    leading = ("dataset", "model")
+    parts = [str(flags[name]) for name in leading if name in varied]
+    parts += [
+        f"{name}{_shown(flags[name])}"
+        for name in varied
+        if name not in (*leading, "activation", *SIGMA_FLAGS, "seed") and name in flags
+    ]
+    parts.append(flags["activation"])
+    if flags["activation"] in SIGMA_NAMES and "sigma" in flags:
+        parts.append(f"sigma{_shown(flags['sigma'])}" + "-learned" * bool(flags.get("learn_sigma")))
+    if flags.get("rescale_init") is not None:
+        parts.append(f"rescaled{_shown(flags['rescale_init'])}")
+    parts.append(f"seed{flags['seed']}")
+    return re.sub(r"[^\w.+-]+", "-", "_".join(parts))
+
+
+def _shown(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,185 @@
+"""Runs of a sweep, several at a time, each a process of its own.
+
+A run is finished, or interrupted and to be resumed, by its folder alone: what this process knows
+may die with it.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.display import Display
+from runs.signals import TRY_AGAIN
+from runs.status import ENDED, FINISHED, status_of
+
+ROOT = Path(__file__).parent.parent
+LOG = "sweep.log"  # in the run's folder: what the program printed
+FAILED = "failed"
+POLL = 0.2  # seconds
+BUSY = 2.0  # seconds until another look at a folder that another process writes to
+USER_ERROR = 2  # exit code
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be done: its name, folder and command."""
+
+    name: str
+    folder: Path
+    command: list[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: finished, diverged or failed, and in the last two cases why."""
+
+    name: str
+    kind: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one run at a time can be: the environment that it needs there."""
+
+    environment: dict[str, str]
+
+
+def slots(jobs: int | None, use_gpus: bool) -> list[Slot]:
+    """One for each GPU, else for each CPU; or as many as `jobs` says, sharing GPUs and CPUs."""
+    gpus = visible_gpus() if use_gpus else []
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = jobs or len(gpus) or cpus
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpus // count))
+    found = []
+    for number in range(count):
+        environment = {"OMP_NUM_THREADS": threads}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        found.append(Slot(environment))
+    return found
+
+
+def visible_gpus() -> list[str]:
+    """Names of the CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES has them."""
+    # In a process of its own: a sweep needs no torch, and no memory on any GPU.
+    code = "import torch; print(torch.cuda.device_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    count = int(done.stdout or 0)
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return chosen.split(",")[:count] if chosen else [str(number) for number in range(count)]
+
+
+class Runner:
+    """Runs jobs in slots. After a signal it stops them, saved, and starts no more."""
+
+    def __init__(self, places: list[Slot], display: Display, stopped: Callable[[], bool]):
+        self.places, self.display, self.stopped = places, display, stopped
+        self.running: dict[int, tuple[Job, subprocess.Popen]] = {}
+        self.outcomes: list[Outcome] = []
+        self.waiting: deque[tuple[float, Job]] = deque()  # not before that time
+
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        """Do all that is left of `jobs`; how each has ended. Fewer of them if it was stopped."""
+        self.outcomes = []
+        self.waiting.extend((0.0, job) for job in jobs)
+        terminated = False
+        while self.running or (self.waiting and not self.stopped()):
+            if self.stopped() and not terminated:
+                terminated = True
+                self.terminate()
+            if not terminated:
+                self._fill()
+            self._reap()
+            self.display.show([job for job, _ in self.running.values()])
+            time.sleep(POLL)
+        self.waiting.clear()
+        return self.outcomes
+
+    def terminate(self) -> None:
+        """Ask the running programs to save and end."""
+        for _, process in self.running.values():
+            process.terminate()
+
+    def kill(self) -> None:
+        for _, process in self.running.values():
+            process.kill()
+
+    def _fill(self) -> None:
+        for number in range(len(self.places)):
+            while number not in self.running and (job := self._next()):
+                status = status_of(job.folder)
+                if status.kind in ENDED:
+                    self._end(job, status.kind, status.reason, was_there=True)
+                    continue
+                self.running[number] = job, self._start(job, self.places[number])
+
+    def _next(self) -> Job | None:
+        now = time.monotonic()
+        for position, (not_before, job) in enumerate(self.waiting):
+            if not_before <= now:
+                del self.waiting[position]
+                return job
+        return None
+
+    def _start(self, job: Job, slot: Slot) -> subprocess.Popen:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with open(job.folder / LOG, "a", encoding="utf-8") as log:
+            return subprocess.Popen(
+                job.command,
+                env=os.environ | slot.environment | {"PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for the sweep, which stops its programs by itself.
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+
+    def _reap(self) -> None:
+        for number, (job, process) in list(self.running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self.running[number]
+            status = status_of(job.folder)
+            if status.kind in ENDED:
+                self._end(job, status.kind, status.reason)
+            elif code == USER_ERROR and (job.folder / "lock").exists():
+                # Another sweep, or a program that an earlier one has left behind, is at it.
+                self.waiting.append((time.monotonic() + BUSY, job))
+            elif not (code == TRY_AGAIN and self.stopped()):
+                self._end(job, FAILED, failure(job.folder / LOG, code))
+
+    def _end(self, job: Job, kind: str, reason: str, was_there: bool = False) -> None:
+        self.outcomes.append(Outcome(job.name, kind, reason))
+        self.display.ended(job, kind, reason, was_there)
+
+
+def end_with_parent() -> None:
+    """In a child: ask the kernel, where it is Linux's, for SIGTERM when the parent dies. A sweep
+    that is killed leaves no programs behind."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def failure(log: Path, code: int) -> str:
+    """Why a program ended: the last error that it printed, else its last line."""
+    lines = [
+        line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line
+    ]
+    errors = [line for line in lines[-50:] if line.startswith("error: ")]
+    said = (errors or lines or [""])[-1].removeprefix("error: ")
+    ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{said} ({ended}; {log})"
+
+
+__all__ = ["FAILED", "FINISHED", "Job", "Outcome", "Runner", "slots"]

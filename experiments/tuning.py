@@ -1,0 +1,123 @@
+"""Tuning: the same number of trials for every activation, chosen on validation, with seeds apart
+from those that are reported.
+
+    tune:
+      lr: [1.0e-3, 3.0e-3, 1.0e-2]
+      sigma: [0.5, 1, 2]        # for activations that have one
+      seeds: [100]              # of the trials; without them one that is not reported
+      equal_settings: false     # only the chosen settings; else the grid's own as well
+
+An activation that has fewer settings to try (no sigma) tries each with more seeds instead, up to
+the same number of runs.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+from utils import UserError
+
+OPTIONS = ("seeds", "equal_settings")
+
+
+def tuned_flags(tune: dict) -> dict[str, list]:
+    return {name: values for name, values in tune.items() if name not in OPTIONS}
+
+
+def check_tune(path: Path, tune: dict, combinations: list[dict], checker) -> None:
+    """Refuse a `tune:` that is no choice, or has nothing to choose by.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if not isinstance(tune, dict) or not tuned_flags(tune):
+        raise UserError(f"{path}: `tune:` must hold lines of the form `flag: [values]`")
+    for name, values in tuned_flags(tune).items():
+        flag = checker.flags.get(name)
+        if flag is None or flag.effect != cli.RESULT or name.endswith("seed"):
+            raise UserError(f"{path}: {name!r} in `tune:` is no flag that can be tuned")
+        if not isinstance(values, list) or len(values) < 2:
+            raise UserError(f"{path}: {name} in `tune:` must be a list of two values or more")
+    if any(each.get("val_fraction") == 0 for each in combinations):
+        raise UserError(f"{path}: tuning goes by validation; give val_fraction in `runs:`")
+    seeds = tune.get("seeds", [])
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
+        raise UserError(f"{path}: seeds in `tune:` must be a list of whole numbers")
+    if both := {each["seed"] for each in combinations} & set(seeds):
+        raise UserError(
+            f"{path}: seed {min(both)} is both tuned and reported; the choice would favour it"
+        )
+
+
+def without(flags: dict, names: Iterable[str]) -> dict:
+    return {name: value for name, value in flags.items() if name not in names}
+
+
+def groups(tune: dict, combinations: list[dict]) -> list[dict]:
+    """What a choice is made for: the runs that differ in seed and tuned flags alone, as the flags
+    that they share."""
+    found = []
+    for each in combinations:
+        group = without(each, ("seed", *tuned_flags(tune)))
+        if group not in found:
+            found.append(group)
+    return found
+
+
+def trials(tune: dict, combinations: list[dict], checker) -> list[tuple[dict, dict]]:
+    """(group, flags of a trial), the same number for every group."""
+    from experiments.grid import products
+
+    choices = list(products(tuned_flags(tune)))
+    settings = []
+    for group in groups(tune, combinations):
+        distinct = []
+        for choice in choices:
+            each = without(checker.complete(group | choice), ("seed",))
+            if each not in distinct:
+                distinct.append(each)
+        settings.append((group, distinct))
+    reported = [each["seed"] for each in combinations]
+    seeds = tune.get("seeds") or [max(reported) + 1]
+    budget = len(seeds) * max(len(distinct) for _, distinct in settings)
+    further = itertools.count(max(*reported, *seeds) + 1)
+    fewest = min(len(distinct) for _, distinct in settings)
+    enough = [*seeds, *itertools.islice(further, -(-budget // fewest))]
+    return [
+        (group, distinct[number % len(distinct)] | {"seed": enough[number // len(distinct)]})
+        for group, distinct in settings
+        for number in range(budget)
+    ]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`score` is minus infinity where the trial diverged."""
+
+    flags: dict
+    score: float
+
+
+def choose(names: Iterable[str], results: list[Trial]) -> dict:
+    """The tuned flags, called `names`, of the best setting: that with the best mean score over
+    its seeds. A setting of which a trial diverged is never the best."""
+    by_setting = mean_scores(names, results)
+    best = max(by_setting, key=lambda each: each[1])
+    if best[1] == -math.inf:
+        raise UserError("in every setting that was tried a trial diverged; tune over other values")
+    return best[0]
+
+
+def mean_scores(names: Iterable[str], results: list[Trial]) -> list[tuple[dict, float]]:
+    """(tuned flags, mean score) of each setting; minus infinity where a trial diverged."""
+    names, scores = list(names), []
+    for result in results:
+        setting = {name: result.flags[name] for name in names}
+        found = next((each for each in scores if each[0] == setting), None)
+        if found is None:
+            scores.append(found := (setting, []))
+        found[1].append(result.score)
+    return [(setting, sum(each) / len(each)) for setting, each in scores]

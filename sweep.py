@@ -1,0 +1,216 @@
+"""Run a grid of trainings: `python sweep.py sweeps/digits.yaml`.
+
+Every combination of the grid's values is a run in a folder of its own under Output/NAME. Runs go
+on several at a time over the GPUs or CPUs there are; finished ones are skipped, interrupted ones
+resumed, and one that fails does not stop the others: the same command, every time, until all is
+done. Then `python report.py Output/NAME`. experiments/grid.py says what a grid file holds.
+
+The first call writes Output/NAME/manifest.json; from then on it alone says which run is which.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import cli
+from experiments import manifest as manifests
+from experiments.grid import PROGRAMS, program_of, read_grid
+from experiments.manifest import TRIAL, TUNED, Manifest, Run
+from runs.signals import TRY_AGAIN, StopSignals
+from runs.status import DIVERGED, ENDED, FINISHED, status_of
+from utils import UserError
+
+ROOT = Path(__file__).parent
+DIVERGED_CODE = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    grid = read_grid(args.grid)
+    folder = Path(args.output_dir or Path("Output") / grid.name)
+    plan = manifests.planned(grid, args.grid, folder)
+    if args.list or args.dry_run:
+        manifest = manifests.load(folder) or plan
+    else:
+        manifest = manifests.frozen(plan, args.extend)
+    check_unchanged(manifest, plan, args)
+    if args.count is not None:
+        print(sum(run.role == TRIAL or args.count == "all" for run in manifest.runs))
+        return 0
+    if args.list:
+        return show_list(manifest)
+    if args.dry_run:
+        return show_commands(manifest)
+    if args.index is not None:
+        return run_one(manifest, args.index, args.folder)
+    return run_all(manifest, args.jobs)
+
+
+def build_parser() -> cli.Parser:
+    summary, *details = __doc__.split("\n\n", 1)
+    parser = cli.Parser(
+        usage="%(prog)s GRID.yaml [flags]",
+        description=summary,
+        epilog=details[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    number = cli.checked(cli.number(int, at_least=1))
+    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid file")
+    add = parser.add_argument
+    add("--jobs", type=number, metavar="N", help="runs at a time (one per GPU, else per CPU)")
+    add("--output_dir", metavar="VALUE", help="folder of the sweep (./Output/NAME)")
+    add("--extend", action="store_true", help="add to the sweep what the edited grid has more")
+    what = parser.add_mutually_exclusive_group()
+    add = what.add_argument
+    add("--list", action="store_true", help="show the runs and what has become of them")
+    add("--dry_run", action="store_true", help="show the commands of the runs still to do")
+    add("--count", nargs="?", const="all", choices=("all", "trials"), metavar="trials",
+        help="print the number of runs, or of a tuning's trials, which are the first")  # fmt: skip
+    add("--index", type=number, metavar="K", help="do run K alone, from 1, in this process")
+    add = parser.add_argument
+    add("--folder", action="store_true", help="with --index: print its run folder instead")
+    return parser
+
+
+def check_unchanged(manifest: Manifest, plan: Manifest, args) -> None:
+    """A grid that was edited after its sweep began changes nothing by itself.
+
+    Raises:
+        UserError: all of it is to be run, and which one is meant is not clear.
+    """
+    more = len(manifests.added(manifest, plan))
+    gone = len(manifests.added(plan, manifest))
+    if not more and not (gone and not args.extend):
+        return
+    text = f"{args.grid} has changed since its sweep began ({more} more runs, {gone} gone)"
+    if args.list or args.dry_run or args.count or args.index:
+        print(f"Note: {text}; {manifest.folder / manifests.FILE} counts", file=sys.stderr)
+        return
+    raise UserError(
+        f"{text}; --extend adds the new ones to it, another `name:` or --output_dir starts anew"
+    )
+
+
+# --- what a run is ---
+
+
+def flags_of(manifest: Manifest, run: Run) -> dict:
+    """All flags of a run, the tuned ones chosen.
+
+    Raises:
+        UserError: its trials have not all ended, or all diverged.
+    """
+    if run.role != TUNED:
+        return run.flags
+    from experiments.results import chosen_flags
+
+    return run.flags | chosen_flags(manifest, run)
+
+
+def command(manifest: Manifest, run: Run) -> list[str]:
+    """The program and its flags, those at their defaults left out."""
+    flags = flags_of(manifest, run)
+    words = [sys.executable, str(ROOT / f"{PROGRAMS[manifest.program][0]}.py")]
+    for flag in program_of(manifest.program).flags:
+        value = flags.get(flag.name, flag.default)
+        if value == flag.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag.name}" if value else f"--no-{flag.name}")
+        else:
+            words += [f"--{flag.name}", str(value)]
+    return [*words, "--output_dir", str(manifest.path(run)), "--resume"]
+
+
+# --- what to do ---
+
+
+def show_list(manifest: Manifest) -> int:
+    counts = {}
+    for run in manifest.runs:
+        status = status_of(manifest.path(run))
+        counts[status.kind] = counts.get(status.kind, 0) + 1
+        print(f"{run.index:4} {status.kind:11} {run.name}  {status.reason}".rstrip())
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    return 0
+
+
+def show_commands(manifest: Manifest) -> int:
+    for run in manifest.runs:
+        if status_of(manifest.path(run)).kind in ENDED:
+            continue
+        try:
+            words = command(manifest, run)
+        except UserError as error:
+            print(f"# {run.name}: {error}")
+        else:
+            print(shlex.join(["python", os.path.relpath(words[1]), *words[2:]]))
+    return 0
+
+
+def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
+    """Become the program of one run, so that signals and exit codes are its own."""
+    if index > len(manifest.runs):
+        raise UserError(f"--index {index}: the sweep has {len(manifest.runs)} runs")
+    run = manifest.runs[index - 1]
+    folder = manifest.path(run)
+    if only_folder:
+        print(folder)
+        return 0
+    status = status_of(folder)
+    if status.kind in ENDED:
+        print(f"{run.name}: {status.kind} {status.reason}".rstrip())
+        return DIVERGED_CODE if status.kind == DIVERGED else 0
+    words = command(manifest, run)
+    print(f"Run {index} of {len(manifest.runs)}: {run.name}", flush=True)
+    os.execv(words[0], words)
+
+
+def run_all(manifest: Manifest, jobs: int | None) -> int:
+    from experiments.display import Display
+    from experiments.runner import FAILED, Runner, slots
+
+    cpu_only = all(run.flags.get("device") == "cpu" for run in manifest.runs)
+    display = Display(len(manifest.runs))
+    outcomes = []
+    with StopSignals() as signals, signals.deferred():
+        runner = Runner(slots(jobs, not cpu_only), display, lambda: signals.requested)
+        try:
+            for tuned in (False, True):  # the choices go by all of the others
+                runs = [run for run in manifest.runs if (run.role == TUNED) == tuned]
+                outcomes += do(runner, manifest, runs)
+        except KeyboardInterrupt:
+            runner.kill()
+            raise
+        finally:
+            display.close()
+    if signals.requested:
+        print("Interrupted; the same command goes on")
+        return TRY_AGAIN
+    kinds = [outcome.kind for outcome in outcomes]
+    print(", ".join(f"{kinds.count(kind)} {kind}" for kind in (FINISHED, DIVERGED, FAILED)))
+    for outcome in outcomes:
+        if outcome.kind != FINISHED:
+            print(f"{outcome.kind}: {outcome.name}: {outcome.reason}")
+    print(f"The report: python report.py {manifest.folder}")
+    return 1 if FAILED in kinds else 0
+
+
+def do(runner, manifest: Manifest, runs: list[Run]) -> list:
+    """Do `runs`; those that cannot start have failed."""
+    from experiments.runner import FAILED, Job, Outcome
+
+    jobs, failed = [], []
+    for run in runs:
+        try:
+            jobs.append(Job(run.name, manifest.path(run), command(manifest, run)))
+        except UserError as error:
+            failed.append(Outcome(run.name, FAILED, str(error)))
+    return [*runner.run(jobs), *failed]
+
+
+if __name__ == "__main__":
+    cli.run(main)
