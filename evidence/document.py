@@ -1,0 +1,95 @@
+"""A report as text: Markdown that grows, and the files made of it.
+
+The Markdown is the report. The HTML is the same text with the figures inside it; the tables are
+written as LaTeX besides.
+"""
+
+import base64
+import re
+from pathlib import Path
+
+import pandas
+
+# LaTeX has other signs for these than the characters.
+LATEX = {
+    "σ": r"$\sigma$", "±": r"$\pm$", "−": "$-$", "–": "--", "′": "'",
+    "<": "$<$", ">": "$>$", "·": r"$\cdot$", "½": r"$\frac{1}{2}$",
+}  # fmt: skip
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; }
+h1, h2, h3 { line-height: 1.2; }
+h2 { border-bottom: 1px solid #bbb; padding-bottom: .2rem; margin-top: 2.2rem; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
+  white-space: nowrap; }
+th { border-bottom: 2px solid #555; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; white-space: normal; }
+img { max-width: 100%; } code { background: #f2f2f2; padding: 0 .2rem; }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; } table { font-size: 7.5pt; }
+  .table { overflow: visible; } h2, h3 { break-after: avoid; } img, tr { break-inside: avoid; } }
+"""
+
+
+class Document:
+    """Blocks of Markdown; `tables` holds what is written as LaTeX too."""
+
+    def __init__(self):
+        self.blocks: list[str] = []
+        self.tables: dict[str, pandas.DataFrame] = {}
+
+    def heading(self, level: int, text: str) -> None:
+        self.blocks.append(f"{'#' * level} {text}")
+
+    def paragraph(self, text: str) -> None:
+        self.blocks.append(text)
+
+    def items(self, texts: list[str]) -> None:
+        if texts:
+            self.blocks.append("\n".join(f"- {text}" for text in texts))
+
+    def table(self, name: str, frame: pandas.DataFrame) -> None:
+        self.tables[name] = frame
+        aligned = ["left", *["right"] * (len(frame.columns) - 1)]
+        self.blocks.append(
+            frame.to_markdown(index=False, disable_numparse=True, colalign=aligned, tablefmt="pipe")
+        )
+
+    def figure(self, name: str, caption: str) -> None:
+        self.blocks.append(f"![{caption}](figures/{name}.png)\n\n*{caption}*")
+
+    def markdown(self) -> str:
+        return "\n\n".join(self.blocks) + "\n"
+
+    def html(self, folder: Path) -> str:
+        """One file: the figures of `folder`/figures are inside."""
+        import markdown
+
+        body = markdown.markdown(self.markdown(), extensions=["tables", "toc"])
+        body = body.replace("<table>", '<div class="table"><table>').replace(
+            "</table>", "</table></div>"
+        )
+
+        def embedded(match: re.Match) -> str:
+            data = (folder / f"{match[1]}.svg").read_bytes()
+            return f'src="data:image/svg+xml;base64,{base64.b64encode(data).decode()}"'
+
+        body = re.sub(r'src="(figures/[^"]+)\.png"', embedded, body)
+        title = self.blocks[0].lstrip("# ")
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<meta name="viewport" content="width=device-width"><style>{CSS}</style></head>\n'
+            f"<body>\n{body}\n</body></html>\n"
+        )
+
+    def latex(self, name: str) -> str:
+        """A table for booktabs."""
+        frame = self.tables[name]
+        styler = (
+            frame.style.hide(axis="index")
+            .format(escape="latex")
+            .format_index(escape="latex", axis=1)
+        )
+        text = styler.to_latex(hrules=True, column_format="l" + "r" * (len(frame.columns) - 1))
+        return re.sub("|".join(map(re.escape, LATEX)), lambda match: LATEX[match[0]], text)

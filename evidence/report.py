@@ -1,0 +1,348 @@
+"""The report itself: what it says, in which order, and the files that it leaves."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas
+
+from evidence import figures, tables
+from evidence.comparisons import (
+    AGAINST_BASELINE,
+    CONTROL,
+    Comparison,
+    Plan,
+    all_comparisons,
+    baseline_of,
+    check_names,
+)
+from evidence.document import Document
+from evidence.metrics import Metric, metric_of
+from evidence.run_folders import RunResult
+from evidence.sentences import SIGMA_ONLY_RESCALES, seeds_sentence, verdict, warnings
+from evidence.settings import Group, Setting, by_order, shown, sort
+from evidence.tuned import choices, tuning_table
+from runs.status import DIVERGED
+from utils import UserError, replacing
+from zilu.names import ACTIVATIONS
+
+SCAN = 3  # sigmas of one activation that make a scan
+FACTS = (
+    "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer", "lr", "weight_decay",
+    "scheduler", "warmup", "label_smoothing", "augment", "color_jitter", "noise", "dropout",
+    "max_seq_length", "tokenizer", "val_fraction", "split_seed", "samples", "amp_dtype",
+    "compile_mode",
+)  # fmt: skip
+METHODS = (
+    "**Unit.** A run is one seed of one setting; what is averaged are runs, never epochs. The "
+    "final result is that of the last epoch. *At best validation* is the test result at the epoch "
+    "whose validation score was best. No epoch is chosen by its test result.",
+    "**Intervals** are Student's 95 % t intervals over seeds (Student 1908). They speak of the "
+    "spread between seeds on this test set, not of other data.",
+    "**Differences** are paired by seed: with one seed both runs start from the same weights and "
+    "see the same batches. p is of the two-sided paired t test; r is the correlation between "
+    "paired runs; d_z is the mean difference over its standard deviation (Cohen 1988). Wilcoxon's "
+    "signed-rank test (1945) is exact. Welch's test (1947) treats the same runs as unpaired.",
+    "**Many comparisons.** The primary comparison, if one was declared, is tested by itself; all "
+    "others of this report together, by Holm's correction (1979).",
+    "**Detectable** is the smallest true difference that a paired t test with this many pairs "
+    "finds at p < 0.05 with a power of 80 %, if differences between seeds spread as they did here. "
+    "It does not go by the difference that was observed.",
+    "**Equivalence** is by two one-sided t tests (Schuirmann 1987): p below 0.05 says that the "
+    "true difference lies within the margin.",
+    "**Times** are those of the runs as they were made. Runs that shared a machine with others "
+    "slowed each other down; `benchmark.py` measures speed.",
+)
+
+
+@dataclass
+class Report:
+    """Everything that was computed, ready to be written."""
+
+    title: str
+    runs: list[RunResult]
+    plan: Plan
+
+    def __post_init__(self):
+        self.result = sort(self.runs)
+        self.groups = self.result.groups
+        check_names(self.groups, self.plan)
+        self.metrics = [metric_of(group, self.plan.metric) for group in self.groups]
+        self.comparisons = all_comparisons(self.groups, self.plan, self.metrics)
+        self.choices = choices(self.runs)
+
+    def of(self, group: Group, *kinds: str) -> list[Comparison]:
+        return [c for c in self.comparisons if c.group is group and (not kinds or c.kind in kinds)]
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write report.md, report.html, the CSV files, figures/ and tables/ into `folder`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        (folder / "tables").mkdir(exist_ok=True)
+        document = compose(report, folder / "figures")
+        for name, frame in data_frames(report).items():
+            _write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        for name in document.tables:
+            _write(folder / "tables" / f"{name}.tex", document.latex(name))
+        _write(folder / "report.md", document.markdown())
+        _write(folder / "report.html", document.html(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written ({error.strerror})") from None
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def data_frames(report: Report) -> dict[str, pandas.DataFrame]:
+    """What stands in the CSV files, unrounded."""
+    frames = []
+    for group, metric in zip(report.groups, report.metrics, strict=True):
+        frame = tables.settings_table(group, metric)
+        frame.insert(0, "group", group.title)
+        frame.insert(1, "metric", metric.name)
+        frames.append(frame)
+    metrics = {group.title: m for group, m in zip(report.groups, report.metrics, strict=True)}
+    found = {
+        "runs": tables.runs_table(report.runs, report.result, metrics),
+        "settings": pandas.concat(frames) if frames else pandas.DataFrame(),
+        "comparisons": tables.comparisons_table(report.comparisons),
+    }
+    if report.choices:
+        found["tuning"] = tuning_table(report.choices)
+    return found
+
+
+# --- the text ---
+
+
+def compose(report: Report, folder: Path) -> Document:
+    """The whole text; its figures are drawn into `folder`."""
+    document = Document()
+    document.heading(1, report.title)
+    document.paragraph(_counts(report))
+    _in_short(document, report)
+    _what_differed(document, report)
+    for number, group in enumerate(report.groups, 1):
+        _group(document, report, group, number, folder)
+    _tuning(document, report)
+    _functions(document, report, folder)
+    _left_out(document, report)
+    document.heading(2, "How to read this")
+    document.items(list(METHODS))
+    return document
+
+
+def _counts(report: Report) -> str:
+    used = sum(len(group.all_runs()) for group in report.groups)
+    text = f"{len(report.runs)} runs were found, {used} of them are compared here"
+    if report.result.left_out:
+        text += (
+            f"; {len(report.result.left_out)} are [left out](#runs-left-out), each with its reason"
+        )
+    return f"{text}. `runs.csv` lists all of them."
+
+
+def _in_short(document: Document, report: Report) -> None:
+    document.heading(2, "In short")
+    if not report.groups:
+        document.paragraph("No run has finished: there is nothing to compare.")
+        return
+    plan = report.plan
+    document.paragraph(_declaration(plan))
+    for group in report.groups:
+        mine = report.of(group)
+        ordered = sorted(mine, key=lambda each: not each.primary)
+        if len(report.groups) > 1:
+            document.paragraph(f"**{group.title}**")
+        if not mine:
+            document.paragraph("There is one setting, and nothing to hold it against.")
+        document.items(
+            [("**Primary.** " if c.primary else "") + verdict(c, plan.margin) for c in ordered]
+        )
+
+
+def _declaration(plan: Plan) -> str:
+    primary = (
+        f"The primary comparison is {plan.primary} against the baseline, declared {plan.declared}."
+        if plan.primary
+        else "No primary comparison was declared: all are corrected together, and a finding asks "
+        "for new seeds to confirm it."
+    )
+    margin = f" Differences within ±{plan.margin:g} count as equivalent." if plan.margin else ""
+    return primary + margin
+
+
+def _what_differed(document: Document, report: Report) -> None:
+    if len(report.groups) < 2:
+        return
+    document.heading(2, "What differed")
+    document.paragraph(
+        "Runs that differ in more than activation, σ and seed are not pooled. These groups differ:"
+    )
+    rows = [{"group": group.title} for group in report.groups]
+    for name, values in report.result.differences:
+        for row, value in zip(rows, values, strict=True):
+            row[name] = shown(value)
+    document.table("differences", pandas.DataFrame(rows))
+
+
+def _group(document: Document, report: Report, group: Group, number: int, folder: Path) -> None:
+    metric, plan = report.metrics[number - 1], report.plan
+    document.heading(2, group.title)
+    document.paragraph(_facts(group))
+    document.table(
+        f"settings-{number}", tables.readable_settings(tables.settings_table(group, metric), metric)
+    )
+    document.paragraph(
+        f"Test {metric.axis()}: final, and at the best validation epoch where there is validation."
+    )
+    _diverged(document, report, group)
+    figures.save(lambda: figures.learning_curves(group, metric), folder, f"curves-{number}")
+    document.figure(
+        f"curves-{number}", "Means over seeds; the bands are one standard deviation to either side."
+    )
+    compared = report.of(group)
+    if compared:
+        document.heading(3, "Differences")
+        document.table(f"comparisons-{number}", tables.readable_comparisons(compared, plan.margin))
+        unit = metric.difference_unit or metric.words
+        document.paragraph(f"Differences, intervals and the detectable difference in {unit}.")
+        document.items(warnings(compared))
+        if plan.mde:
+            document.items([text for each in compared if (text := seeds_sentence(each, plan.mde))])
+    against = report.of(group, AGAINST_BASELINE)
+    if against and all(math.isfinite(each.difference) for each in against):
+        figures.save(
+            lambda: figures.differences(against, plan.margin), folder, f"differences-{number}"
+        )
+        caption = "Difference to the baseline: ticks are pairs of one seed, bars 95 % intervals."
+        caption += f" Grey: within ±{plan.margin:g}." if plan.margin else ""
+        caption += " \\* the primary comparison." if any(each.primary for each in against) else ""
+        document.figure(f"differences-{number}", caption)
+    _scan(document, report, group, metric, number, folder)
+    if any(not math.isnan(tables.step_ms(run)) for run in group.all_runs()):
+        figures.save(lambda: figures.accuracy_and_time(group, metric), folder, f"time-{number}")
+        document.figure(
+            f"time-{number}", "Result against the time of a training step; bars are 95 % intervals."
+        )
+
+
+def _facts(group: Group) -> str:
+    facts = [
+        f"{name} {shown(group.facts[name])}"
+        for name in FACTS
+        if group.facts.get(name) not in (None, False)
+    ]
+    text = "; ".join(facts) + "." if facts else ""
+    devices = sorted({run.environment["device"] for run in group.all_runs() if run.is_ours})
+    if devices:
+        text += f" Made on {', '.join(devices)}."
+    if group.notes:
+        text += f" **The runs are pooled although they differ in** {'; '.join(group.notes)}."
+    return text
+
+
+def _diverged(document: Document, report: Report, group: Group) -> None:
+    """Diverged runs are no numbers, but they are results."""
+    from evidence.settings import context_of, setting_of
+
+    found: dict[str, int] = {}
+    for run, _ in report.result.left_out:
+        if run.kind == DIVERGED and run.flags and context_of(run) == group.facts:
+            label = setting_of(run).label
+            found[label] = found.get(label, 0) + 1
+    document.items([f"{label}: {count} more runs diverged." for label, count in found.items()])
+
+
+def _scan(
+    document: Document, report: Report, group: Group, metric: Metric, number: int, folder: Path
+) -> None:
+    fixed = [s for s in group.settings if s.sigma is not None and not s.learned]
+    names = list(dict.fromkeys(s.activation for s in fixed))
+    scanned = [
+        n
+        for n in names
+        if len({s.sigma for s in fixed if s.activation == n and s.rescaled is None}) >= SCAN
+    ]
+    if not scanned:
+        return
+    document.heading(3, "Scan of σ")
+    document.paragraph(SIGMA_ONLY_RESCALES)
+    if not report.of(group, CONTROL):
+        document.paragraph(
+            "These runs hold no control (`--sigma 1 --rescale_init S`), so they cannot tell the "
+            "two apart."
+        )
+    figures.save(lambda: figures.sigma_scan(group, metric, scanned), folder, f"scan-{number}")
+    document.figure(
+        f"scan-{number}",
+        "Means over seeds with 95 % intervals; lines are the activations without σ.",
+    )
+
+
+def _tuning(document: Document, report: Report) -> None:
+    if not report.choices:
+        return
+    document.heading(2, "Tuning")
+    trials = sorted({choice.trials + choice.missing for choice in report.choices})
+    document.paragraph(
+        f"Each activation had {' or '.join(map(str, trials))} trials, with seeds that are not "
+        "reported above. The best mean of the final validation score was chosen. An activation "
+        "with fewer settings to try had more seeds for each."
+    )
+    document.table("tuning", tuning_table(report.choices))
+    for choice in report.choices:
+        if choice.missing:
+            document.items([f"{choice.activation}: {choice.missing} trials have not ended."])
+        document.items(
+            [
+                f"{choice.activation}: {edge}; a better value may lie beyond."
+                for edge in choice.edges()
+            ]
+        )
+
+
+def _functions(document: Document, report: Report, folder: Path) -> None:
+    everything = {setting for group in report.groups for setting in group.settings}
+    known = [s for s in everything if s.activation in ACTIVATIONS and s.rescaled is None]
+    plain = sorted({Setting(s.activation, s.sigma) for s in known if not s.learned}, key=by_order)
+    if not plain:
+        return
+    document.heading(2, "The functions")
+    shown_ones = plain[: len(figures.COLORS) * 2]
+    figures.save(lambda: figures.activation_functions(shown_ones), folder, "functions")
+    document.figure("functions", "The activations compared, and their derivatives.")
+
+
+def _left_out(document: Document, report: Report) -> None:
+    if not report.result.left_out:
+        return
+    document.heading(2, "Runs left out")
+    document.items([f"`{run.path}`: {reason}" for run, reason in report.result.left_out])
+
+
+def baseline_label(report: Report) -> str:
+    """For the terminal."""
+    labels = {b.label for g in report.groups if (b := baseline_of(g, report.plan.baseline))}
+    return ", ".join(sorted(labels))
+
+
+def default_folder(paths: list[Path]) -> Path:
+    """Beside the runs where they are in one folder, else Output/report."""
+    if len(paths) == 1 and not (paths[0] / "args.txt").exists():
+        return paths[0] / "report"
+    return Path("Output") / "report"
+
+
+def title_of(paths: list[Path]) -> str:
+    return "Report: " + ", ".join(
+        os.path.basename(os.path.normpath(path.absolute())) for path in paths
+    )

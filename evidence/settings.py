@@ -1,0 +1,224 @@
+"""Which runs may be compared: groups of settings, and the runs of each setting by seed.
+
+A setting is an activation with its sigma. Runs are in one group if they differ in nothing else
+but seeds. What decides that is the table of flags in cli.py: whatever changes the result, or its
+precision; where and how a run was saved does not.
+"""
+
+from dataclasses import dataclass, field
+
+import cli
+from dataset import FOLDERS
+from evidence.run_folders import RunResult
+from experiments.grid import SIGMA_FLAGS
+from experiments.manifest import GRID, TRIAL, TUNED
+from experiments.tuning import tuned_flags
+from runs.status import FINISHED
+from zilu.names import SIGMA_NAMES
+
+SETTING_FLAGS = ("activation", *SIGMA_FLAGS)
+SEEDS = ("seed", "init_seed", "data_seed")
+# Not a matter of the result: of the activation's memory, and of the kind of machine.
+OF_NO_MATTER = ("inplace", "device", "deterministic")
+# Other code's names for the same kinds of things as cli.NOTHING.
+FOREIGN_NOTHING = (
+    "save_dir", "save_path", "output", "output_path", "out_dir", "log_dir", "logdir", "exp_name",
+    "name", "gpu", "gpus", "gpu_id", "local_rank", "rank", "workers", "print_freq", "log_interval",
+    "resume", "checkpoint", "evaluate", "data_dir", "root", "verbose",
+)  # fmt: skip
+FLAGS = {flag.name: flag for flag in (*cli.VISION_FLAGS, *cli.LANGUAGE_FLAGS)}
+LEARNED = "learned"
+ACTIVATION_ALONE = "–"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An activation and what its sigma is: a number, LEARNED from a number, or none.
+
+    `tuned`: what a tuned setting's flags came to.
+    """
+
+    activation: str
+    sigma: float | None = None
+    learned: bool = False
+    rescaled: float | None = None
+    tuned: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def label(self) -> str:
+        details = []
+        if self.sigma is not None:
+            details.append(
+                f"σ learned from {self.sigma:g}" if self.learned else f"σ = {self.sigma:g}"
+            )
+        if self.rescaled is not None:
+            details.append(f"weights rescaled by {self.rescaled:g}")
+        if self.tuned:
+            details.append("tuned")
+        return f"{self.activation} ({', '.join(details)})" if details else self.activation
+
+
+def by_order(setting: Setting) -> tuple:
+    """A key to sort by: those without a sigma first, then by sigma."""
+    own = setting.activation in SIGMA_NAMES
+    return own, setting.activation, setting.learned, setting.rescaled or 0, setting.sigma or 0
+
+
+@dataclass
+class Group:
+    """Runs that differ in setting and seeds alone.
+
+    `facts` are the arguments that all share. `tuned`: the names of the flags that were chosen for
+    each activation by itself.
+    """
+
+    facts: dict
+    runs: dict[Setting, dict[tuple, RunResult]]
+    tuned: tuple[str, ...] = ()
+    title: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> list[Setting]:
+        return sorted(self.runs, key=by_order)
+
+    def all_runs(self) -> list[RunResult]:
+        return [run for runs in self.runs.values() for run in runs.values()]
+
+    def any_run(self) -> RunResult:
+        return self.all_runs()[0]
+
+
+def setting_of(run: RunResult) -> Setting:
+    flags = run.flags
+    name = str(flags.get("activation", ACTIVATION_ALONE))
+    tuned = ()
+    if run.role == TUNED:
+        tuned = tuple(
+            (each, flags.get(each)) for each in tuned_names(run) if each not in SIGMA_FLAGS
+        )
+    if name not in SIGMA_NAMES:
+        return Setting(name, tuned=tuned)
+    sigma = flags.get("sigma")
+    return Setting(
+        name,
+        None if sigma is None else float(sigma),
+        bool(flags.get("learn_sigma", False)),
+        flags.get("rescale_init"),
+        tuned,
+    )
+
+
+def tuned_names(run: RunResult) -> tuple[str, ...]:
+    return tuple(tuned_flags(run.manifest.tune)) if run.role == TUNED else ()
+
+
+def seeds_of(run: RunResult) -> tuple:
+    """What pairs a run with those of other settings; None where a run does not tell."""
+    return tuple(run.resolved.get(name, run.flags.get(name)) for name in SEEDS)
+
+
+def context_of(run: RunResult) -> dict:
+    """Everything that decides the result besides setting and seeds."""
+    flags, resolved = run.flags, run.resolved
+    ignored = {*SETTING_FLAGS, *SEEDS, *OF_NO_MATTER, *cli.ARGUMENTS_OF_ONE_RUN, *tuned_names(run)}
+    context = {}
+    for name, value in flags.items():
+        if name in ignored or (not run.is_ours and name in FOREIGN_NOTHING):
+            continue
+        if name in FLAGS and FLAGS[name].effect == cli.NOTHING:
+            continue
+        context[name] = value
+    if flags.get("dataset") in (*FOLDERS, "text"):
+        context["data_path"] = flags.get("data_path")
+    for name in ("samples", "counts", "amp_dtype", "compile_mode"):
+        if name in resolved:
+            context[name] = resolved[name]
+    if run.environment.get("processes", 1) != 1 and not flags.get("sync_batchnorm"):
+        context["processes"] = run.environment["processes"]
+    if run.role == TUNED:
+        context["tuned"] = ", ".join(tuned_names(run))
+    return context
+
+
+@dataclass
+class Sorted:
+    """Runs in groups; `left_out`: (run, why) of those that are in none; `differences`: (name,
+    values) of what differs between groups."""
+
+    groups: list[Group]
+    left_out: list[tuple[RunResult, str]]
+    differences: list[tuple[str, list]]
+
+
+def sort(runs: list[RunResult]) -> Sorted:
+    """The finished runs in groups."""
+    groups: dict[str, Group] = {}
+    left_out = []
+    for run in runs:
+        if run.role == TRIAL:
+            left_out.append((run, "a trial of the tuning"))
+        elif run.kind != FINISHED:
+            left_out.append((run, f"{run.kind}: {run.reason}"))
+        else:
+            context = context_of(run)
+            key = repr(sorted(context.items(), key=lambda item: item[0]))
+            group = groups.setdefault(key, Group(context, {}, tuned_names(run)))
+            same = group.runs.setdefault(setting_of(run), {})
+            seeds = seeds_of(run)
+            if seeds[0] is None:  # it does not say; then it pairs with none
+                same[run.path] = run
+            elif seeds in same:
+                left_out.append((run, f"the same setting and seed as {same[seeds].path}"))
+            else:
+                same[seeds] = run
+    found = sorted(groups.values(), key=lambda group: bool(group.tuned))  # these last
+    differences = _differences(found)
+    for group in found:
+        group.title = _title(group, differences)
+        group.notes = _notes(group)
+    return Sorted(found, left_out, differences)
+
+
+def _differences(groups: list[Group]) -> list[tuple[str, list]]:
+    names = dict.fromkeys(name for group in groups for name in group.facts)
+    values = {name: [group.facts.get(name) for group in groups] for name in names}
+    return [(name, each) for name, each in values.items() if any(v != each[0] for v in each)]
+
+
+def _title(group: Group, differences: list[tuple[str, list]]) -> str:
+    facts = group.facts
+    title = " on ".join(str(facts[name]) for name in ("model", "dataset") if facts.get(name))
+    others = [
+        f"{name} {shown(facts.get(name))}"
+        for name, _ in differences
+        if name not in ("model", "dataset", "tuned", "samples", "counts")
+        and name not in group.tuned
+        and facts.get(name) is not None
+    ]
+    if group.tuned:
+        others.insert(0, f"{' and '.join(group.tuned)} tuned for each activation")
+    return f"{title or 'Runs'}{': ' if others else ''}{', '.join(others)}"
+
+
+def shown(value) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {shown(each)}" for name, each in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _notes(group: Group) -> list[str]:
+    """What differs between a group's runs and changes no more than the rounding, or the times."""
+    runs, notes = group.all_runs(), []
+    for name in ("device", "torch", "git_commit", "threads", "processes"):
+        values = sorted({str(run.environment.get(name)) for run in runs if run.is_ours})
+        if len(values) > 1:
+            notes.append(f"{name}: {', '.join(values)}")
+    return notes
+
+
+__all__ = ["GRID", "Group", "Setting", "Sorted", "shown", "sort"]

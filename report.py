@@ -1,0 +1,93 @@
+"""Turn runs into an answer: `python report.py Output/digits`.
+
+Reads run folders and whatever run folders lie below, this project's or any with args.txt and
+train_eval_results.txt, and writes report.html (one file), report.md, tables (CSV, LaTeX) and
+figures (PNG, SVG, PDF): which activation is better here, by how much, and how sure that is.
+
+What a sweep's grid file declares under `report:` counts, unless a flag here says otherwise.
+"""
+
+import argparse
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import cli
+from utils import UserError
+
+METRICS = ("top1", "top5", "loss", "perplexity", "word_perplexity", "bits_per_byte")
+ASKED = ("baseline", "primary", "margin", "mde", "metric")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    import evidence.report as reports
+    from evidence.run_folders import find_runs
+    from evidence.sentences import verdict
+
+    runs = find_runs(args.paths)
+    plan = plan_of(args, runs)
+    report = reports.Report(reports.title_of(args.paths), runs, plan)
+    folder = Path(args.output_dir) if args.output_dir else reports.default_folder(args.paths)
+    reports.write(report, folder)
+    for comparison in report.comparisons:
+        if math.isfinite(comparison.difference):
+            print(("Primary: " if comparison.primary else "") + verdict(comparison, plan.margin))
+    for run, reason in report.result.left_out:
+        if run.kind != "finished":
+            print(f"Left out: {run.path}: {reason}")
+    print(f"Report: {folder / 'report.html'}")
+    return 0
+
+
+def build_parser() -> cli.Parser:
+    summary, *details = __doc__.split("\n\n", 1)
+    parser = cli.Parser(
+        usage="%(prog)s FOLDER... [flags]",
+        description=summary,
+        epilog=details[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    positive = cli.checked(cli.number(float, above=0))
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="folders with runs")
+    add = parser.add_argument
+    add("--baseline", metavar="VALUE", help="setting to hold the others against (ReLU, else GELU)")
+    add("--primary", metavar="VALUE",
+        help="the one comparison that counts: a setting, as 'ZiLU (σ = 1)'")  # fmt: skip
+    add("--margin", type=positive, metavar="VALUE", help="differences up to this are equivalent")
+    add("--mde", type=positive, metavar="VALUE", help="say how many seeds this difference needs")
+    add("--metric", type=cli.checked(cli.one_of(*METRICS)), metavar="VALUE",
+        help=f"{', '.join(METRICS)} (top1, or perplexity)")  # fmt: skip
+    add("--output_dir", metavar="VALUE", help="where to (FOLDER/report; of several, Output/report)")
+    return parser
+
+
+def plan_of(args, runs: list):
+    """What the flags ask for, over what the sweeps declared.
+
+    Raises:
+        UserError: two sweeps declare different things.
+    """
+    from evidence.comparisons import Plan
+
+    declared = {}
+    for report in {id(run.manifest): run.manifest.report for run in runs if run.manifest}.values():
+        for name, value in report.items():
+            if declared.setdefault(name, value) != value:
+                raise (
+                    UserError(
+                        f"two sweeps declare --{name} {declared[name]} and {value}; say which"
+                    )
+                    if getattr(args, name) is None
+                    else None
+                )
+    plan = Plan(**declared, declared="in the grid file, before the runs")
+    given = {name: getattr(args, name) for name in ASKED if getattr(args, name) is not None}
+    if "primary" in given and given["primary"] != declared.get("primary"):
+        given["declared"] = "on the command line, when the runs were there"
+    return replace(plan, **given)
+
+
+if __name__ == "__main__":
+    cli.run(main)
