@@ -30,9 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     report = reports.Report(reports.title_of(args.paths), runs, plan)
     folder = Path(args.output_dir) if args.output_dir else reports.default_folder(args.paths)
     reports.write(report, folder)
-    for comparison in report.comparisons:
-        if math.isfinite(comparison.difference):
-            print(("Primary: " if comparison.primary else "") + verdict(comparison, plan.margin))
+    for group in report.groups:
+        if len(report.groups) > 1:
+            print(f"{group.title}:")
+        for comparison in report.of(group):
+            if math.isfinite(comparison.difference):
+                print(
+                    ("Primary: " if comparison.primary else "") + verdict(comparison, plan.margin)
+                )
     for run, reason in report.result.left_out:
         if run.kind != "finished":
             print(f"Left out: {run.path}: {reason}")

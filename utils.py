@@ -153,6 +153,13 @@ def open_url(url: str):
     return result[0]
 
 
+def usable_cpus() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: what SLURM and taskset left us
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def resolve_device(name: str):
     """The torch device called `name`; auto is cuda, mps or cpu, whichever is there first.
 

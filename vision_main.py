@@ -16,7 +16,7 @@ import dataset
 import distributed
 import models
 import program
-from utils import UserError
+from utils import UserError, usable_cpus
 
 FLAGS = cli.VISION_FLAGS
 
@@ -111,8 +111,6 @@ class Vision(program.Program):
 
 def num_workers(args: argparse.Namespace) -> int | None:
     """--num_workers, or by default this process's share of the machine's processors."""
-    from images.decode import usable_cpus
-
     if args.num_workers is not None or distributed.world_size() == 1:
         return args.num_workers
     return max(1, usable_cpus() // distributed.local_world_size())

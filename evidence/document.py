@@ -6,9 +6,11 @@ written as LaTeX besides.
 
 import base64
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
+from matplotlib.figure import Figure
 
 # LaTeX has other signs for these than the characters.
 LATEX = {
@@ -33,11 +35,13 @@ img { max-width: 100%; } code { background: #f2f2f2; padding: 0 .2rem; }
 
 
 class Document:
-    """Blocks of Markdown; `tables` holds what is written as LaTeX too."""
+    """Blocks of Markdown; `tables` holds what is written as LaTeX too, and `figures` what draws
+    the figures that the text shows."""
 
     def __init__(self):
         self.blocks: list[str] = []
         self.tables: dict[str, pandas.DataFrame] = {}
+        self.figures: dict[str, Callable[[], Figure]] = {}
 
     def heading(self, level: int, text: str) -> None:
         self.blocks.append(f"{'#' * level} {text}")
@@ -56,7 +60,8 @@ class Document:
             frame.to_markdown(index=False, disable_numparse=True, colalign=aligned, tablefmt="pipe")
         )
 
-    def figure(self, name: str, caption: str) -> None:
+    def figure(self, name: str, caption: str, draw: Callable[[], Figure]) -> None:
+        self.figures[name] = draw
         self.blocks.append(f"![{caption}](figures/{name}.png)\n\n*{caption}*")
 
     def markdown(self) -> str:

@@ -5,8 +5,10 @@ to those who print in grey.
 """
 
 import math
+import multiprocessing
 import os
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from evidence.metrics import Metric, final_value, split_of
 from evidence.settings import Group, Setting
 from evidence.statistics import Estimate, estimate
 from evidence.tables import step_ms
+from utils import usable_cpus
 
 FORMATS = ("png", "svg", "pdf")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -65,14 +68,41 @@ def styles(settings: list[Setting]) -> dict[Setting, Style]:
     return found
 
 
-def save(draw: Callable[[], Figure], folder: Path, name: str) -> None:
-    """Draw a figure, and write it in every format."""
+def save(drawings: dict[str, Callable[[], Figure]], folder: Path) -> None:
+    """Draw figures, and write each in every format; on several processors where there are some."""
+    items = list(drawings.items())
+    workers = min(usable_cpus(), len(items)) if sys.platform == "linux" else 1
+    if workers < 2:
+        return _save_some(items, folder)
+    # By forks, which need not be sent the runs.
+    fork = multiprocessing.get_context("fork")
+    parts = [items[number::workers] for number in range(workers)]
+    processes = [fork.Process(target=_save_or_exit, args=(part, folder)) for part in parts]
+    for process in processes:
+        process.start()
+    for process, part in zip(processes, parts, strict=True):
+        process.join()
+        if process.exitcode:
+            _save_some(part, folder)  # to have the error here
+
+
+def _save_or_exit(items: list, folder: Path) -> None:
+    try:
+        _save_some(items, folder)
+    except Exception:
+        sys.exit(1)
+
+
+def _save_some(items: list, folder: Path) -> None:
     with matplotlib.rc_context(STYLE):
-        figure = draw()
-        for ending in FORMATS:
-            # Without the time of day, so that the same runs give the same files.
-            metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
-            figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
+        for name, draw in items:
+            figure = draw()
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # it is laid out: not once more for every format
+            for ending in FORMATS:
+                # Without the time of day, so that the same runs give the same files.
+                metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
+                figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
 
 
 def _legend(axes: Axes, count: int) -> None:

@@ -85,7 +85,8 @@ def write(report: Report, folder: Path) -> None:
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         (folder / "tables").mkdir(exist_ok=True)
-        document = compose(report, folder / "figures")
+        document = compose(report)
+        figures.save(document.figures, folder / "figures")
         for name, frame in data_frames(report).items():
             _write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
         for name in document.tables:
@@ -123,17 +124,17 @@ def data_frames(report: Report) -> dict[str, pandas.DataFrame]:
 # --- the text ---
 
 
-def compose(report: Report, folder: Path) -> Document:
-    """The whole text; its figures are drawn into `folder`."""
+def compose(report: Report) -> Document:
+    """The whole text, and what draws its figures."""
     document = Document()
     document.heading(1, report.title)
     document.paragraph(_counts(report))
     _in_short(document, report)
     _what_differed(document, report)
     for number, group in enumerate(report.groups, 1):
-        _group(document, report, group, number, folder)
+        _group(document, report, group, number)
     _tuning(document, report)
-    _functions(document, report, folder)
+    _functions(document, report)
     _left_out(document, report)
     document.heading(2, "How to read this")
     document.items(list(METHODS))
@@ -194,44 +195,51 @@ def _what_differed(document: Document, report: Report) -> None:
     document.table("differences", pandas.DataFrame(rows))
 
 
-def _group(document: Document, report: Report, group: Group, number: int, folder: Path) -> None:
-    metric, plan = report.metrics[number - 1], report.plan
+def _group(document: Document, report: Report, group: Group, number: int) -> None:
+    metric = report.metrics[number - 1]
     document.heading(2, group.title)
     document.paragraph(_facts(group))
-    document.table(
-        f"settings-{number}", tables.readable_settings(tables.settings_table(group, metric), metric)
-    )
+    frame = tables.settings_table(group, metric)
+    document.table(f"settings-{number}", tables.readable_settings(frame, metric))
     document.paragraph(
         f"Test {metric.axis()}: final, and at the best validation epoch where there is validation."
     )
     _diverged(document, report, group)
-    figures.save(lambda: figures.learning_curves(group, metric), folder, f"curves-{number}")
     document.figure(
-        f"curves-{number}", "Means over seeds; the bands are one standard deviation to either side."
+        f"curves-{number}",
+        "Means over seeds; the bands are one standard deviation to either side.",
+        lambda: figures.learning_curves(group, metric),
     )
-    compared = report.of(group)
-    if compared:
-        document.heading(3, "Differences")
-        document.table(f"comparisons-{number}", tables.readable_comparisons(compared, plan.margin))
-        unit = metric.difference_unit or metric.words
-        document.paragraph(f"Differences, intervals and the detectable difference in {unit}.")
-        document.items(warnings(compared))
-        if plan.mde:
-            document.items([text for each in compared if (text := seeds_sentence(each, plan.mde))])
-    against = report.of(group, AGAINST_BASELINE)
-    if against and all(math.isfinite(each.difference) for each in against):
-        figures.save(
-            lambda: figures.differences(against, plan.margin), folder, f"differences-{number}"
+    _differences(document, report, group, metric, number)
+    _scan(document, report, group, metric, number)
+    if any(not math.isnan(tables.step_ms(run)) for run in group.all_runs()):
+        document.figure(
+            f"time-{number}",
+            "Result against the time of a training step; bars are 95 % intervals.",
+            lambda: figures.accuracy_and_time(group, metric),
         )
+
+
+def _differences(
+    document: Document, report: Report, group: Group, metric: Metric, number: int
+) -> None:
+    compared, plan = report.of(group), report.plan
+    if not compared:
+        return
+    document.heading(3, "Differences")
+    document.table(f"comparisons-{number}", tables.readable_comparisons(compared, plan.margin))
+    unit = metric.difference_unit or metric.words
+    document.paragraph(f"Differences, intervals and the detectable difference in {unit}.")
+    document.items(warnings(compared))
+    if plan.mde:
+        document.items([text for each in compared if (text := seeds_sentence(each, plan.mde))])
+    against = [c for c in report.of(group, AGAINST_BASELINE) if math.isfinite(c.difference)]
+    if against:
         caption = "Difference to the baseline: ticks are pairs of one seed, bars 95 % intervals."
         caption += f" Grey: within ±{plan.margin:g}." if plan.margin else ""
-        caption += " \\* the primary comparison." if any(each.primary for each in against) else ""
-        document.figure(f"differences-{number}", caption)
-    _scan(document, report, group, metric, number, folder)
-    if any(not math.isnan(tables.step_ms(run)) for run in group.all_runs()):
-        figures.save(lambda: figures.accuracy_and_time(group, metric), folder, f"time-{number}")
+        caption += " \\* the primary comparison." if any(c.primary for c in against) else ""
         document.figure(
-            f"time-{number}", "Result against the time of a training step; bars are 95 % intervals."
+            f"differences-{number}", caption, lambda: figures.differences(against, plan.margin)
         )
 
 
@@ -262,9 +270,7 @@ def _diverged(document: Document, report: Report, group: Group) -> None:
     document.items([f"{label}: {count} more runs diverged." for label, count in found.items()])
 
 
-def _scan(
-    document: Document, report: Report, group: Group, metric: Metric, number: int, folder: Path
-) -> None:
+def _scan(document: Document, report: Report, group: Group, metric: Metric, number: int) -> None:
     fixed = [s for s in group.settings if s.sigma is not None and not s.learned]
     names = list(dict.fromkeys(s.activation for s in fixed))
     scanned = [
@@ -281,10 +287,10 @@ def _scan(
             "These runs hold no control (`--sigma 1 --rescale_init S`), so they cannot tell the "
             "two apart."
         )
-    figures.save(lambda: figures.sigma_scan(group, metric, scanned), folder, f"scan-{number}")
     document.figure(
         f"scan-{number}",
         "Means over seeds with 95 % intervals; lines are the activations without σ.",
+        lambda: figures.sigma_scan(group, metric, scanned),
     )
 
 
@@ -310,7 +316,7 @@ def _tuning(document: Document, report: Report) -> None:
         )
 
 
-def _functions(document: Document, report: Report, folder: Path) -> None:
+def _functions(document: Document, report: Report) -> None:
     everything = {setting for group in report.groups for setting in group.settings}
     known = [s for s in everything if s.activation in ACTIVATIONS and s.rescaled is None]
     plain = sorted({Setting(s.activation, s.sigma) for s in known if not s.learned}, key=by_order)
@@ -318,8 +324,11 @@ def _functions(document: Document, report: Report, folder: Path) -> None:
         return
     document.heading(2, "The functions")
     shown_ones = plain[: len(figures.COLORS) * 2]
-    figures.save(lambda: figures.activation_functions(shown_ones), folder, "functions")
-    document.figure("functions", "The activations compared, and their derivatives.")
+    document.figure(
+        "functions",
+        "The activations compared, and their derivatives.",
+        lambda: figures.activation_functions(shown_ones),
+    )
 
 
 def _left_out(document: Document, report: Report) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from experiments.display import Display
 from runs.signals import TRY_AGAIN
 from runs.status import ENDED, FINISHED, status_of
+from utils import usable_cpus
 
 ROOT = Path(__file__).parent.parent
 LOG = "sweep.log"  # in the run's folder: what the program printed
@@ -55,7 +56,7 @@ class Slot:
 def slots(jobs: int | None, use_gpus: bool) -> list[Slot]:
     """One for each GPU, else for each CPU; or as many as `jobs` says, sharing GPUs and CPUs."""
     gpus = visible_gpus() if use_gpus else []
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = usable_cpus()
     count = jobs or len(gpus) or cpus
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpus // count))
     found = []

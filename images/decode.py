@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from utils import UserError, one_at_a_time, progress_bar, replacing
+from utils import UserError, one_at_a_time, progress_bar, replacing, usable_cpus
 
 CACHE_FORMAT = 1  # part of the key: raise it when the same files would give other bytes
 CHUNK = 64  # files per task of a thread; one at a time, small files cost more to hand out than read
@@ -96,13 +96,6 @@ def common_size(path):
     if height != width:
         raise UserError(f"{path}: {width}x{height} pixels, not square; give --resize")
     return height
-
-
-def usable_cpus():
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: what SLURM and taskset left us
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def decode_all(paths, read, what, progress=True):

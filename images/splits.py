@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from images.decode import usable_cpus
 from images.loaders import MemoryLoader, StreamLoader
-from utils import UserError, mixed_seed, progress_bar
+from utils import UserError, mixed_seed, progress_bar, usable_cpus
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 DIGEST_IMAGES = 10_000  # nor more pixels, to tell one data set from another

@@ -28,9 +28,9 @@ def quick(request, monkeypatch):
     if "drawn" in request.fixturenames:
         return
 
-    def save(draw, folder, name):
-        for ending in figures.FORMATS:
-            (folder / f"{name}.{ending}").write_bytes(b"")
+    def save(drawings, folder):
+        for name in drawings:
+            (folder / f"{name}.svg").write_bytes(b"")
 
     monkeypatch.setattr(figures, "save", save)
 
