@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from evidence.metrics import Metric, final_value
-from evidence.settings import Group, Setting
+from evidence.settings import BUILT_IN, Group, Setting
 from evidence.statistics import (
     Paired,
     compare,
@@ -95,9 +95,7 @@ def find_setting(text: str, settings: list[Setting]) -> Setting | None:
 def baseline_of(group: Group, name: str | None) -> Setting | None:
     """The setting to hold the others against: the named one, else ReLU, GELU, SiLU, the first."""
     settings = group.settings
-    found = [
-        find_setting(each, settings) for each in ([name] if name else ["ReLU", "GELU", "SiLU"])
-    ]
+    found = [find_setting(each, settings) for each in ([name] if name else BUILT_IN)]
     return next((each for each in found if each is not None), None if name else settings[0])
 
 

@@ -18,16 +18,17 @@ LATEX = {
     "<": "$<$", ">": "$>$", "·": r"$\cdot$", "½": r"$\frac{1}{2}$",
 }  # fmt: skip
 CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 62rem; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 66rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1, h2, h3 { line-height: 1.2; }
 h2 { border-bottom: 1px solid #bbb; padding-bottom: .2rem; margin-top: 2.2rem; }
 .table { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
+table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: right;
   white-space: nowrap; }
 th { border-bottom: 2px solid #555; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; white-space: normal; }
+th { white-space: normal; max-width: 6.5rem; }
+th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; } code { background: #f2f2f2; padding: 0 .2rem; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } table { font-size: 7.5pt; }
   .table { overflow: visible; } h2, h3 { break-after: avoid; } img, tr { break-inside: avoid; } }

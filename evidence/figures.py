@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from evidence.comparisons import Comparison
 from evidence.metrics import Metric, final_value, split_of
-from evidence.settings import Group, Setting
+from evidence.settings import BUILT_IN, Group, Setting
 from evidence.statistics import Estimate, estimate
 from evidence.tables import step_ms
 from utils import usable_cpus
@@ -245,8 +245,6 @@ def differences(comparisons: list[Comparison], margin: float | None) -> Figure:
 
 
 # --- sigma scans ---
-
-BUILT_IN = ("ReLU", "GELU", "SiLU")
 
 
 def sigma_scan(group: Group, metric: Metric, activations: list[str]) -> Figure:

@@ -23,20 +23,20 @@ class Metric:
         return f"{self.number(x)} {self.unit}".strip()
 
     def number(self, x: float) -> str:
-        return "–" if math.isnan(x) else _minus(f"{x:.{self.digits}f}")
+        return "–" if math.isnan(x) else minus(f"{x:.{self.digits}f}")
 
     def difference(self, x: float, signed: bool = True) -> str:
         return f"{self.signed(x) if signed else self.number(x)} {self.difference_unit}".strip()
 
     def signed(self, x: float) -> str:
-        return "–" if math.isnan(x) else _minus(f"{x:+.{self.digits}f}")
+        return "–" if math.isnan(x) else minus(f"{x:+.{self.digits}f}")
 
     def axis(self, what: str = "") -> str:
         words = f"{what}{self.words}"
         return f"{words} ({self.unit})" if self.unit else words
 
 
-def _minus(number: str) -> str:
+def minus(number: str) -> str:
     return number.replace("-", "−")
 
 

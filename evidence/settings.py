@@ -11,7 +11,7 @@ import cli
 from dataset import FOLDERS
 from evidence.run_folders import RunResult
 from experiments.grid import SIGMA_FLAGS
-from experiments.manifest import GRID, TRIAL, TUNED
+from experiments.manifest import TRIAL, TUNED
 from experiments.tuning import tuned_flags
 from runs.status import FINISHED
 from zilu.names import SIGMA_NAMES
@@ -27,13 +27,13 @@ FOREIGN_NOTHING = (
     "resume", "checkpoint", "evaluate", "data_dir", "root", "verbose",
 )  # fmt: skip
 FLAGS = {flag.name: flag for flag in (*cli.VISION_FLAGS, *cli.LANGUAGE_FLAGS)}
-LEARNED = "learned"
-ACTIVATION_ALONE = "–"
+NO_NAME = "–"  # of an activation that other code's run does not tell
+BUILT_IN = ("ReLU", "GELU", "SiLU")  # the usual rivals
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An activation and what its sigma is: a number, LEARNED from a number, or none.
+    """An activation and what its sigma is: a number, learned from a number, or none.
 
     `tuned`: what a tuned setting's flags came to.
     """
@@ -59,9 +59,10 @@ class Setting:
 
 
 def by_order(setting: Setting) -> tuple:
-    """A key to sort by: those without a sigma first, then by sigma."""
-    own = setting.activation in SIGMA_NAMES
-    return own, setting.activation, setting.learned, setting.rescaled or 0, setting.sigma or 0
+    """A key to sort by: the usual rivals, others without a sigma, and those with one, by sigma."""
+    name = setting.activation
+    rank = BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN) + (name in SIGMA_NAMES)
+    return rank, name, setting.learned, setting.rescaled or 0, setting.sigma or 0
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Group:
 
 def setting_of(run: RunResult) -> Setting:
     flags = run.flags
-    name = str(flags.get("activation", ACTIVATION_ALONE))
+    name = str(flags.get("activation", NO_NAME))
     tuned = ()
     if run.role == TUNED:
         tuned = tuple(
@@ -219,6 +220,3 @@ def _notes(group: Group) -> list[str]:
         if len(values) > 1:
             notes.append(f"{name}: {', '.join(values)}")
     return notes
-
-
-__all__ = ["GRID", "Group", "Setting", "Sorted", "shown", "sort"]

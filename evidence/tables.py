@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas
 
 from evidence.comparisons import Comparison
-from evidence.metrics import Metric, final_value, selected_value
+from evidence.metrics import Metric, final_value, minus, selected_value
 from evidence.run_folders import RunResult
 from evidence.sentences import p_value, purpose
 from evidence.settings import Group, Sorted, seeds_of, setting_of
@@ -111,7 +111,7 @@ def readable_settings(table: pandas.DataFrame, metric: Metric) -> pandas.DataFra
 
 
 def _fixed(digits: int) -> Callable[[float], str]:
-    return lambda x: "–" if math.isnan(x) else f"{x:.{digits}f}"
+    return lambda x: "–" if math.isnan(x) else minus(f"{x:.{digits}f}")
 
 
 def comparisons_table(comparisons: list[Comparison]) -> pandas.DataFrame:

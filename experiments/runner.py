@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments.display import Display
 from runs.signals import TRY_AGAIN
-from runs.status import ENDED, FINISHED, status_of
+from runs.status import ENDED, status_of
 from utils import usable_cpus
 
 ROOT = Path(__file__).parent.parent
@@ -181,6 +181,3 @@ def failure(log: Path, code: int) -> str:
     said = (errors or lines or [""])[-1].removeprefix("error: ")
     ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return f"{said} ({ended}; {log})"
-
-
-__all__ = ["FAILED", "FINISHED", "Job", "Outcome", "Runner", "slots"]
