@@ -110,7 +110,8 @@ def _locked(path: Path):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not said:
-                    print(f"waiting for another process that does the same ({path})", flush=True)
+                    message = f"waiting for another process that does the same ({path})"
+                    print(message, file=sys.stderr, flush=True)
                 said = True
                 fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(path, file):

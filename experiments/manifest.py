@@ -103,8 +103,11 @@ def frozen(plan: Manifest, extend: bool = False) -> Manifest:
     Raises:
         UserError: the folder cannot be written.
     """
+    there = load(plan.folder)
+    if there is not None and not extend:
+        return there
     with one_at_a_time(plan.folder / f".{FILE}.lock"):
-        there = load(plan.folder)
+        there = load(plan.folder)  # by now another process may have written it
         if there is None:
             return _save(plan)
         more = added(there, plan) if extend else []

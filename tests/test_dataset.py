@@ -408,7 +408,7 @@ class TestCifar:
         results = at_once(3, lambda: sources.read_cifar(datasets.CIFAR10, folder, progress=False))
         assert len(downloads) == 1
         assert all(np.array_equal(train[0], results[0][0][0]) for train, _, _ in results)
-        assert capsys.readouterr().out.count("waiting for another process") == 2
+        assert capsys.readouterr().err.count("waiting for another process") == 2
         assert {path.name for path in folder.iterdir()} == {
             "cifar-10-batches-py",
             "cifar-10-python.tar.gz",

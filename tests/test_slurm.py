@@ -140,6 +140,15 @@ class Job:
         return path.read_text() if path.exists() else ""
 
 
+def hurry_all(cluster):
+    """The tasks of an array, as Job.hurry does for one job."""
+    time.sleep(1)  # SLURM takes a start in the second of the stop for the old one
+    for task in cluster.run("squeue", "-h", "-r", "-o", "%A %r").splitlines():
+        number, reason = task.split(" ", 1)
+        if reason == "BeginTime":
+            cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now+1")
+
+
 def test_flags_exit_code_and_log(cluster, project):
     words = ["--words", "a b", "c'd", '"e"', "$HOME", "*", ""]
     job = Job(cluster, project, "bash/vision.sbatch", "--steps", 2, *words)
@@ -225,11 +234,43 @@ def test_resume_from_a_folder(cluster, project):
     assert (project / "old/checkpoint.pt").read_text() == "6"
 
 
+# sweep.py's promises: --index K does run K in this process, and --folder names its folder.
+SWEEP_STAND_IN = """
+import os, sys
+if "--folder" in sys.argv:
+    print(f"RUN{sys.argv[3]}")
+    sys.exit()
+run = f"RUN{sys.argv[3]}"
+words = [sys.executable, "vision_main.py", "--output_dir", run, "--steps", "3"]
+os.execv(words[0], [*words, "--steps_per_start", sys.argv[3], "--resume"])
+"""
+
+
+def test_a_grid_as_an_array(cluster, project):
+    """Each task does its run, and comes back until that is whole."""
+    (project / "sweep.py").write_text(SWEEP_STAND_IN)
+    (project / "grid.yaml").touch()
+    Job(cluster, project, "--array=1-3", "bash/sweep.sbatch", "grid.yaml")
+    checkpoints = [project / f"RUN{number}/checkpoint.pt" for number in (1, 2, 3)]
+
+    def whole():
+        hurry_all(cluster)
+        return all(path.exists() and path.read_text() == "3" for path in checkpoints)
+
+    cluster.wait_for(whole)
+    for number, starts in ((1, 3), (2, 2), (3, 1)):
+        (log,) = (project / f"RUN{number}").glob("slurm-*.log")
+        text = log.read_text()
+        assert re.findall("step .*", text) == ["step 1", "step 2", "step 3"]
+        assert text.count("--- job ") == starts
+
+
 @pytest.mark.parametrize(
     ("folder", "words", "message"),
     [
         (".", ["multinode", "--model"], "error: the program comes first: bash/multinode.sbatch "),
         ("bash", ["vision"], "error: submit from the project's folder: sbatch bash/vision.sbatch"),
+        (".", ["sweep", "grid.yaml"], "error: an array and a grid file: sbatch --array=1-N "),
     ],
 )
 def test_mistakes(cluster, project, folder, words, message):
@@ -307,6 +348,35 @@ def test_time_limit_shorter_than_the_run(cluster, real_project, tmp_path):
     assert job.restarts() >= 1
     (tmp_path / f"RUN/slurm-{job.id}.log").unlink()
     assert_same_run(tmp_path / "RUN", uninterrupted(cluster, tmp_path / "whole", *flags))
+
+
+@pytest.mark.slow
+def test_a_sweep_as_an_array(cluster, real_project, tmp_path):
+    """Preempted once; the same results as those of the sweep on one machine."""
+    from test_sweep import without_times
+
+    runs = {"model": "resnet20", "dataset": "digits", "resize": 8, "num_epochs": 12,
+            "device": "cpu", "save_interval": "2", "activation": ["ReLU", "ZiLU"]}  # fmt: skip
+    (tmp_path / "grid.yaml").write_text(json.dumps({"runs": runs}))
+    words = ("sweep.py", "grid.yaml", "--output_dir", "ARRAY")
+    python = str(Path(sys.executable))
+    count = cluster.run(python, *words, "--count", cwd=tmp_path).strip()
+    array = (f"--array=1-{count}", "bash/sweep.sbatch", "grid.yaml", "--output_dir", "ARRAY")
+    job = Job(cluster, real_project, *array)
+    cluster.wait_for(lambda: len(list((tmp_path / "ARRAY").rglob("checkpoint.pt"))) == 2, 120)
+    job.preempt()
+
+    def ended():
+        hurry_all(cluster)
+        return not cluster.run("squeue", "-h")
+
+    cluster.wait_for(ended, 200)
+    for run in (tmp_path / "ARRAY").glob("*seed0"):
+        logs = "".join(log.read_text() for log in run.glob("slurm-*.log"))
+        assert logs.count("--- job ") == 2, logs
+    whole = [python, "sweep.py", "grid.yaml", "--output_dir", "WHOLE"]
+    subprocess.run(whole, cwd=tmp_path, env=cluster.environment, check=True, timeout=250)
+    assert without_times(tmp_path / "ARRAY") == without_times(tmp_path / "WHOLE")
 
 
 @pytest.mark.slow

@@ -478,7 +478,7 @@ class TestOneAtATime:
             running.append(
                 subprocess.Popen(
                     [sys.executable, "-c", SLOW_LOADS, str(tmp_path), str(seconds)],
-                    cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                 )
             )  # fmt: skip
             return running[-1]
