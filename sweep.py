@@ -17,7 +17,7 @@ from pathlib import Path
 import cli
 from experiments import manifest as manifests
 from experiments.grid import PROGRAMS, program_of, read_grid
-from experiments.manifest import TRIAL, TUNED, Manifest, Run
+from experiments.manifest import GRID, TRIAL, TUNED, Manifest, Run
 from runs.signals import TRY_AGAIN, StopSignals
 from runs.status import DIVERGED, ENDED, FINISHED, status_of
 from utils import UserError
@@ -110,6 +110,17 @@ def flags_of(manifest: Manifest, run: Run) -> dict:
     return run.flags | chosen_flags(manifest, run)
 
 
+def share_folder(manifest: Manifest, run: Run) -> None:
+    """Where the chosen setting is the grid's own, its runs are the grid's, not made twice."""
+    path = manifest.path(run)
+    if run.role != TUNED or path.exists():
+        return
+    flags = flags_of(manifest, run)
+    same = next((r for r in manifest.runs if r.role == GRID and r.flags == flags), None)
+    if same is not None and manifest.path(same).exists():
+        path.symlink_to(same.name)
+
+
 def command(manifest: Manifest, run: Run) -> list[str]:
     """The program and its flags, those at their defaults left out."""
     flags = flags_of(manifest, run)
@@ -160,6 +171,7 @@ def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
     if only_folder:
         print(folder)
         return 0
+    share_folder(manifest, run)
     status = status_of(folder)
     if status.kind in ENDED:
         print(f"{run.name}: {status.kind} {status.reason}".rstrip())
@@ -171,13 +183,14 @@ def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
 
 def run_all(manifest: Manifest, jobs: int | None) -> int:
     from experiments.display import Display
-    from experiments.runner import FAILED, Runner, slots
+    from experiments.runner import FAILED, Runner, places
 
     cpu_only = all(run.flags.get("device") == "cpu" for run in manifest.runs)
     display = Display(len(manifest.runs))
     outcomes = []
     with StopSignals() as signals, signals.deferred():
-        runner = Runner(slots(jobs, not cpu_only), display, lambda: signals.requested)
+        where = places(jobs, len(manifest.runs), use_gpus=not cpu_only)
+        runner = Runner(where, display, lambda: signals.requested)
         try:
             for tuned in (False, True):  # the choices go by all of the others
                 runs = [run for run in manifest.runs if (run.role == TUNED) == tuned]
@@ -206,6 +219,7 @@ def do(runner, manifest: Manifest, runs: list[Run]) -> list:
     jobs, failed = [], []
     for run in runs:
         try:
+            share_folder(manifest, run)
             jobs.append(Job(run.name, manifest.path(run), command(manifest, run)))
         except UserError as error:
             failed.append(Outcome(run.name, FAILED, str(error)))

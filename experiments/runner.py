@@ -26,6 +26,7 @@ FAILED = "failed"
 POLL = 0.2  # seconds
 BUSY = 2.0  # seconds until another look at a folder that another process writes to
 USER_ERROR = 2  # exit code
+MPS = "mps"
 
 
 @dataclass(frozen=True)
@@ -46,42 +47,36 @@ class Outcome:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A place where one run at a time can be: the environment that it needs there."""
-
-    environment: dict[str, str]
-
-
-def slots(jobs: int | None, use_gpus: bool) -> list[Slot]:
-    """One for each GPU, else for each CPU; or as many as `jobs` says, sharing GPUs and CPUs."""
-    gpus = visible_gpus() if use_gpus else []
-    cpus = usable_cpus()
-    count = jobs or len(gpus) or cpus
+def places(jobs: int | None, runs: int, use_gpus: bool) -> list[dict[str, str]]:
+    """Where one run at a time can be, each with the environment that it has there: a GPU, else a
+    CPU; or as many as `jobs` says, which share GPUs and CPUs. No more than there are runs."""
+    gpus, cpus = visible_gpus() if use_gpus else [], usable_cpus()
+    count = min(jobs or len(gpus) or cpus, runs)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpus // count))
-    found = []
-    for number in range(count):
-        environment = {"OMP_NUM_THREADS": threads}
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        found.append(Slot(environment))
+    found = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
+    if gpus and gpus != [MPS]:
+        for number, place in enumerate(found):
+            place["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     return found
 
 
 def visible_gpus() -> list[str]:
-    """Names of the CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES has them."""
+    """The CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES names them; or MPS alone."""
     # In a process of its own: a sweep needs no torch, and no memory on any GPU.
-    code = "import torch; print(torch.cuda.device_count())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    count = int(done.stdout or 0)
+    code = "import torch; print(torch.cuda.device_count(), torch.backends.mps.is_available())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, has_mps = done.stdout.split()
+    if has_mps == "True":
+        return [MPS]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return chosen.split(",")[:count] if chosen else [str(number) for number in range(count)]
+    names = chosen.split(",") if chosen else list(map(str, range(int(count))))
+    return names[: int(count)]
 
 
 class Runner:
-    """Runs jobs in slots. After a signal it stops them, saved, and starts no more."""
+    """Runs jobs in places. After a signal it stops them, saved, and starts no more."""
 
-    def __init__(self, places: list[Slot], display: Display, stopped: Callable[[], bool]):
+    def __init__(self, places: list[dict[str, str]], display: Display, stopped: Callable[[], bool]):
         self.places, self.display, self.stopped = places, display, stopped
         self.running: dict[int, tuple[Job, subprocess.Popen]] = {}
         self.outcomes: list[Outcome] = []
@@ -130,12 +125,12 @@ class Runner:
                 return job
         return None
 
-    def _start(self, job: Job, slot: Slot) -> subprocess.Popen:
+    def _start(self, job: Job, place: dict[str, str]) -> subprocess.Popen:
         job.folder.mkdir(parents=True, exist_ok=True)
         with open(job.folder / LOG, "a", encoding="utf-8") as log:
             return subprocess.Popen(
                 job.command,
-                env=os.environ | slot.environment | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | place | {"PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -19,7 +19,8 @@ def vision_run(
     folder: Path, top1: float | list[float], *, val: list[float] | None = None, **flags
 ) -> Path:
     """A finished run; `top1` is the final test accuracy, or that of each epoch."""
-    args = cli.complete({**BASE, **flags}, {flag.name: flag for flag in cli.VISION_FLAGS})
+    given = {name: value for name, value in {**BASE, **flags}.items() if value is not None}
+    args = cli.complete(given, {flag.name: flag for flag in cli.VISION_FLAGS})
     accuracies = top1 if isinstance(top1, list) else [top1 - 20, top1 - 5, top1]
     validation = val or accuracies
     records = [

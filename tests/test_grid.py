@@ -9,11 +9,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_runs import vision_run
 
 import sweep
+from evidence.run_folders import find_runs
 from experiments import manifest as manifests
 from experiments.grid import Checker, products, read_grid
 from experiments.tuning import Trial, choose, groups, trials, tuned_flags
+from runs.status import status_of
 from utils import UserError
 
 BASE = {"model": "resnet20", "dataset": "digits", "device": "cpu", "val_fraction": 0.1}
@@ -201,6 +204,21 @@ def test_tuned_runs_wait_for_their_trials(grid_file):
         sweep.command(manifest, tuned)
     alone = plan(grid_file(runs=runs, tune={"lr": [0.1, 0.2], "equal_settings": False}))
     assert [run.role for run in alone.runs] == ["trial"] * 4 + ["tuned"] * 4
+
+
+def test_a_choice_that_is_the_grids_own_is_not_trained_twice(grid_file):
+    runs = {**BASE, "activation": "ReLU", "seed": [0, 1], "lr": 0.2}
+    manifest = manifests.frozen(plan(grid_file(runs=runs, tune={"lr": [0.1, 0.2]})))
+    for run in manifest.runs:
+        if run.role != "tuned":
+            vision_run(manifest.path(run), 70 + 10 * run.flags["lr"], **run.flags)
+    for run in manifest.runs[-2:]:
+        sweep.share_folder(manifest, run)
+        same = manifest.path(run).resolve()
+        assert same.name == f"ReLU_seed{run.flags['seed']}"
+        assert status_of(manifest.path(run)).kind == "finished"
+    found = {each.path.name: each.role for each in find_runs([manifest.folder])}
+    assert (found["tuned_ReLU_seed0"], found["ReLU_seed0"]) == ("tuned", "grid")
 
 
 # --- mistakes ---

@@ -14,7 +14,7 @@ import yaml
 
 from experiments import runner as runners
 from experiments.display import Display
-from experiments.runner import Job, Runner, Slot, slots
+from experiments.runner import Job, Runner, places
 from runs.status import status_of
 
 ROOT = Path(__file__).parent.parent
@@ -65,10 +65,10 @@ def job(tmp_path):
     return make
 
 
-def run(jobs, places=2, stopped=lambda: False):
+def run(jobs, at_once=2, stopped=lambda: False):
     """The outcomes by name."""
     display = Display(len(jobs))
-    runner = Runner([Slot({"OMP_NUM_THREADS": "1"})] * places, display, stopped)
+    runner = Runner([{"OMP_NUM_THREADS": "1"}] * at_once, display, stopped)
     outcomes = runner.run(jobs)
     display.close()
     return {each.name: (each.kind, each.reason) for each in outcomes}
@@ -117,7 +117,7 @@ def test_several_sweeps_share_the_work(job, tmp_path):
     other = subprocess.Popen(job("a", epochs=25).command, env=os.environ | {"OMP_NUM_THREADS": "9"})
     while not (tmp_path / "a/lock").exists():
         time.sleep(0.01)
-    found = run([job("a", epochs=25), job("b")], places=1)
+    found = run([job("a", epochs=25), job("b")], at_once=1)
     assert other.wait(10) == 0
     assert found == {"a": ("finished", ""), "b": ("finished", "")}
     assert starts(tmp_path / "a") == 1
@@ -142,20 +142,23 @@ def test_programs_end_with_a_sweep_that_is_killed(job, tmp_path):
     assert run([job("a", epochs=epochs + 3)]) == {"a": ("finished", "")}
 
 
-def test_slots(monkeypatch):
+def test_places(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    assert [slot.environment for slot in slots(None, False)] == [{"OMP_NUM_THREADS": "1"}] * 8
-    assert [slot.environment for slot in slots(3, False)] == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setattr(runners, "usable_cpus", lambda: 8)
+    assert places(None, 99, use_gpus=False) == [{"OMP_NUM_THREADS": "1"}] * 8
+    assert places(None, 4, use_gpus=False) == [{"OMP_NUM_THREADS": "2"}] * 4
+    assert places(3, 99, use_gpus=False) == [{"OMP_NUM_THREADS": "2"}] * 3
     monkeypatch.setattr(runners, "visible_gpus", lambda: ["2", "5"])
     threads = {"OMP_NUM_THREADS": "4"}
-    assert [slot.environment for slot in slots(None, True)] == [
+    assert places(None, 99, use_gpus=True) == [
         threads | {"CUDA_VISIBLE_DEVICES": each} for each in ("2", "5")
     ]
-    shared = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots(5, True)]
+    shared = [each["CUDA_VISIBLE_DEVICES"] for each in places(5, 99, use_gpus=True)]
     assert shared == ["2", "5", "2", "5", "2"]
+    monkeypatch.setattr(runners, "visible_gpus", lambda: ["mps"])
+    assert places(None, 99, use_gpus=True) == [{"OMP_NUM_THREADS": "8"}]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert slots(1, False)[0].environment == {"OMP_NUM_THREADS": "7"}
+    assert places(1, 99, use_gpus=False) == [{"OMP_NUM_THREADS": "7"}]
 
 
 # --- with the real program ---
