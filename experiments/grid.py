@@ -69,10 +69,6 @@ def read_grid(path: Path) -> Grid:
     checker = Checker(program, path)
     combinations = _unique(checker.complete(flags) for flags in products(runs))
     tune = content.get("tune") or {}
-    if tune:
-        from experiments.tuning import check_tune
-
-        check_tune(path, tune, combinations, checker)
     report = content.get("report") or {}
     check_report(path, report)
     name = str(content.get("name", path.stem))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from experiments.grid import SIGMA_FLAGS, Checker, Grid, program_of
-from experiments.tuning import groups, trials
+from experiments.tuning import check_tune, groups, trials
 from utils import UserError, one_at_a_time, replacing
 from zilu.names import SIGMA_NAMES
 
@@ -71,10 +71,15 @@ def load(folder: Path) -> Manifest | None:
 
 
 def planned(grid: Grid, path: Path, folder: Path) -> Manifest:
-    """What the grid file at `path` comes to now."""
+    """What the grid file at `path` comes to now.
+
+    Raises:
+        UserError: its `tune:` is no choice, or has nothing to choose by.
+    """
     checker = Checker(grid.program, path)
     found = []
     if grid.tune:
+        check_tune(path, grid.tune, grid.combinations, checker)
         found += [
             (TRIAL, flags, group) for group, flags in trials(grid.tune, grid.combinations, checker)
         ]

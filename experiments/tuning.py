@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cli
+from experiments.grid import products
 from utils import UserError
 
 OPTIONS = ("seeds", "equal_settings")
@@ -69,8 +70,6 @@ def groups(tune: dict, combinations: list[dict]) -> list[dict]:
 
 def trials(tune: dict, combinations: list[dict], checker) -> list[tuple[dict, dict]]:
     """(group, flags of a trial), the same number for every group."""
-    from experiments.grid import products
-
     choices = list(products(tuned_flags(tune)))
     settings = []
     for group in groups(tune, combinations):

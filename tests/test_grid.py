@@ -215,10 +215,10 @@ def test_a_choice_that_is_the_grids_own_is_not_trained_twice(grid_file):
     for run in manifest.runs[-2:]:
         sweep.share_folder(manifest, run)
         same = manifest.path(run).resolve()
-        assert same.name == f"ReLU_seed{run.flags['seed']}"
+        assert same.name == f"lr0.2_ReLU_seed{run.flags['seed']}"
         assert status_of(manifest.path(run)).kind == "finished"
     found = {each.path.name: each.role for each in find_runs([manifest.folder])}
-    assert (found["tuned_ReLU_seed0"], found["ReLU_seed0"]) == ("tuned", "grid")
+    assert (found["tuned_ReLU_seed0"], found["lr0.2_ReLU_seed0"]) == ("tuned", "grid")
 
 
 # --- mistakes ---

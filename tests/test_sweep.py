@@ -2,6 +2,7 @@
 what they train does not matter."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -215,6 +216,51 @@ def test_killed_and_gone_on_with(grid, tmp_path, run_program):
     assert process.returncode == 0, shown
     assert "ZiLU_sigma1_seed0: finished before" in shown
     assert without_times(broken) == without_times(whole)
+
+
+TIMES = ["step_ms", "epoch_seconds", "memory_gib"]
+
+
+def report_of(out, run_program):
+    """The report's tables, without times."""
+    import pandas
+
+    done = run_program("report.py", out, "--output_dir", out.parent / f"report_{out.name}")
+    assert done.returncode == 0, done.stderr
+    folder = out.parent / f"report_{out.name}"
+    settings = pandas.read_csv(folder / "settings.csv").drop(columns=TIMES)
+    names = ("comparisons.csv", "tuning.csv")
+    texts = [(folder / name).read_text() for name in names]
+    return [settings.to_csv(), *texts]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_random_moments_the_report_is_the_same(tmp_path, run_program, capsys):
+    """Trials, choice and reporting runs included."""
+    path = tmp_path / "grid.yaml"
+    runs = {
+        "model": "resnet20", "dataset": "digits", "resize": 8, "batch_size": 256, "num_epochs": 3,
+        "val_fraction": 0.1, "device": "cpu", "save_interval": "2", "lr": 3e-3, "seed": [0, 1],
+        "activation": ["ReLU", "ZiLU"],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump({"runs": runs, "tune": {"lr": [3e-3, 1e-2]}}))
+    assert start(path, tmp_path / "whole").wait(900) == 0
+    moments, kills = random.Random(0), 0
+    while True:
+        process = start(path, tmp_path / "broken")
+        try:
+            process.wait(moments.uniform(2, 25))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(moments.choice([signal.SIGKILL, signal.SIGTERM]))
+            process.wait(60)
+            kills += 1
+    assert process.returncode == 0
+    found = [report_of(tmp_path / name, run_program) for name in ("broken", "whole")]
+    assert found[0] == found[1]
+    with capsys.disabled():
+        print(f"\nsweep: {kills} kills")
 
 
 def test_help_answers_without_torch(run_program):
