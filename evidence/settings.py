@@ -121,7 +121,7 @@ def seeds_of(run: RunResult) -> tuple:
 
 def context_of(run: RunResult) -> dict:
     """Everything that decides the result besides setting and seeds."""
-    flags, resolved = run.flags, run.resolved
+    flags, resolved = _complete(run), run.resolved
     ignored = {*SETTING_FLAGS, *SEEDS, *OF_NO_MATTER, *cli.ARGUMENTS_OF_ONE_RUN, *tuned_names(run)}
     context = {}
     for name, value in flags.items():
@@ -140,6 +140,14 @@ def context_of(run: RunResult) -> dict:
     if run.role == TUNED:
         context["tuned"] = ", ".join(tuned_names(run))
     return context
+
+
+def _complete(run: RunResult) -> dict:
+    """The flags, with the defaults of those that are younger than the run."""
+    if not run.is_ours:
+        return run.flags
+    known = cli.LANGUAGE_FLAGS if "tokenizer" in run.flags else cli.VISION_FLAGS
+    return {flag.name: flag.default for flag in known} | run.flags
 
 
 @dataclass
@@ -175,8 +183,10 @@ def sort(runs: list[RunResult]) -> Sorted:
                 same[seeds] = run
     found = sorted(groups.values(), key=lambda group: bool(group.tuned))  # these last
     differences = _differences(found)
-    for group in found:
-        group.title = _title(group, differences)
+    titles = [_title(group, differences) for group in found]
+    for number, group in enumerate(found):
+        earlier = titles[:number].count(titles[number])
+        group.title = titles[number] + (f" ({earlier + 1})" if earlier else "")
         group.notes = _notes(group)
     return Sorted(found, left_out, differences)
 

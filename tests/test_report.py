@@ -231,6 +231,14 @@ def test_missing_and_failed_runs_are_named_and_never_averaged(tmp_path, capsys):
     assert len(runs) == 13
 
 
+def test_a_run_that_is_older_than_a_flag(tmp_path):
+    for seed in (0, 1):
+        vision_run(tmp_path / str(seed), 90, activation="ReLU", seed=seed)
+    args = tmp_path / "0/args.txt"
+    args.write_text(re.sub("label_smoothing.*\n", "", args.read_text()))
+    assert len(sort(find_runs([tmp_path])).groups) == 1
+
+
 def test_settings(tmp_path):
     """Sigma distinguishes those that have one, learned or not, and the control."""
     for number, flags in enumerate(
