@@ -30,7 +30,7 @@ NETWORKS = [
     ("gpt2", GPT2),
 ]
 # The network's own sigma, and the factor.
-SCALES = [(1, 0.5), (1, 4), (0.7, 3)]
+SCALES = [(1, 0.5), (0.7, 4)]
 
 
 def build(name, options, sigma):
