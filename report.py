@@ -9,14 +9,11 @@ What a sweep's grid file declares under `report:` counts, unless a flag here say
 
 import argparse
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import cli
+from experiments.grid import METRICS, REPORT_KEYS
 from utils import UserError
-
-METRICS = ("top1", "top5", "loss", "perplexity", "word_perplexity", "bits_per_byte")
-ASKED = ("baseline", "primary", "margin", "mde", "metric")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,22 +73,20 @@ def plan_of(args, runs: list):
     """
     from evidence.comparisons import Plan
 
+    given = {name: getattr(args, name) for name in REPORT_KEYS if getattr(args, name) is not None}
     declared = {}
     for report in {id(run.manifest): run.manifest.report for run in runs if run.manifest}.values():
         for name, value in report.items():
-            if declared.setdefault(name, value) != value:
-                raise (
-                    UserError(
-                        f"two sweeps declare --{name} {declared[name]} and {value}; say which"
-                    )
-                    if getattr(args, name) is None
-                    else None
+            if declared.setdefault(name, value) != value and name not in given:
+                raise UserError(
+                    f"two sweeps declare --{name} {declared[name]} and {value}; give the flag"
                 )
-    plan = Plan(**declared, declared="in the grid file, before the runs")
-    given = {name: getattr(args, name) for name in ASKED if getattr(args, name) is not None}
-    if "primary" in given and given["primary"] != declared.get("primary"):
-        given["declared"] = "on the command line, when the runs were there"
-    return replace(plan, **given)
+    tested = ("primary", "baseline", "metric")
+    changed = [name for name in tested if name in given and given[name] != declared.get(name)]
+    when = "on the command line, when the runs were there"
+    return Plan(
+        **declared | given, declared=when if changed else "in the grid file, before the runs"
+    )
 
 
 if __name__ == "__main__":

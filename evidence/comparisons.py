@@ -1,10 +1,11 @@
 """The comparisons of a report: which settings are held against which, and what came of it."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
-from evidence.metrics import Metric, final_value
-from evidence.settings import BUILT_IN, Group, Setting
+from evidence.metrics import Metric, final_value, metrics_there
+from evidence.settings import BUILT_IN, SEEDS, Group, Setting
 from evidence.statistics import (
     Paired,
     compare,
@@ -32,8 +33,9 @@ class Comparison:
 
     paired: over the seeds that both have, in their order; it is empty (n = 0) where runs do not
     tell their seeds. unpaired: (difference, low, high, p) of Welch's test over all runs.
-    unpaired_seeds: seeds that only one of the two has. equivalence: p of the two one-sided tests.
-    p_holm: corrected over the report's comparisons of its family (primary or not).
+    unpaired_seeds: seeds that only one of the two has. without_seed: how many runs of the two do
+    not tell theirs. equivalence: p of the two one-sided tests.
+    p_holm: corrected over the `family` comparisons of the report that are primary as it is, or not.
     """
 
     group: Group
@@ -45,11 +47,13 @@ class Comparison:
     paired: Paired
     unpaired: tuple[float, float, float, float]
     counts: tuple[int, int]
-    unpaired_seeds: tuple
+    unpaired_seeds: tuple[str, ...]
+    without_seed: int
     equivalence: float
     detectable: float
     needed: tuple[float, float, float] | None
     p_holm: float = math.nan
+    family: int = 1
 
     @property
     def is_paired(self) -> bool:
@@ -84,12 +88,14 @@ def find_setting(text: str, settings: list[Setting]) -> Setting | None:
     """The setting that `text` names: by its label, or by its activation if only one has it."""
 
     def key(words: str) -> str:
-        return words.lower().replace(" ", "").replace("sigma", "σ")
+        words = re.sub(r",?\s*tuned", "", str(words).lower()).replace("sigma", "σ")
+        return re.sub(r"\s|\(\)", "", words)
 
-    by_label = [each for each in settings if key(each.label) == key(text)]
-    wanted = key(text).split("(")[0]
+    wanted = key(text)
+    by_label = [each for each in settings if key(each.label) == wanted]
     by_name = [each for each in settings if each.activation.lower() == wanted]
-    return next(iter(by_label), by_name[0] if len(by_name) == 1 else None)
+    found = by_label or by_name
+    return found[0] if len(found) == 1 else None
 
 
 def baseline_of(group: Group, name: str | None) -> Setting | None:
@@ -99,16 +105,28 @@ def baseline_of(group: Group, name: str | None) -> Setting | None:
     return next((each for each in found if each is not None), None if name else settings[0])
 
 
-def check_names(groups: list[Group], plan: Plan) -> None:
-    """Refuse a baseline or a primary that no group has.
+def check_plan(groups: list[Group], plan: Plan) -> None:
+    """Refuse a baseline, a primary or a metric that no group has.
 
     Raises:
         UserError: with what there is.
     """
+    if not groups:
+        return
+    labels = list(dict.fromkeys(s.label for group in groups for s in group.settings))
     for flag, name in (("baseline", plan.baseline), ("primary", plan.primary)):
-        if name and groups and not any(find_setting(name, group.settings) for group in groups):
-            labels = list(dict.fromkeys(s.label for group in groups for s in group.settings))
-            raise UserError(f"--{flag} {name}: no such setting; {nearest(name, labels)}")
+        if name and not any(find_setting(name, group.settings) for group in groups):
+            raise UserError(f"--{flag} {name}: no such setting; {nearest(str(name), labels)}")
+    there = list(dict.fromkeys(name for group in groups for name in metrics_there(group)))
+    if plan.metric and plan.metric not in there:
+        raise UserError(f"--metric {plan.metric}: these runs have {', '.join(there)}")
+    if plan.primary and not any(_primary_of(group, plan) for group in groups):
+        raise UserError(f"--primary {plan.primary}: it is the baseline; choose another of them")
+
+
+def _primary_of(group: Group, plan: Plan) -> Setting | None:
+    found = find_setting(plan.primary, group.settings) if plan.primary else None
+    return None if found == baseline_of(group, plan.baseline) else found
 
 
 def all_comparisons(groups: list[Group], plan: Plan, metrics: list[Metric]) -> list[Comparison]:
@@ -127,17 +145,30 @@ def pairs(group: Group, baseline_name: str | None) -> list[tuple[Setting, Settin
     if baseline is not None:
         found = [(each, baseline, AGAINST_BASELINE) for each in settings if each != baseline]
     for each in settings:
-        rival = SLOPE_MATCHES.get((each.activation, each.sigma)) if not each.learned else None
-        match = next((other for other in settings if other.activation == rival), None)
-        if match is not None and match != baseline and each.rescaled is None:
-            found.append((each, match, SLOPE))
+        rival = None if each.learned or each.rescaled else slope_rival(each)
+        found += [(each, other, SLOPE) for other in settings if other.activation == rival]
         if each.rescaled is not None and not each.learned:
-            scaled = replace(each, sigma=each.sigma * each.rescaled, rescaled=None)
-            same = next((o for o in settings if replace(o, sigma=scaled.sigma) == scaled
-                         and math.isclose(o.sigma, scaled.sigma, rel_tol=1e-6)), None)  # fmt: skip
-            if same is not None:
-                found.append((same, each, CONTROL))
-    return found
+            found += [(other, each, CONTROL) for other in settings if starts_as(each, other)]
+    unique: dict[frozenset, tuple[Setting, Setting, str]] = {}
+    for pair in found:
+        unique.setdefault(frozenset(pair[:2]), pair)
+    return list(unique.values())
+
+
+def slope_rival(setting: Setting) -> str | None:
+    """The activation whose gate has the same slope at 0."""
+    for (name, sigma), rival in SLOPE_MATCHES.items():
+        if name == setting.activation and math.isclose(setting.sigma or 0, sigma, rel_tol=2e-3):
+            return rival
+    return None
+
+
+def starts_as(control: Setting, setting: Setting) -> bool:
+    """Whether a control with rescaled weights starts as the function of `setting`."""
+    sigma = control.sigma * control.rescaled
+    plain = setting.rescaled is None and not setting.learned
+    alike = setting.activation == control.activation and plain and setting.tuned == control.tuned
+    return alike and math.isclose(setting.sigma or 0, sigma, rel_tol=1e-6)
 
 
 def _comparison(
@@ -150,31 +181,41 @@ def _comparison(
     paired, differences = compare(*pair), paired_differences(*pair)
     everything = [[final_value(run, metric) for run in runs.values()] for runs in (mine, theirs)]
     known = [seeds for seeds in {**mine, **theirs} if isinstance(seeds, tuple)]
-    primary = bool(plan.primary) and kind == AGAINST_BASELINE
     return Comparison(
         group=group,
         metric=metric,
         setting=setting,
         baseline=baseline,
         kind=kind,
-        primary=primary and find_setting(plan.primary, group.settings) == setting,
+        primary=kind == AGAINST_BASELINE and _primary_of(group, plan) == setting,
         paired=paired,
         unpaired=welch(*everything),
         counts=(len(mine), len(theirs)),
-        unpaired_seeds=tuple(seeds[0] for seeds in known if (seeds in mine) != (seeds in theirs)),
+        unpaired_seeds=tuple(
+            seed_text(seeds) for seeds in known if (seeds in mine) != (seeds in theirs)
+        ),
+        without_seed=len(mine) + len(theirs) - sum((s in mine) + (s in theirs) for s in known),
         equivalence=equivalence_p(differences, plan.margin) if plan.margin else math.nan,
         detectable=smallest_detectable(paired.sd, paired.n),
         needed=seeds_needed_interval(paired.sd, paired.n, plan.mde) if plan.mde else None,
     )
 
 
+def seed_text(seeds: tuple) -> str:
+    """The seed, and the others where they differ from it."""
+    others = zip(SEEDS[1:], seeds[1:], strict=True)
+    return " ".join(
+        [str(seeds[0]), *(f"({n} {s})" for n, s in others if s not in (None, seeds[0]))]
+    )
+
+
 def corrected(comparisons: list[Comparison]) -> list[Comparison]:
-    """With Holm's correction: over the primary ones by themselves (one has none), and over all
-    others."""
+    """With Holm's correction: over the primary ones by themselves, and over all others; one alone
+    has none."""
     result = list(comparisons)
     for primary in (True, False):
         places = [i for i, each in enumerate(comparisons) if each.primary == primary]
         adjusted = holm([comparisons[i].p for i in places])
         for i, p in zip(places, adjusted, strict=True):
-            result[i] = replace(comparisons[i], p_holm=p)
+            result[i] = replace(comparisons[i], p_holm=p, family=len(places))
     return result

@@ -5,6 +5,7 @@ written as LaTeX besides.
 """
 
 import base64
+import html
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 # LaTeX has other signs for these than the characters.
 LATEX = {
     "σ": r"$\sigma$", "±": r"$\pm$", "−": "$-$", "–": "--", "′": "'",
-    "<": "$<$", ">": "$>$", "·": r"$\cdot$", "½": r"$\frac{1}{2}$",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "·": r"$\cdot$", "½": r"$\frac{1}{2}$",
 }  # fmt: skip
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 66rem; margin: 2rem auto;
@@ -33,6 +34,11 @@ img { max-width: 100%; } code { background: #f2f2f2; padding: 0 .2rem; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } table { font-size: 7.5pt; }
   .table { overflow: visible; } h2, h3 { break-after: avoid; } img, tr { break-inside: avoid; } }
 """
+
+
+def plain(text: str) -> str:
+    """`text` for Markdown that is to show it as it is: a name may hold anything."""
+    return re.sub(r"([\\|*_<&\[`])", r"\\\1", text)
 
 
 class Document:
@@ -57,8 +63,9 @@ class Document:
     def table(self, name: str, frame: pandas.DataFrame) -> None:
         self.tables[name] = frame
         aligned = ["left", *["right"] * (len(frame.columns) - 1)]
+        shown = frame.map(plain)
         self.blocks.append(
-            frame.to_markdown(index=False, disable_numparse=True, colalign=aligned, tablefmt="pipe")
+            shown.to_markdown(index=False, disable_numparse=True, colalign=aligned, tablefmt="pipe")
         )
 
     def figure(self, name: str, caption: str, draw: Callable[[], Figure]) -> None:
@@ -82,7 +89,7 @@ class Document:
             return f'src="data:image/svg+xml;base64,{base64.b64encode(data).decode()}"'
 
         body = re.sub(r'src="(figures/[^"]+)\.png"', embedded, body)
-        title = self.blocks[0].lstrip("# ")
+        title = html.escape(self.blocks[0].lstrip("# "))
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f'<meta name="viewport" content="width=device-width"><style>{CSS}</style></head>\n'

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from evidence.comparisons import Comparison
-from evidence.metrics import Metric, final_value, split_of
+from evidence.metrics import SPLIT_WORDS, Metric, final_value
+from evidence.run_folders import split_of
 from evidence.settings import BUILT_IN, Group, Setting
 from evidence.statistics import Estimate, estimate
 from evidence.tables import step_ms
@@ -32,11 +33,14 @@ DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 6.8  # inches: a page between its margins
 FEW_SEEDS = 10  # up to here every seed is drawn as well
-INSIDE_LEGEND = 5  # longer ones stand beside the axes
+INSIDE_LEGEND, INSIDE_LABEL = 5, 20  # larger legends, by lines or letters, stand below
+LEGEND_LETTERS = 105  # of a legend's line across the page
+LONGEST_LABEL = 36
 STYLE = {
     "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "axes.grid": True,
     "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
-    "svg.hashsalt": "zilu", "svg.fonttype": "path", "pdf.fonttype": 42, "savefig.dpi": 150,
+    "text.parse_math": False, "svg.hashsalt": "zilu", "svg.fonttype": "path", "pdf.fonttype": 42,
+    "savefig.dpi": 150,
 }  # fmt: skip
 
 
@@ -58,13 +62,12 @@ class Style:
 
 
 def styles(settings: list[Setting]) -> dict[Setting, Style]:
+    """As many that differ as there are pairs of a colour and a dash."""
     found = {}
     for number, setting in enumerate(settings):
-        color = number % len(COLORS)
-        dash = DASHES[(number + number // len(COLORS)) % len(DASHES)]
-        found[setting] = Style(
-            COLORS[color], dash, MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
-        )
+        rounds, color = divmod(number, len(COLORS))
+        dash = DASHES[(color + rounds) % len(DASHES)]
+        found[setting] = Style(COLORS[color], dash, MARKERS[(color + 2 * rounds) % len(MARKERS)])
     return found
 
 
@@ -105,11 +108,39 @@ def _save_some(items: list, folder: Path) -> None:
                 figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
 
 
-def _legend(axes: Axes, count: int) -> None:
-    if count <= INSIDE_LEGEND:
+def short(label: str) -> str:
+    """What a legend or an axis has room for."""
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+
+
+def new_figure(height: float, labels: list[str]) -> Figure:
+    """With room below for the legend of `labels`, where it is too large to stand in the axes."""
+    if not _fits_inside(labels):
+        height += 0.2 * -(-len(labels) // _legend_columns(labels))
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def add_legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if not labels:
+        return
+    if _fits_inside(labels):
         axes.legend(loc="best")
     else:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+        columns = _legend_columns(labels)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def _fits_inside(labels: list[str]) -> bool:
+    return len(labels) <= INSIDE_LEGEND and max(map(len, labels), default=0) <= INSIDE_LABEL
+
+
+def _legend_columns(labels: list[str]) -> int:
+    return max(1, min(4, LEGEND_LETTERS // (max(map(len, labels)) + 8)))
+
+
+def labels_of(settings: list[Setting]) -> list[str]:
+    return [short(setting.label) for setting in settings]
 
 
 # --- learning curves ---
@@ -117,30 +148,26 @@ def _legend(axes: Axes, count: int) -> None:
 
 def learning_curves(group: Group, metric: Metric) -> Figure:
     """Training loss and the metric by epoch: the mean over seeds, and a band of one sd."""
-    figure = Figure(
-        figsize=(WIDTH, 2.9 if len(group.settings) <= INSIDE_LEGEND else 3.4), layout="constrained"
-    )
+    figure = new_figure(2.9, labels_of(group.settings))
     left, right = figure.subplots(1, 2)
     look = styles(group.settings)
     split = curve_split(group)
     for setting in group.settings:
         runs = list(group.runs[setting].values())
         for axes, part, name in ((left, "train", "loss"), (right, split, metric.name)):
-            _curve(axes, runs, part, name, look[setting], setting.label)
+            _curve(axes, runs, part, name, look[setting], short(setting.label))
     left.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
     right.set(xlabel="epoch", ylabel=metric.axis(f"{SPLIT_WORDS[split]} "))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain_log(left)
     _zoom(right, metric)
-    if len(group.settings) <= INSIDE_LEGEND:
-        right.legend(loc="best")
-    else:
-        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    add_legend(figure, right)
     return figure
 
 
-SPLIT_WORDS = {"test": "test", "val": "validation", "train": "training"}
+def judged_axis(group: Group, metric: Metric) -> str:
+    return metric.axis(f"{SPLIT_WORDS[split_of(group.any_run())]} ")
 
 
 def curve_split(group: Group) -> str:
@@ -157,8 +184,8 @@ def _curve(axes: Axes, runs: list, part: str, name: str, look: Style, label: str
     for run in runs:
         for record in run.records:
             value = record.get(part, {}).get(name)
-            if value is not None and "epoch" in record and not record.get("partial"):
-                by_epoch.setdefault(record["epoch"], []).append(value)
+            if value is not None and math.isfinite(value) and not record.get("partial"):
+                by_epoch.setdefault(record.get("epoch", 0), []).append(value)
     epochs = sorted(by_epoch)
     if not epochs:
         return
@@ -197,7 +224,9 @@ def _plain_log(axes: Axes) -> None:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 1000 else (1,)
     ticks = [k * 10.0**d for d in decades for k in steps]
-    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    few = len(ticks) < 2  # such a narrow range is as good as linear
+    axes.yaxis.set_major_locator(MaxNLocator(5) if few else FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
@@ -234,13 +263,14 @@ def differences(comparisons: list[Comparison], margin: float | None) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     if margin:
         axes.axvspan(-margin, margin, color="#999999", alpha=0.2, linewidth=0)
-    labels = [each.setting.label + (" *" if each.primary else "") for each in comparisons]
+    labels = [short(each.setting.label) + (" *" if each.primary else "") for each in comparisons]
     axes.set_yticks(range(len(comparisons)), labels)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     unit = f" ({metric.difference_unit})" if metric.difference_unit else ""
     better = "right" if metric.higher_is_better else "left"
-    axes.set_xlabel(f"{metric.words}, less that of {baseline.label}{unit}; better to the {better}")
+    other = short(baseline.label)
+    axes.set_xlabel(f"{metric.words}, less that of {other}{unit}; better to the {better}")
     return figure
 
 
@@ -250,54 +280,57 @@ def differences(comparisons: list[Comparison], margin: float | None) -> Figure:
 def sigma_scan(group: Group, metric: Metric, activations: list[str]) -> Figure:
     """The metric against sigma, with the built-in activations as lines, learned sigmas as stars,
     and the rescaled controls where the sigma is that they stand for."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    rivals = [s for s in group.settings if s.activation in BUILT_IN]
+    series = [each for name in activations for each in _series_of(group, name)]
+    labels = [*(label for label, *_ in series), *labels_of(rivals)]
+    figure = new_figure(3.2, labels)
     axes = figure.subplots()
-    look = styles(group.settings)
-    for number, name in enumerate(activations):
-        color, marker = COLORS[number], MARKERS[number]
-        mine = [s for s in group.settings if s.activation == name]
-        fixed = [s for s in mine if not s.learned and s.rescaled is None]
-        controls = [s for s in mine if not s.learned and s.rescaled is not None]
-        learned = [s for s in mine if s.learned and s.rescaled is None]
-        _points(axes, group, metric, fixed, name, color=color, marker=marker, linestyle="-")
-        _points(axes, group, metric, controls, f"{name} (σ = 1), weights rescaled", color=color,
-                marker=marker, linestyle=":", markerfacecolor="white")  # fmt: skip
-        _points(axes, group, metric, learned, f"{name}, σ learned (from here)", color=color,
-                marker="*", markersize=9, linestyle="none")  # fmt: skip
-    for setting in group.settings:
-        if setting.activation in BUILT_IN:
-            final = final_estimate(group, setting, metric)
-            axes.axhline(
-                final.mean,
-                label=setting.label,
-                linewidth=1.2,
-                **look[setting].line | {"color": "#555555"},
-            )
+    for label, settings, look in series:
+        # Those of one sigma stand a little apart.
+        shift = 1.03 ** activations.index(settings[0].activation)
+        _points(axes, group, metric, settings, shift, label=label, **look)
+    for setting, dash in zip(rivals, DASHES, strict=False):
+        mean = final_estimate(group, setting, metric).mean
+        axes.axhline(mean, label=setting.label, color="#555555", linewidth=1.2, linestyle=dash)
     axes.set_xscale("log")
-    sigmas = sorted(
-        {s.sigma * (s.rescaled or 1) for s in group.settings if s.activation in activations}
-    )
-    axes.xaxis.set_major_locator(FixedLocator(_apart(sigmas)))
+    axes.xaxis.set_major_locator(FixedLocator(_apart([s for _, each, _ in series for s in each])))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.set(xlabel="σ (no unit)", ylabel=metric.axis("test "))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+    axes.set(xlabel="σ (no unit)", ylabel=judged_axis(group, metric))
+    add_legend(figure, axes)
     return figure
 
 
+def _series_of(group: Group, name: str) -> list[tuple[str, list[Setting], dict]]:
+    """(label, settings, look) of what a scan has of one activation."""
+    mine = [s for s in group.settings if s.activation == name and s.sigma is not None]
+    number = sorted({s.activation for s in group.settings}).index(name)
+    look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+    kinds = (
+        (name, [s for s in mine if not s.learned and not s.rescaled], {"linestyle": "-"}),
+        (f"{name}, weights rescaled instead", [s for s in mine if s.rescaled and not s.learned],
+         {"linestyle": ":", "markerfacecolor": "white"}),
+        (f"{name}, σ learned from here", [s for s in mine if s.learned],
+         {"linestyle": "none", "marker": "*", "markersize": 9}),
+    )  # fmt: skip
+    return [(label, settings, look | own) for label, settings, own in kinds if settings]
+
+
+def stands_for(setting: Setting) -> float:
+    """The sigma with which the network starts as the same function."""
+    return setting.sigma * (setting.rescaled or 1)
+
+
 def _points(
-    axes: Axes, group: Group, metric: Metric, settings: list[Setting], label: str, **look
+    axes: Axes, group: Group, metric: Metric, settings: list[Setting], shift: float, **look
 ) -> None:
-    if not settings:
-        return
-    stands_for = {s: s.sigma * (s.rescaled or 1) for s in settings}
-    ordered = sorted(settings, key=stands_for.get)
+    ordered = sorted(settings, key=stands_for)
     finals = [final_estimate(group, setting, metric) for setting in ordered]
     axes.errorbar(
-        [stands_for[setting] for setting in ordered],
+        [shift * stands_for(setting) for setting in ordered],
         [final.mean for final in finals],
         yerr=[half_width(final) for final in finals],
-        **{"label": label, "capsize": 2, "elinewidth": 0.9, "linewidth": 1.2, **look},
+        **{"capsize": 2, "elinewidth": 0.9, "linewidth": 1.2, **look},
     )
 
 
@@ -310,12 +343,12 @@ def half_width(found: Estimate) -> float:
     return 0.0 if math.isnan(found.high) else found.high - found.mean
 
 
-def _apart(ticks: list[float], ratio: float = 1.28) -> list[float]:
-    """Those of a logarithmic axis whose labels do not meet."""
+def _apart(settings: list[Setting], ratio: float = 1.6) -> list[float]:
+    """Their sigmas, but those whose labels would meet on a logarithmic axis; 1 comes first."""
     kept: list[float] = []
-    for tick in ticks:
-        if not kept or tick / kept[-1] >= ratio:
-            kept.append(tick)
+    for sigma in sorted({stands_for(s) for s in settings}, key=lambda s: abs(math.log(s))):
+        if all(max(sigma / other, other / sigma) >= ratio for other in kept):
+            kept.append(sigma)
     return kept
 
 
@@ -324,7 +357,7 @@ def _apart(ticks: list[float], ratio: float = 1.28) -> list[float]:
 
 def accuracy_and_time(group: Group, metric: Metric) -> Figure:
     """The metric against the time of a training step: means over seeds, with 95 % intervals."""
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    figure = new_figure(3.2, labels_of(group.settings))
     axes = figure.subplots()
     look = styles(group.settings)
     for setting in group.settings:
@@ -335,7 +368,7 @@ def accuracy_and_time(group: Group, metric: Metric) -> Figure:
             final.mean,
             xerr=half_width(time),
             yerr=half_width(final),
-            label=setting.label,
+            label=short(setting.label),
             capsize=2,
             elinewidth=0.9,
             linestyle="none",
@@ -344,10 +377,8 @@ def accuracy_and_time(group: Group, metric: Metric) -> Figure:
     if metric.unit == "%":
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, 0), min(high, 100.5))
-    axes.set(
-        xlabel="time of a training step (ms)", ylabel=metric.axis(f"{split_of(group.any_run())} ")
-    )
-    _legend(axes, len(group.settings))
+    axes.set(xlabel="time of a training step (ms)", ylabel=judged_axis(group, metric))
+    add_legend(figure, axes)
     return figure
 
 
@@ -360,20 +391,15 @@ def activation_functions(settings: list[Setting]) -> Figure:
 
     from zilu import create_activation
 
-    figure = Figure(
-        figsize=(WIDTH, 3.0 if len(settings) <= INSIDE_LEGEND else 3.6), layout="constrained"
-    )
+    figure = new_figure(3.0, labels_of(settings))
     left, right = figure.subplots(1, 2)
     x = torch.linspace(-5, 3, 801, requires_grad=True)
     for setting, look in styles(settings).items():
         y = create_activation(setting.activation, setting.sigma or 1.0)(x)
         (slope,) = torch.autograd.grad(y.sum(), x)
         for axes, values in ((left, y), (right, slope)):
-            axes.plot(x.detach().numpy(), values.detach().numpy(), label=setting.label, **look.line)
+            axes.plot(x.detach(), values.detach(), label=setting.label, **look.line)
     left.set(xlabel="x (no unit)", ylabel="f(x)", ylim=(-0.8, 3))
     right.set(xlabel="x (no unit)", ylabel="f′(x)")
-    if len(settings) <= INSIDE_LEGEND:
-        left.legend(loc="upper left")
-    else:
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    add_legend(figure, left)
     return figure

@@ -44,31 +44,31 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("top1", "top-1 accuracy", "%", "points", True),
-        Metric("top5", "top-5 accuracy", "%", "points", True),
-        Metric("loss", "loss", "nats", "nats", False, 4),
         Metric("perplexity", "perplexity per token", "", "", False, 3),
+        Metric("loss", "loss", "nats", "nats", False, 4),
+        Metric("top5", "top-5 accuracy", "%", "points", True),
         Metric("word_perplexity", "perplexity per word", "", "", False, 2),
         Metric("bits_per_byte", "bits per byte", "bits", "bits", False, 4),
     )
 }
 
 
+SPLIT_WORDS = {"test": "test", "val": "validation", "train": "training"}
+
+
 def metric_of(group: Group, name: str | None) -> Metric:
-    """The metric called `name`, or what is usual: accuracy, else perplexity, else the loss."""
-    run = group.any_run()
-    usual = next(
-        each for each in ("top1", "perplexity", "loss") if each in run.final[split_of(run)]
-    )
-    return METRICS[name if name in run.final[split_of(run)] else usual]
+    """The metric called `name`, or where the group lacks it, the usual one."""
+    there = metrics_there(group)
+    return METRICS[name if name in there else there[0]]
 
 
-def split_of(run: RunResult) -> str:
-    """The split that a run is judged on: test, or where other code has none, what it has."""
-    return next(split for split in ("test", "val", "train") if split in run.final)
+def metrics_there(group: Group) -> list[str]:
+    """Those that the group's runs have, the usual one first: accuracy, perplexity, the loss."""
+    return [name for name in METRICS if name in group.any_run().judged]
 
 
 def final_value(run: RunResult, metric: Metric) -> float:
-    return run.final[split_of(run)].get(metric.name, math.nan)
+    return run.judged.get(metric.name, math.nan)
 
 
 def selected_value(run: RunResult, metric: Metric) -> float:

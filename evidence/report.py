@@ -15,11 +15,11 @@ from evidence.comparisons import (
     Plan,
     all_comparisons,
     baseline_of,
-    check_names,
+    check_plan,
 )
-from evidence.document import Document
-from evidence.metrics import Metric, metric_of
-from evidence.run_folders import RunResult
+from evidence.document import Document, plain
+from evidence.metrics import SPLIT_WORDS, Metric, metric_of
+from evidence.run_folders import RunResult, split_of
 from evidence.sentences import SIGMA_ONLY_RESCALES, seeds_sentence, verdict, warnings
 from evidence.settings import Group, Setting, by_order, shown, sort
 from evidence.tuned import choices, tuning_table
@@ -44,8 +44,9 @@ METHODS = (
     "see the same batches. p is of the two-sided paired t test; r is the correlation between "
     "paired runs; d_z is the mean difference over its standard deviation (Cohen 1988). Wilcoxon's "
     "signed-rank test (1945) is exact. Welch's test (1947) treats the same runs as unpaired.",
-    "**Many comparisons.** The primary comparison, if one was declared, is tested by itself; all "
-    "others of this report together, by Holm's correction (1979).",
+    "**Many comparisons.** The primary comparison, if one was declared, is tested by itself (with "
+    "those of other groups, if there are several); all others of this report together, by Holm's "
+    "correction (1979).",
     "**Detectable** is the smallest true difference that a paired t test with this many pairs "
     "finds at p < 0.05 with a power of 80 %, if differences between seeds spread as they did here. "
     "It does not go by the difference that was observed.",
@@ -67,7 +68,7 @@ class Report:
     def __post_init__(self):
         self.result = sort(self.runs)
         self.groups = self.result.groups
-        check_names(self.groups, self.plan)
+        check_plan(self.groups, self.plan)
         self.metrics = [metric_of(group, self.plan.metric) for group in self.groups]
         self.comparisons = all_comparisons(self.groups, self.plan, self.metrics)
         self.choices = choices(self.runs)
@@ -83,8 +84,10 @@ def write(report: Report, folder: Path) -> None:
         UserError: it cannot be written.
     """
     try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        (folder / "tables").mkdir(exist_ok=True)
+        for name in ("figures", "tables"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for old in (folder / name).iterdir():  # of an earlier report, which may have had more
+                old.unlink()
         document = compose(report)
         figures.save(document.figures, folder / "figures")
         for name, frame in data_frames(report).items():
@@ -162,17 +165,20 @@ def _in_short(document: Document, report: Report) -> None:
         mine = report.of(group)
         ordered = sorted(mine, key=lambda each: not each.primary)
         if len(report.groups) > 1:
-            document.paragraph(f"**{group.title}**")
+            document.paragraph(f"**{plain(group.title)}**")
         if not mine:
-            document.paragraph("There is one setting, and nothing to hold it against.")
+            document.paragraph("Nothing to compare: it has one setting, or lacks the baseline.")
         document.items(
-            [("**Primary.** " if c.primary else "") + verdict(c, plan.margin) for c in ordered]
+            [
+                ("**Primary.** " if c.primary else "") + plain(verdict(c, plan.margin))
+                for c in ordered
+            ]
         )
 
 
 def _declaration(plan: Plan) -> str:
     primary = (
-        f"The primary comparison is {plan.primary} against the baseline, declared {plan.declared}."
+        f"The primary comparison is {plain(plan.primary)} against the baseline, declared {plan.declared}."
         if plan.primary
         else "No primary comparison was declared: all are corrected together, and a finding asks "
         "for new seeds to confirm it."
@@ -197,19 +203,21 @@ def _what_differed(document: Document, report: Report) -> None:
 
 def _group(document: Document, report: Report, group: Group, number: int) -> None:
     metric = report.metrics[number - 1]
-    document.heading(2, group.title)
+    document.heading(2, plain(group.title))
     document.paragraph(_facts(group))
     frame = tables.settings_table(group, metric)
     document.table(f"settings-{number}", tables.readable_settings(frame, metric))
+    split = SPLIT_WORDS[split_of(group.any_run())].capitalize()
     document.paragraph(
-        f"Test {metric.axis()}: final, and at the best validation epoch where there is validation."
+        f"{split} {metric.axis()}: final, and at the best validation epoch where there is any."
     )
     _diverged(document, report, group)
-    document.figure(
-        f"curves-{number}",
-        "Means over seeds; the bands are one standard deviation to either side.",
-        lambda: figures.learning_curves(group, metric),
-    )
+    if any(not record.get("partial") for run in group.all_runs() for record in run.records):
+        document.figure(
+            f"curves-{number}",
+            "Means over seeds; the bands are one standard deviation to either side.",
+            lambda: figures.learning_curves(group, metric),
+        )
     _differences(document, report, group, metric, number)
     _scan(document, report, group, metric, number)
     if any(not math.isnan(tables.step_ms(run)) for run in group.all_runs()):
@@ -230,9 +238,9 @@ def _differences(
     document.table(f"comparisons-{number}", tables.readable_comparisons(compared, plan.margin))
     unit = metric.difference_unit or metric.words
     document.paragraph(f"Differences, intervals and the detectable difference in {unit}.")
-    document.items(warnings(compared))
+    document.items([plain(text) for text in warnings(compared)])
     if plan.mde:
-        document.items([text for each in compared if (text := seeds_sentence(each, plan.mde))])
+        document.items([plain(t) for each in compared if (t := seeds_sentence(each, plan.mde))])
     against = [c for c in report.of(group, AGAINST_BASELINE) if math.isfinite(c.difference)]
     if against:
         caption = "Difference to the baseline: ticks are pairs of one seed, bars 95 % intervals."
@@ -249,12 +257,13 @@ def _facts(group: Group) -> str:
         for name in FACTS
         if group.facts.get(name) not in (None, False)
     ]
-    text = "; ".join(facts) + "." if facts else ""
+    text = plain("; ".join(facts)) + "." if facts else ""
     devices = sorted({run.environment["device"] for run in group.all_runs() if run.is_ours})
     if devices:
         text += f" Made on {', '.join(devices)}."
     if group.notes:
-        text += f" **The runs are pooled although they differ in** {'; '.join(group.notes)}."
+        notes = plain("; ".join(group.notes))
+        text += f" **The runs are pooled although they differ in** {notes}."
     return text
 
 
@@ -267,7 +276,9 @@ def _diverged(document: Document, report: Report, group: Group) -> None:
         if run.kind == DIVERGED and run.flags and context_of(run) == group.facts:
             label = setting_of(run).label
             found[label] = found.get(label, 0) + 1
-    document.items([f"{label}: {count} more runs diverged." for label, count in found.items()])
+    document.items(
+        [f"{plain(label)}: {count} more runs diverged." for label, count in found.items()]
+    )
 
 
 def _scan(document: Document, report: Report, group: Group, metric: Metric, number: int) -> None:
@@ -289,7 +300,8 @@ def _scan(document: Document, report: Report, group: Group, metric: Metric, numb
         )
     document.figure(
         f"scan-{number}",
-        "Means over seeds with 95 % intervals; lines are the activations without σ.",
+        "Means over seeds with 95 % intervals; lines are the activations without σ. What has one σ "
+        "stands a little apart.",
         lambda: figures.sigma_scan(group, metric, scanned),
     )
 
@@ -335,7 +347,7 @@ def _left_out(document: Document, report: Report) -> None:
     if not report.result.left_out:
         return
     document.heading(2, "Runs left out")
-    document.items([f"`{run.path}`: {reason}" for run, reason in report.result.left_out])
+    document.items([f"`{run.path}`: {plain(reason)}" for run, reason in report.result.left_out])
 
 
 def baseline_label(report: Report) -> str:

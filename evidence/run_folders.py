@@ -1,26 +1,21 @@
 """Run folders, this project's and those of other code: arguments, records, what became of them."""
 
-import ast
 import hashlib
-import re
+import math
+import os
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from evidence.arguments import read_arguments
 from experiments import manifest as manifests
 from runs.folder import RunFolder
-from runs.records import best_on_validation, read_records
+from runs.records import SPLITS, best_on_validation, read_records
 from runs.status import DIVERGED, FINISHED, INTERRUPTED, status_of
 from utils import UserError
-from zilu.names import ACTIVATIONS, canonical_name
 
 MISSING, UNREADABLE = "missing", "unreadable"
-# The names that other code has for the flags that say what a run is of.
-FOREIGN_NAMES = {
-    "act": "activation", "activation_function": "activation", "act_fn": "activation",
-    "arch": "model", "net": "model", "epochs": "num_epochs", "bs": "batch_size",
-    "learning_rate": "lr", "wd": "weight_decay", "random_seed": "seed",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,11 @@ class RunResult:
     def final(self) -> dict:
         return self.records[-1]
 
+    @property
+    def judged(self) -> dict:
+        """The final metrics that the run is judged by."""
+        return self.final[split_of(self)]
+
     @cached_property
     def best(self) -> dict | None:
         """The record with the best validation score."""
@@ -61,26 +61,30 @@ class RunResult:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
+def split_of(run: RunResult) -> str:
+    """The split that a run is judged on: test, or where other code has none, what it has."""
+    return next(split for split in ("test", "val", "train") if split in run.final)
+
+
 def find_runs(paths: list[Path]) -> list[RunResult]:
     """All runs in these folders and below; of a sweep also those that its manifest alone has.
 
     Raises:
         UserError: a path is no folder, or there is no run at all.
     """
+    # By where they are, so that a folder with two names counts once.
     found: dict[Path, RunResult] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: no folder; give run folders, or folders that hold some")
+        folders = _folders_below(path)
         # A run, or a part of a sweep, can be given alone.
-        files = [
-            *sorted(path.rglob(manifests.FILE)),
-            *(p / manifests.FILE for p in path.absolute().parents),
-        ]
-        for file in files:
-            found = _runs_of_sweep(file.parent, path) | found
-        for file in sorted(path.rglob(RunFolder.ARGS)):
-            if file.parent.absolute() not in found:
-                found[file.parent.absolute()] = read_run(file.parent)
+        for folder in (*folders, *path.resolve().parents):
+            found = _runs_of_sweep(folder, path) | found
+        for folder in folders:
+            place = folder.parent.resolve() / folder.name
+            if (folder / RunFolder.ARGS).exists() and not {place, folder.resolve()} & set(found):
+                found[folder.resolve()] = read_run(folder)
     if not found:
         raise UserError(
             f"{', '.join(map(str, paths))}: no run there: a run folder holds {RunFolder.ARGS} and "
@@ -89,16 +93,32 @@ def find_runs(paths: list[Path]) -> list[RunResult]:
     return list(found.values())
 
 
+def _folders_below(path: Path) -> list[Path]:
+    """`path` and all folders in it, through links too."""
+    found, seen = [], set()
+    for folder, names, _ in os.walk(path, followlinks=True):
+        names.sort()
+        found.append(Path(folder))
+        # A link to a folder above would lead around for ever.
+        names[:] = [name for name in names if os.path.realpath(Path(folder, name)) not in seen]
+        seen.update(os.path.realpath(Path(folder, name)) for name in names)
+    return found
+
+
 def _runs_of_sweep(folder: Path, within: Path) -> dict[Path, RunResult]:
     """Those of the sweep in `folder`, if there is one, that lie in `within`."""
-    manifest = manifests.load(folder)
+    try:
+        manifest = manifests.load(folder)
+    except UserError as error:
+        print(f"Note: {error}; it is ignored", file=sys.stderr)
+        return {}
     if manifest is None:
         return {}
-    runs = {manifest.path(run).absolute(): run for run in manifest.runs}
+    runs = {folder.resolve() / run.name: run for run in manifest.runs}
     return {
-        path: read_run(manifest.path(run), manifest, run)
-        for path, run in runs.items()
-        if path.is_relative_to(within.absolute())
+        place: read_run(manifest.path(run), manifest, run)
+        for place, run in runs.items()
+        if place.is_relative_to(within.resolve()) or within.resolve() == place.resolve()
     }
 
 
@@ -115,13 +135,30 @@ def read_run(
     try:
         flags, resolved, environment = read_arguments(path / RunFolder.ARGS)
         records = read_records(path)
-    except (OSError, ValueError) as error:
+        _check_flags(flags)
+        kind, reason = _outcome(path, flags, records, ours=bool(environment))
+    except (OSError, ValueError, TypeError) as error:
         return RunResult(kind=UNREADABLE, reason=" ".join(str(error).split()), **where)
-    kind, reason = _outcome(path, flags, records, ours=bool(environment))
     return RunResult(
         kind=kind, reason=reason, flags=flags, resolved=resolved, environment=environment,
         records=records, **where,
     )  # fmt: skip
+
+
+# What everything that follows counts on.
+NUMBERS = ("sigma", "rescale_init", "num_epochs", "batch_size", "seed")
+
+
+def _check_flags(flags: dict) -> None:
+    """Refuse values that cannot be those of a run.
+
+    Raises:
+        ValueError: with the argument.
+    """
+    for name in NUMBERS:
+        value = flags.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"its {name} is {value!r}, not a number")
 
 
 def _outcome(path: Path, flags: dict, records: list[dict], ours: bool) -> tuple[str, str]:
@@ -131,66 +168,24 @@ def _outcome(path: Path, flags: dict, records: list[dict], ours: bool) -> tuple[
     if not records:
         return INTERRUPTED, "it has no results yet"
     last, planned = records[-1].get("epoch", 0), flags.get("num_epochs")
-    whole = status.kind == FINISHED if ours else not planned or last >= int(planned)
+    if ours:
+        whole = status.kind == FINISHED
+    else:
+        done = last + (records[0].get("epoch") == 0)  # some count from 0
+        whole = not planned or done >= planned
     if not whole:
         return INTERRUPTED, f"it has come to epoch {last} of {planned}"
+    missing = set(_metrics(records[0])) - set(_metrics(records[-1]))
+    if not ours and missing:
+        return INTERRUPTED, f"its last line lacks the {' '.join(min(missing))}"
     # Other code logs a NaN and goes on; such a number is none.
-    numbers = [
-        value for each in records[-1].values() if isinstance(each, dict) for value in each.values()
-    ]
-    if any(value is None or value != value for value in numbers):
+    if not ours and not all(map(math.isfinite, _metrics(records[-1]).values())):
         return DIVERGED, "its last results are not numbers"
     return FINISHED, ""
 
 
-# --- arguments ---
-
-
-def read_arguments(path: Path) -> tuple[dict, dict, dict]:
-    """Flags, what they came to, and the environment, the last two empty for other code's runs.
-
-    Other code's files may be YAML, JSON, `name: value` or `name = value` lines, or a printed
-    argparse.Namespace.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    text = path.read_text(encoding="utf-8", errors="replace")
-    content = _as_mapping(text)
-    if not content:
-        raise ValueError(f"{path}: no arguments can be read from it")
-    if "environment" in content and isinstance(content["environment"], dict):
-        resolved, environment = content.pop("resolved", {}), content.pop("environment")
-        content.pop("resumed", None)
-        return content, resolved, environment
-    flags = {}
-    for name, value in content.items():
-        name = str(name).strip().lstrip("-").replace("-", "_")
-        flags[FOREIGN_NAMES.get(name, name)] = value
-    name = flags.get("activation")
-    if str(name).lower() in {known.lower() for known in ACTIVATIONS} | {"iglu", "iglu_approx"}:
-        flags["activation"] = canonical_name(name)
-    return flags, {}, {}
-
-
-def _as_mapping(text: str) -> dict:
-    import yaml
-
-    if match := re.search(r"Namespace\((.*)\)", text, re.DOTALL):
-        call = ast.parse(f"f({match[1]})", mode="eval").body
-        return {each.arg: _value(ast.unparse(each.value)) for each in call.keywords}
-    try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        content = None
-    if isinstance(content, dict):
-        return content
-    lines = (re.fullmatch(r"\s*([\w-]+)\s*[:=]\s*(.*?)\s*", line) for line in text.splitlines())
-    return {match[1]: _value(match[2]) for match in lines if match}
-
-
-def _value(text: str):
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _metrics(record: dict) -> dict[tuple[str, str], float]:
+    """By split and name."""
+    return {
+        (split, name): value for split in SPLITS for name, value in record.get(split, {}).items()
+    }

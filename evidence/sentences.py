@@ -33,7 +33,7 @@ def _test(comparison: Comparison) -> str:
     name = "paired t test"
     if not comparison.is_paired:
         n, name = "n = {} and {}".format(*comparison.counts), "Welch's t test, unpaired"
-    corrected = "" if comparison.primary else ", Holm"
+    corrected = ", Holm" if comparison.family > 1 else ""
     p = p_value(comparison.p_holm)
     return f"p {p if p.startswith('<') else f'= {p}'} ({name}{corrected}, {n})"
 
@@ -67,12 +67,14 @@ def warnings(comparisons: list[Comparison]) -> list[str]:
     for each in comparisons:
         name = f"{each.setting.label} against {each.baseline.label}"
         if each.unpaired_seeds:
-            seeds = ", ".join(map(str, sorted(set(each.unpaired_seeds), key=str)))
+            seeds = ", ".join(sorted(set(each.unpaired_seeds)))
             found.append(
                 f"{name}: only one of the two has seeds {seeds}; they are left out of the pairs."
             )
-        if not each.is_paired and each.paired.n < min(each.counts):
-            found.append(f"{name}: the runs do not tell their seeds, so they cannot be paired.")
+        if each.without_seed:
+            found.append(
+                f"{name}: {each.without_seed} runs do not tell their seed, and pair with none."
+            )
     few = sorted({c.paired.n for c in comparisons if 2 <= c.paired.n < WILCOXON_PAIRS})
     found += [
         f"With {n} pairs Wilcoxon's test can never reject at {ALPHA}: its smallest p is "

@@ -5,26 +5,32 @@ but seeds. What decides that is the table of flags in cli.py: whatever changes t
 precision; where and how a run was saved does not.
 """
 
+import re
 from dataclasses import dataclass, field
 
 import cli
 from dataset import FOLDERS
-from evidence.run_folders import RunResult
+from evidence.run_folders import RunResult, split_of
 from experiments.grid import SIGMA_FLAGS
 from experiments.manifest import TRIAL, TUNED
 from experiments.tuning import tuned_flags
 from runs.status import FINISHED
-from zilu.names import SIGMA_NAMES
+from zilu.names import ACTIVATIONS, SIGMA_NAMES
 
 SETTING_FLAGS = ("activation", *SIGMA_FLAGS)
 SEEDS = ("seed", "init_seed", "data_seed")
 # Not a matter of the result: of the activation's memory, and of the kind of machine.
 OF_NO_MATTER = ("inplace", "device", "deterministic")
 # Other code's names for the same kinds of things as cli.NOTHING.
-FOREIGN_NOTHING = (
-    "save_dir", "save_path", "output", "output_path", "out_dir", "log_dir", "logdir", "exp_name",
-    "name", "gpu", "gpus", "gpu_id", "local_rank", "rank", "workers", "print_freq", "log_interval",
-    "resume", "checkpoint", "evaluate", "data_dir", "root", "verbose",
+FOREIGN_NOTHING = re.compile(
+    r".*_(dir|path|folder|name|id|freq|interval|time)|(save|log|out|output|exp|tag|name|host|pid|"
+    r"timestamp|experiment|gpus?|rank|local_rank|workers|resume|checkpoint|evaluate|root|verbose)"
+    r"(dir|name)?"
+)
+# Flags that may be automatic: what they came to counts.
+RESOLVED = (
+    "samples", "counts", "amp_dtype", "compile_mode", "stem", "head", "patch_size", "vocab_size",
+    "embedding_dim", "num_attention_heads", "num_layers",
 )  # fmt: skip
 FLAGS = {flag.name: flag for flag in (*cli.VISION_FLAGS, *cli.LANGUAGE_FLAGS)}
 NO_NAME = "–"  # of an activation that other code's run does not tell
@@ -48,9 +54,7 @@ class Setting:
     def label(self) -> str:
         details = []
         if self.sigma is not None:
-            details.append(
-                f"σ learned from {self.sigma:g}" if self.learned else f"σ = {self.sigma:g}"
-            )
+            details.append(("σ learned from " if self.learned else "σ = ") + f"{self.sigma:.10g}")
         if self.rescaled is not None:
             details.append(f"weights rescaled by {self.rescaled:g}")
         if self.tuned:
@@ -98,7 +102,8 @@ def setting_of(run: RunResult) -> Setting:
         tuned = tuple(
             (each, flags.get(each)) for each in tuned_names(run) if each not in SIGMA_FLAGS
         )
-    if name not in SIGMA_NAMES:
+    # Of other code's activations nobody knows whether they have a sigma.
+    if name not in SIGMA_NAMES and (run.is_ours or name in ACTIVATIONS):
         return Setting(name, tuned=tuned)
     sigma = flags.get("sigma")
     return Setting(
@@ -125,16 +130,17 @@ def context_of(run: RunResult) -> dict:
     ignored = {*SETTING_FLAGS, *SEEDS, *OF_NO_MATTER, *cli.ARGUMENTS_OF_ONE_RUN, *tuned_names(run)}
     context = {}
     for name, value in flags.items():
-        if name in ignored or (not run.is_ours and name in FOREIGN_NOTHING):
-            continue
-        if name in FLAGS and FLAGS[name].effect == cli.NOTHING:
-            continue
-        context[name] = value
+        ours_of_no_matter = name in FLAGS and FLAGS[name].effect == cli.NOTHING
+        theirs_of_no_matter = not run.is_ours and FOREIGN_NOTHING.fullmatch(name.lower())
+        if name not in ignored and not ours_of_no_matter and not theirs_of_no_matter:
+            context[name] = value
     if flags.get("dataset") in (*FOLDERS, "text"):
         context["data_path"] = flags.get("data_path")
-    for name in ("samples", "counts", "amp_dtype", "compile_mode"):
+    for name in RESOLVED:
         if name in resolved:
             context[name] = resolved[name]
+    if not run.is_ours:
+        context["judged_on"] = split_of(run)
     if run.environment.get("processes", 1) != 1 and not flags.get("sync_batchnorm"):
         context["processes"] = run.environment["processes"]
     if run.role == TUNED:
@@ -174,21 +180,28 @@ def sort(runs: list[RunResult]) -> Sorted:
             key = repr(sorted(context.items(), key=lambda item: item[0]))
             group = groups.setdefault(key, Group(context, {}, tuned_names(run)))
             same = group.runs.setdefault(setting_of(run), {})
-            seeds = seeds_of(run)
-            if seeds[0] is None:  # it does not say; then it pairs with none
-                same[run.path] = run
-            elif seeds in same:
-                left_out.append((run, f"the same setting and seed as {same[seeds].path}"))
+            copy = _earlier(run, same)
+            if copy is None:
+                # One that does not say its seed pairs with none.
+                same[run.path if seeds_of(run)[0] is None else seeds_of(run)] = run
             else:
-                same[seeds] = run
+                left_out.append((run, copy))
     found = sorted(groups.values(), key=lambda group: bool(group.tuned))  # these last
-    differences = _differences(found)
-    titles = [_title(group, differences) for group in found]
+    titles = [_title(group, found) for group in found]
     for number, group in enumerate(found):
         earlier = titles[:number].count(titles[number])
         group.title = titles[number] + (f" ({earlier + 1})" if earlier else "")
         group.notes = _notes(group)
-    return Sorted(found, left_out, differences)
+    return Sorted(found, left_out, _differences(found))
+
+
+def _earlier(run: RunResult, same: dict) -> str | None:
+    """Why a run is no further one of its setting, if it is none: a pair must not count twice."""
+    seeds = seeds_of(run)
+    if seeds[0] is not None:
+        return f"the same setting and seed as {same[seeds].path}" if seeds in same else None
+    copies = [other for other in same.values() if other.digest() == run.digest()]
+    return f"a copy of {copies[0].path}" if copies else None
 
 
 def _differences(groups: list[Group]) -> list[tuple[str, list]]:
@@ -197,12 +210,14 @@ def _differences(groups: list[Group]) -> list[tuple[str, list]]:
     return [(name, each) for name, each in values.items() if any(v != each[0] for v in each)]
 
 
-def _title(group: Group, differences: list[tuple[str, list]]) -> str:
+def _title(group: Group, groups: list[Group]) -> str:
+    """Model and data, and what tells it from the other groups of the same."""
     facts = group.facts
+    alike = [g for g in groups if all(g.facts.get(n) == facts.get(n) for n in ("model", "dataset"))]
     title = " on ".join(str(facts[name]) for name in ("model", "dataset") if facts.get(name))
     others = [
         f"{name} {shown(facts.get(name))}"
-        for name, _ in differences
+        for name, _ in _differences(alike)
         if name not in ("model", "dataset", "tuned", "samples", "counts")
         and name not in group.tuned
         and facts.get(name) is not None
@@ -225,8 +240,16 @@ def shown(value) -> str:
 def _notes(group: Group) -> list[str]:
     """What differs between a group's runs and changes no more than the rounding, or the times."""
     runs, notes = group.all_runs(), []
-    for name in ("device", "torch", "git_commit", "threads", "processes"):
-        values = sorted({str(run.environment.get(name)) for run in runs if run.is_ours})
+    for name in ("device", "torch", "git_commit", "threads", "processes", "tf32"):
+        values = {str(x) for run in runs if run.is_ours for x in _values(run, name)}
         if len(values) > 1:
-            notes.append(f"{name}: {', '.join(values)}")
+            notes.append(f"{name}: {', '.join(sorted(values))}")
+    kernels = {run.resolved.get("kernels") for run in runs} - {None}
+    if len(kernels) > 1:
+        notes.append(f"kernels: {', '.join(sorted(kernels))}")
     return notes
+
+
+def _values(run: RunResult, name: str) -> list:
+    """What a fact of the machine was, and what it became where the run was resumed."""
+    return [run.environment.get(name), *(e[name] for e in run.environment["resumed"] if name in e)]

@@ -51,7 +51,8 @@ def _mean(values: list[float]) -> float:
 
 def epoch_seconds(run: RunResult) -> float:
     """Of training and evaluation; the median over the epochs, the first of which may compile."""
-    times = [record["seconds"] for record in run.records if record.get("seconds") is not None]
+    whole = [record for record in run.records if not record.get("partial")]
+    times = [record["seconds"] for record in whole if record.get("seconds") is not None]
     return statistics.median(times[1:] or times) if times else math.nan
 
 
@@ -59,9 +60,9 @@ def step_ms(run: RunResult) -> float:
     """A training step's time: the median over the epochs; NaN for other code's runs."""
     rates = [
         value for record in run.records[1:] or run.records
-        for name, value in record.items() if name.endswith("_per_second")
+        for name, value in record.items() if name.endswith("_per_second") and value
     ]  # fmt: skip
-    if not rates:
+    if not rates or "batch_size" not in run.flags:
         return math.nan
     per_step = int(run.flags["batch_size"]) * int(run.flags.get("grad_accum_steps", 1))
     per_step *= int(run.flags.get("max_seq_length", 1))  # tokens
@@ -167,7 +168,7 @@ def readable_comparisons(comparisons: list[Comparison], margin: float | None) ->
             "difference": signed(each.difference),
             "95 % interval": "–" if math.isnan(low) else f"{signed(low)} to {signed(high)}",
             "p": p_value(paired.p),
-            "p, Holm": "(not corrected)" if each.primary else p_value(each.p_holm),
+            "p, Holm": p_value(each.p_holm) if each.family > 1 else "(one test)",
             "p, Wilcoxon": f"{wilcoxon} (n < {WILCOXON_PAIRS})"
             if 0 < paired.n < WILCOXON_PAIRS
             else wilcoxon,
@@ -208,7 +209,7 @@ def runs_table(
                 "metric": metric.name if metric else "",
                 "final": final_value(run, metric) if metric else math.nan,
                 "at_best_validation": selected_value(run, metric) if metric else math.nan,
-                "epochs": len(run.records),
+                "epochs": max((record.get("epoch", 0) for record in run.records), default=0),
                 "device": run.environment.get("device", ""),
                 "torch": run.environment.get("torch", ""),
                 "git_commit": run.environment.get("git_commit", ""),

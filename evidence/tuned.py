@@ -26,6 +26,9 @@ class Choice:
 
     @property
     def best(self) -> dict:
+        """The chosen flags; none before a trial has ended."""
+        if not self.tried:
+            return {}
         return max(self.tried, key=lambda each: each[1])[0]
 
     def edges(self) -> list[str]:

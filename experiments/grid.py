@@ -30,7 +30,14 @@ from zilu.names import SIGMA_NAMES
 
 PROGRAMS = {"vision": ("vision_main", "Vision"), "language": ("language_main", "Language")}
 KEYS = ("program", "name", "runs", "tune", "report")
-REPORT_KEYS = ("baseline", "primary", "margin", "mde", "metric")
+METRICS = ("top1", "top5", "loss", "perplexity", "word_perplexity", "bits_per_byte")
+REPORT_KEYS = {
+    "baseline": str,
+    "primary": str,
+    "margin": cli.number(float, above=0),
+    "mde": cli.number(float, above=0),
+    "metric": cli.one_of(*METRICS),
+}
 # What a grid cannot set: the sweep decides where its runs are, and how they start.
 NOT_IN_GRIDS = tuple(name for name in cli.ARGUMENTS_OF_ONE_RUN if name != "config")
 # Flags of the activation alone, which one without a sigma has no use for.
@@ -69,8 +76,7 @@ def read_grid(path: Path) -> Grid:
     checker = Checker(program, path)
     combinations = _unique(checker.complete(flags) for flags in products(runs))
     tune = content.get("tune") or {}
-    report = content.get("report") or {}
-    check_report(path, report)
+    report = check_report(path, content.get("report") or {})
     name = str(content.get("name", path.stem))
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"{path}: name {name!r} must be that of a folder")
@@ -97,12 +103,23 @@ def _mapping(path: Path, text: str) -> dict:
     return content
 
 
-def check_report(path: Path, report: dict) -> None:
+def check_report(path: Path, report: dict) -> dict:
+    """`report:` with numbers where they belong.
+
+    Raises:
+        UserError: it is none.
+    """
     if not isinstance(report, dict):
         raise UserError(f"{path}: `report:` must hold lines of the form `key: value`")
-    for key in report:
+    checked = {}
+    for key, value in report.items():
         if key not in REPORT_KEYS:
             raise UserError(f"{path}: unknown key {key!r} in report; {nearest(key, REPORT_KEYS)}")
+        try:
+            checked[key] = REPORT_KEYS[key](str(value))
+        except ValueError as error:
+            raise UserError(f"{path}: {key} in report: {error}") from None
+    return checked
 
 
 def products(flags: dict) -> Iterator[dict]:

@@ -66,8 +66,10 @@ def load(folder: Path) -> Manifest | None:
             raise ValueError("of another version")
         runs = [Run(**run) for run in content.pop("runs")]
         return Manifest(folder, runs=runs, **content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not a readable manifest ({error}); move it away") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path}: no manifest of a sweep that can be read ({error}); move it away"
+        ) from None
 
 
 def planned(grid: Grid, path: Path, folder: Path) -> Manifest:

@@ -1,5 +1,6 @@
 """What the trials of a sweep's tuning have found."""
 
+import math
 from pathlib import Path
 
 from experiments.manifest import Manifest, Run
@@ -28,8 +29,11 @@ def chosen_flags(manifest: Manifest, run: Run) -> dict:
 
 def trial_result(folder: Path) -> float | None:
     """The final score on validation, minus infinity for a trial that diverged; None before it has
-    ended."""
+    ended, or where its results cannot be read."""
     kind = status_of(folder).kind
     if kind == DIVERGED:
-        return float("-inf")
-    return score(read_records(folder)[-1]["val"]) if kind == FINISHED else None
+        return -math.inf
+    try:
+        return score(read_records(folder)[-1]["val"]) if kind == FINISHED else None
+    except (ValueError, LookupError):
+        return None

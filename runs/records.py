@@ -5,11 +5,13 @@ A record has "epoch" or "step", "seconds", and per split ("train", "val", "test"
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
 from runs.folder import RunFolder
 
+SPLITS = ("train", "val", "test")
 _START = re.compile(r"\[(Epoch|Step)\s+(\d+)\]")
 _TIME = re.compile(r"Time:\s*([\d.]+)\s*s")
 _SPLIT = re.compile(r"\[(Train|Val|Valid|Validation|Test)\]", re.IGNORECASE)
@@ -32,22 +34,34 @@ def read_records(folder: Path) -> list[dict]:
     """
     metrics = folder / RunFolder.METRICS
     if metrics.exists():
-        return [each for each in _from_json(metrics) if "diverged" not in each]
+        return _from_json(metrics)
     results = folder / RunFolder.RESULTS
-    lines = (
-        results.read_text(encoding="utf-8", errors="replace").splitlines()
-        if results.exists()
-        else []
-    )
+    lines = _whole_lines(results) if results.exists() else []
     return [record for line in lines if (record := record_of(line))]
 
 
+def _whole_lines(path: Path) -> list[str]:
+    """Without a last one that has no end: it may have been cut within a number."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [line.rstrip("\r\n") for line in lines if line.endswith("\n")]
+
+
 def _from_json(path: Path) -> list[dict]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error})") from None
+    found = []
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            content = json.loads(line)
+            splits = {split: _numbers(content.pop(split, None) or {}) for split in SPLITS}
+            if any(splits.values()):
+                found.append(content | {split: each for split, each in splits.items() if each})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: line {number} is damaged ({error})") from None
+    return found
+
+
+def _numbers(metrics: dict) -> dict[str, float]:
+    """JSON has no NaN and no infinity, which are null there."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def record_of(line: str) -> dict | None:
@@ -63,13 +77,15 @@ def record_of(line: str) -> dict | None:
     for name, text in zip(parts[::2], parts[1::2], strict=True):
         split = "val" if name.lower().startswith("val") else name.lower()
         found = ((metric, pattern.search(text)) for metric, pattern in _METRICS.items())
-        record[split] = {metric: float(match[1]) for metric, match in found if match}
-    return record
+        if metrics := {metric: float(match[1]) for metric, match in found if match}:
+            record[split] = metrics
+    return record if any(record.get(split) for split in SPLITS) else None
 
 
 def score(metrics: dict) -> float:
     """What the best evaluation has most of: accuracy, else the loss's negative."""
-    return metrics["top1"] if "top1" in metrics else -metrics["loss"]
+    value = metrics.get("top1", -metrics.get("loss", metrics.get("perplexity", math.nan)))
+    return -math.inf if math.isnan(value) else value
 
 
 def best_on_validation(records: list[dict]) -> dict | None:

@@ -18,7 +18,7 @@ class Status:
 def status_of(folder: Path) -> Status:
     """By the last line of the results, which a run writes when it ends."""
     path = folder / RunFolder.RESULTS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     last = lines[-1] if lines else ""
     if last.startswith("[Summary]"):
         return Status(FINISHED)

@@ -149,7 +149,7 @@ def test_perplexity_is_better_when_lower(tmp_path):
     ("zilu", "words"),
     [
         (ZILU, r"\+0\.55 points, 95 % interval \+0\.31 to \+0\.79; p = 0\.002 \(paired t test, "
-               r"Holm, n = 6\): better\."),
+               r"n = 6\): better\."),
         ([x - 0.7 + 0.01 * i for i, x in enumerate(RELU)], r"−0\.68 points, .*: worse\."),
         ([92.0, 91.0, 91.6, 91.2, 92.0, 91.0], r"−0\.03 points, .*p = 0\.\d+ .*: not "
          r"distinguishable at n = 6; this comparison could have detected 0\.\d\d points\."),
@@ -210,7 +210,7 @@ def test_missing_and_failed_runs_are_named_and_never_averaged(tmp_path, capsys):
     results.write_text("\n".join([*lines[:1], "[Diverged] in epoch 2, step 7, the training loss"]))
     results = tmp_path / "ZiLU_1/train_eval_results.txt"
     results.write_text("".join(results.read_text().splitlines(keepends=True)[:2]))
-    (tmp_path / "ZiLU_2/metrics.jsonl").write_text("{")
+    (tmp_path / "ZiLU_2/metrics.jsonl").write_text("{\n")
     shutil.copytree(tmp_path / "ReLU_5", tmp_path / "again")
     run(tmp_path)
     rows = table(tmp_path, "settings").set_index("setting")
@@ -318,13 +318,14 @@ def test_folders_that_other_code_wrote(tmp_path, form):
 def test_foreign_runs_without_seeds_are_compared_unpaired(tmp_path):
     for number, (relu, zilu) in enumerate(zip(RELU, ZILU, strict=True)):
         for name, value in (("ReLU", relu), ("ZiLU", zilu)):
-            lines = [line.format(value) for line in FOREIGN_LINES]
+            lines = [line.format(value) for line in FOREIGN_LINES] + [f"run {number}"]
             write_run(tmp_path / f"{name}{number}", f"activation: {name}\nepochs: 2\n", lines)
+    shutil.copytree(tmp_path / "ReLU0", tmp_path / "a copy")
     run(tmp_path)
     (row,) = table(tmp_path, "comparisons").to_dict("records")
     assert (row["pairs"], row["n_setting"], row["n_baseline"]) == (0, 6, 6)
     assert row["p_holm"] == pytest.approx(stats.ttest_ind(ZILU, RELU, equal_var=False).pvalue)
-    assert "do not tell their seeds, so they cannot be paired" in text(tmp_path)
+    assert "12 runs do not tell their seed, and pair with none" in text(tmp_path)
 
 
 def test_a_foreign_nan_is_no_number(tmp_path):

@@ -1,0 +1,72 @@
+"""args.txt of a run: this project's, or what other code wrote in its place."""
+
+import ast
+import re
+from pathlib import Path
+
+from zilu.names import ACTIVATIONS, ALIASES, canonical_name
+
+# The names that other code has for the flags that say what a run is of.
+FOREIGN_NAMES = {
+    "act": "activation", "activation_function": "activation", "act_fn": "activation",
+    "arch": "model", "net": "model", "epochs": "num_epochs", "n_epochs": "num_epochs",
+    "num_epoch": "num_epochs", "max_epochs": "num_epochs", "max_epoch": "num_epochs",
+    "total_epochs": "num_epochs", "bs": "batch_size", "learning_rate": "lr", "wd": "weight_decay",
+    "random_seed": "seed", "manual_seed": "seed",
+}  # fmt: skip
+KNOWN = {name.lower() for name in (*ACTIVATIONS, *ALIASES)}
+
+
+def read_arguments(path: Path) -> tuple[dict, dict, dict]:
+    """Flags, what they came to, and the environment, the last two empty for other code's runs.
+
+    Other code's files may be YAML, JSON, `name: value` or `name = value` lines, or a printed
+    argparse.Namespace.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    content = _as_mapping(path.read_text(encoding="utf-8", errors="replace"))
+    if not content:
+        raise ValueError(f"{path}: no arguments can be read from it")
+    if isinstance(content.get("environment"), dict):
+        resolved, environment = content.pop("resolved", {}), content.pop("environment")
+        return content, resolved, environment | {"resumed": content.pop("resumed", [])}
+    flags = {}
+    for name, value in content.items():
+        name = str(name).strip().lstrip("-").replace("-", "_")
+        flags[FOREIGN_NAMES.get(name, name)] = _value(value) if isinstance(value, str) else value
+    if str(flags.get("activation")).lower() in KNOWN:
+        flags["activation"] = canonical_name(flags["activation"])
+    return flags, {}, {}
+
+
+def _as_mapping(text: str) -> dict:
+    import yaml
+
+    if match := re.search(r"Namespace\((.*)\)", text, re.DOTALL):
+        try:
+            call = ast.parse(f"f({match[1]})", mode="eval").body
+        except SyntaxError as error:
+            raise ValueError(f"a Namespace that cannot be read ({error})") from None
+        return {each.arg: ast.unparse(each.value) for each in call.keywords}
+    try:
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    lines = (re.fullmatch(r"\s*([\w-]+)\s*[:=]\s*(.*?)\s*", line) for line in text.splitlines())
+    return {match[1]: match[2] for match in lines if match}
+
+
+def _value(text: str):
+    """Whatever Python or YAML means by `text`: 1e-3 and '0' are numbers, true is True."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.strip().lower() in words:
+        return words[text.strip().lower()]
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text
+    return _value(value) if isinstance(value, str) and value != text else value
