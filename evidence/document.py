@@ -38,7 +38,7 @@ img { max-width: 100%; } code { background: #f2f2f2; padding: 0 .2rem; }
 
 def plain(text: str) -> str:
     """`text` for Markdown that is to show it as it is: a name may hold anything."""
-    return re.sub(r"([\\|*_<&\[`])", r"\\\1", text)
+    return re.sub(r"([\\|*_\[`])", r"\\\1", html.escape(text, quote=False))
 
 
 class Document:
@@ -63,7 +63,7 @@ class Document:
     def table(self, name: str, frame: pandas.DataFrame) -> None:
         self.tables[name] = frame
         aligned = ["left", *["right"] * (len(frame.columns) - 1)]
-        shown = frame.map(plain)
+        shown = frame.astype(str).map(plain)
         self.blocks.append(
             shown.to_markdown(index=False, disable_numparse=True, colalign=aligned, tablefmt="pipe")
         )

@@ -178,7 +178,8 @@ def _in_short(document: Document, report: Report) -> None:
 
 def _declaration(plan: Plan) -> str:
     primary = (
-        f"The primary comparison is {plain(plan.primary)} against the baseline, declared {plan.declared}."
+        f"The primary comparison is {plain(plan.primary)} against the baseline, declared "
+        f"{plan.declared}."
         if plan.primary
         else "No primary comparison was declared: all are corrected together, and a finding asks "
         "for new seeds to confirm it."

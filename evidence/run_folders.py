@@ -80,7 +80,7 @@ def find_runs(paths: list[Path]) -> list[RunResult]:
         folders = _folders_below(path)
         # A run, or a part of a sweep, can be given alone.
         for folder in (*folders, *path.resolve().parents):
-            found = _runs_of_sweep(folder, path) | found
+            found |= {k: run for k, run in _runs_of_sweep(folder, path).items() if k not in found}
         for folder in folders:
             place = folder.parent.resolve() / folder.name
             if (folder / RunFolder.ARGS).exists() and not {place, folder.resolve()} & set(found):

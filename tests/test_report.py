@@ -353,6 +353,172 @@ def test_arguments_that_are_none(tmp_path):
         read_arguments(tmp_path / "args.txt")
 
 
+def foreign(folder, arguments, final, lines=FOREIGN_LINES, **more):
+    """A run of other code; `more` are arguments."""
+    text = arguments + "".join(f"{name}: {value}\n" for name, value in more.items())
+    return write_run(folder, text, [line.format(final) for line in lines])
+
+
+def test_a_line_that_was_cut_is_no_result(tmp_path):
+    results = foreign(tmp_path / "a", "activation: ReLU\nepochs: 2\n", 91.4)
+    path = results / "train_eval_results.txt"
+    whole = path.read_text()
+    for length in range(len(FOREIGN_LINES[0]) + 2, whole.index("Best") - 1):
+        path.write_text(whole[:length])
+        assert read_run(tmp_path / "a").kind == "interrupted", whole[:length]
+    path.write_text(whole[: whole.index("Best")])
+    assert read_run(tmp_path / "a").kind == "finished"
+    path.write_text(whole.replace("| [Test] Loss: 1.0 Accuracy: Top1: 91.4%, Top5: 96.0%", ""))
+    assert "lacks the test" in read_run(tmp_path / "a").reason
+
+
+def test_test_and_validation_results_are_not_compared(tmp_path):
+    lines = [line.replace("[Test]", "[Val]") for line in FOREIGN_LINES]
+    foreign(tmp_path / "a", "activation: ReLU\nepochs: 2\nseed: 0\n", 91)
+    foreign(tmp_path / "b", "activation: GELU\nepochs: 2\nseed: 0\n", 95, lines)
+    assert len(sort(find_runs([tmp_path])).groups) == 2
+    run(tmp_path)
+    assert "Validation top-1 accuracy (%)" in text(tmp_path)
+
+
+def test_sigma_of_an_unknown_activation_distinguishes(tmp_path):
+    for sigma in (0.5, 2):
+        foreign(tmp_path / str(sigma), "activation: MyGLU\nepochs: 2\n", 91, sigma=sigma)
+    (group,) = sort(find_runs([tmp_path])).groups
+    assert [s.label for s in group.settings] == ["MyGLU (σ = 0.5)", "MyGLU (σ = 2)"]
+
+
+def test_notations_of_one_value_are_one(tmp_path):
+    forms = ["seed: '0'\nlr: 1e-3\nlearn_sigma: false\n", "seed=1\nlr=0.001\nlearn_sigma=False\n"]
+    for number, form in enumerate(forms):
+        folder = tmp_path / str(number)
+        foreign(folder, form, 91, activation="zilu", n_epochs=2, run_name=f"r{number}", sigma="1")
+    (group,) = sort(find_runs([tmp_path])).groups
+    assert [(s.label, sorted(r)) for s, r in group.runs.items()] == [
+        ("ZiLU (σ = 1)", [(0, None, None), (1, None, None)])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ("activation: ReLU\nmax_epochs: 9\n", "interrupted"),
+        ("activation: ReLU\nepochs: many\n", "unreadable"),
+        ("activation: ReLU\nsigma: [1]\n", "unreadable"),
+        ("activation: ReLU\nseed: [0, 1]\n", "unreadable"),
+        ("Namespace(a=<function f>)", "unreadable"),
+        ("- a list", "unreadable"),
+        ("", "unreadable"),
+    ],
+)
+def test_odd_arguments(tmp_path, arguments, kind):
+    assert read_run(foreign(tmp_path / "a", arguments, 91)).kind == kind
+    run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["1\n", "null\n", '{"test": null}\n', '{"epoch": 1, "test": {"loss": null}}\n', '{"a": 1}\n',
+     '{"epoch": 1, "val": {"perplexity": 4}, "images_per_second": null}\n', "\n", '"diverged"\n'],
+)  # fmt: skip
+def test_odd_metrics(tmp_path, content):
+    made(tmp_path, RELU[:2], ZILU[:2])
+    (tmp_path / "ZiLU_0/metrics.jsonl").write_text(content)
+    run(tmp_path)
+    assert "ZiLU" in text(tmp_path)
+
+
+def test_early_infinities_are_left_out_of_curves(tmp_path, drawn):
+    lines = [FOREIGN_LINES[0].replace("1.23456789", "inf").replace("Loss: 1.1", "Loss: nan")]
+    for seed in (0, 1):
+        arguments = f"activation: ReLU\nepochs: 2\nseed: {seed}\n"
+        foreign(tmp_path / str(seed), arguments, 90 + seed, [*lines, *FOREIGN_LINES[1:]])
+    run(tmp_path)
+    assert table(tmp_path, "settings")["n"].tolist() == [2]
+
+
+def test_a_final_infinity_is_a_divergence(tmp_path):
+    lines = [*FOREIGN_LINES[:1], FOREIGN_LINES[1].replace("Loss: 0.9", "Loss: inf")]
+    foreign(tmp_path / "a", "activation: ReLU\nepochs: 2\n", 91, lines)
+    assert read_run(tmp_path / "a").kind == "diverged"
+
+
+def test_one_folder_with_two_names_counts_once(tmp_path):
+    made(tmp_path / "runs", RELU[:2], ZILU[:2])
+    (tmp_path / "link").symlink_to("runs")
+    paths = [tmp_path / "runs", tmp_path / "link", tmp_path / "runs/../runs", tmp_path]
+    assert len(find_runs(paths)) == 4
+    assert len(find_runs([tmp_path / "link"])) == 4
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    for seed in range(2):
+        for name in ("a|b_c*", "<i>x</i>&"):
+            arguments = f"activation: '{name}'\nepochs: 2\nseed: {seed}\n"
+            foreign(tmp_path / f"{seed}{len(name)}", arguments, 90 + len(name))
+    run(tmp_path)
+    page = (tmp_path / "report/report.html").read_text()
+    assert "<td>a|b_c*</td>" in page.replace(' style="text-align: left;"', "")
+    assert "&lt;i&gt;x&lt;/i&gt;&amp;" in page
+    assert "<i>x" not in page
+
+
+# --- plans ---
+
+
+def test_a_primary_in_several_groups_is_corrected_and_says_so(tmp_path):
+    made(tmp_path / "a")
+    made(tmp_path / "b", lr=0.2)
+    run(tmp_path, "--primary", "ZiLU")
+    rows = table(tmp_path, "comparisons")
+    assert rows["primary"].all()
+    assert rows["p_holm"].tolist() == pytest.approx((2 * rows["p_paired_t"]).tolist())
+    assert text(tmp_path).count("(paired t test, Holm, n = 6)") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--primary", "ZiLU (σ = 2)"], r"--primary ZiLU \(σ = 2\): no such setting; did you mean"),
+        (["--baseline", "ReLU (x)"], r"--baseline ReLU \(x\): no such setting"),
+        (["--primary", "ReLU"], r"--primary ReLU: it is the baseline"),
+        (["--metric", "perplexity"], r"--metric perplexity: these runs have top1, loss, top5"),
+    ],
+)
+def test_plans_that_fit_no_run(mistake_in, tmp_path, flags, message):
+    made(tmp_path, RELU[:2], ZILU[:2])
+    assert re.search(message, mistake_in(report, tmp_path, *flags))
+
+
+def test_two_sweeps_that_declare_different_things(mistake_in, tmp_path):
+    for name, margin in (("a", 1.0), ("b", 2.0)):
+        made(tmp_path / name, RELU[:2], ZILU[:2], lr=margin)
+        runs = [(path.name, "grid", {}, {}) for path in sorted((tmp_path / name).iterdir())]
+        sweep_of(tmp_path / name, runs, report={"margin": margin})
+    message = mistake_in(report, tmp_path)
+    assert "two sweeps declare --margin 1.0 and 2.0; give the flag" in message
+    run(tmp_path, "--margin", 3)
+
+
+def test_no_pair_is_compared_twice(tmp_path):
+    for seed in range(2):
+        vision_run(tmp_path / f"g{seed}", 90 + seed, activation="GELU", seed=seed)
+        vision_run(tmp_path / f"z{seed}", 91, activation="ZiLU", sigma=1.25331, seed=seed)
+    run(tmp_path, "--baseline", "ZiLU")
+    assert len(table(tmp_path, "comparisons")) == 1
+    vision_run(tmp_path / "r0", 91, activation="ReLU", seed=0)
+    run(tmp_path, "--baseline", "ReLU")
+    assert "same slope of the gate at 0" in set(table(tmp_path, "comparisons")["purpose"])
+
+
+def test_a_report_while_a_tuning_runs(tmp_path):
+    group = {"activation": "ReLU"}
+    runs = [(f"tune/{lr}", "trial", {**group, "lr": lr, "seed": 9}, group) for lr in (0.1, 0.2)]
+    sweep_of(tmp_path, runs, tune={"lr": [0.1, 0.2]})
+    run(tmp_path)
+    assert "ReLU: 2 trials have not ended." in text(tmp_path)
+
+
 # --- sweeps ---
 
 
