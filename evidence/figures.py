@@ -32,6 +32,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 6.8  # inches: a page between its margins
+MOST_BANDS = 8  # more of them cover each other
 FEW_SEEDS = 10  # up to here every seed is drawn as well
 INSIDE_LEGEND, INSIDE_LABEL = 5, 20  # larger legends, by lines or letters, stand below
 LEGEND_LETTERS = 105  # of a legend's line across the page
@@ -155,7 +156,8 @@ def learning_curves(group: Group, metric: Metric) -> Figure:
     for setting in group.settings:
         runs = list(group.runs[setting].values())
         for axes, part, name in ((left, "train", "loss"), (right, split, metric.name)):
-            _curve(axes, runs, part, name, look[setting], short(setting.label))
+            band = len(group.settings) <= MOST_BANDS
+            _curve(axes, runs, part, name, look[setting], short(setting.label), band)
     left.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
     right.set(xlabel="epoch", ylabel=metric.axis(f"{SPLIT_WORDS[split]} "))
     for axes in (left, right):
@@ -179,7 +181,9 @@ def curve_split(group: Group) -> str:
     )
 
 
-def _curve(axes: Axes, runs: list, part: str, name: str, look: Style, label: str) -> None:
+def _curve(
+    axes: Axes, runs: list, part: str, name: str, look: Style, label: str, band: bool
+) -> None:
     by_epoch: dict[float, list[float]] = {}
     for run in runs:
         for record in run.records:
@@ -197,7 +201,7 @@ def _curve(axes: Axes, runs: list, part: str, name: str, look: Style, label: str
         **look.line,
         **({"marker": look.marker} if len(epochs) < 3 else {}),
     )
-    if len(runs) > 1:
+    if band and len(runs) > 1:
         spread = [statistics.stdev(v) if len(v := by_epoch[epoch]) > 1 else 0.0 for epoch in epochs]
         low = [m - s for m, s in zip(means, spread, strict=True)]
         high = [m + s for m, s in zip(means, spread, strict=True)]

@@ -216,7 +216,7 @@ def _group(document: Document, report: Report, group: Group, number: int) -> Non
     if any(not record.get("partial") for run in group.all_runs() for record in run.records):
         document.figure(
             f"curves-{number}",
-            "Means over seeds; the bands are one standard deviation to either side.",
+            "Means over seeds; bands, where they are not too many, are one standard deviation.",
             lambda: figures.learning_curves(group, metric),
         )
     _differences(document, report, group, metric, number)

@@ -56,7 +56,7 @@ class Setting:
         if self.sigma is not None:
             details.append(("σ learned from " if self.learned else "σ = ") + f"{self.sigma:.10g}")
         if self.rescaled is not None:
-            details.append(f"weights rescaled by {self.rescaled:g}")
+            details.append(f"rescaled by {self.rescaled:g}")
         if self.tuned:
             details.append("tuned")
         return f"{self.activation} ({', '.join(details)})" if details else self.activation

@@ -254,7 +254,7 @@ def test_settings(tmp_path):
     (group,) = sort(find_runs([tmp_path])).groups
     assert {s.label: len(runs) for s, runs in group.runs.items()} == {
         "ReLU": 2, "ZiLU (σ = 4)": 1, "ZiLU (σ learned from 4)": 1,
-        "ZiLU (σ = 1, weights rescaled by 4)": 1,
+        "ZiLU (σ = 1, rescaled by 4)": 1,
     }  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def test_a_scan_of_sigma(tmp_path, drawn):
     found = {(row.setting, row.baseline, row.purpose) for row in rows.itertuples()}
     assert ("ZiLU (σ = 1.253)", "GELU", "same slope of the gate at 0") in found
     assert ("ZiLU (σ = 0.785)", "SiLU", "same slope of the gate at 0") in found
-    control = "ZiLU (σ = 1, weights rescaled by 10)"
+    control = "ZiLU (σ = 1, rescaled by 10)"
     assert ("ZiLU (σ = 10)", control, "same function at the start") in found
     assert "σ is a reparametrisation: f_σ(x) = f₁(σx)/σ." in text(tmp_path)
     assert "hold no control" not in text(tmp_path)
