@@ -28,6 +28,8 @@ DIVERGED_CODE = 3
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    if args.folder and args.index is None:
+        raise UserError("--folder is of one run; give its --index")
     grid = read_grid(args.grid)
     folder = Path(args.output_dir or Path("Output") / grid.name)
     plan = manifests.planned(grid, args.grid, folder)
@@ -132,8 +134,8 @@ def command(manifest: Manifest, run: Run) -> list[str]:
         if isinstance(value, bool):
             words.append(f"--{flag.name}" if value else f"--no-{flag.name}")
         else:
-            words += [f"--{flag.name}", str(value)]
-    return [*words, "--output_dir", str(manifest.path(run)), "--resume"]
+            words.append(f"--{flag.name}={value}")  # in one word: the value may begin with a dash
+    return [*words, f"--output_dir={manifest.path(run)}", "--resume"]
 
 
 # --- what to do ---
@@ -197,6 +199,9 @@ def run_all(manifest: Manifest, jobs: int | None) -> int:
                 outcomes += do(runner, manifest, runs)
         except KeyboardInterrupt:
             runner.kill()
+            raise
+        except BaseException:
+            runner.terminate()
             raise
         finally:
             display.close()

@@ -124,7 +124,11 @@ def check_report(path: Path, report: dict) -> dict:
 
 def products(flags: dict) -> Iterator[dict]:
     """Every combination of the lists' values. A mapping in a list sets several flags at once, and
-    counts more than the flags around it."""
+    counts more than the flags around it.
+
+    Raises:
+        UserError: a list is empty.
+    """
     choices = [list(_choices(name, value)) for name, value in flags.items()]
     for chosen in itertools.product(*choices):
         plain = {name: value for one, is_plain in chosen if is_plain for name, value in one.items()}
@@ -133,6 +137,8 @@ def products(flags: dict) -> Iterator[dict]:
 
 
 def _choices(name: str, value) -> Iterator[tuple[dict, bool]]:
+    if value in ([], {}):
+        raise UserError(f"{name}: nothing to choose from; give values, or leave it out")
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, dict):
             yield from ((one, False) for one in products(each))

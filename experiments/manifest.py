@@ -4,6 +4,7 @@ It is written when a grid is first run or counted, and from then on it alone say
 whatever becomes of the grid file or the recipes.
 """
 
+import hashlib
 import json
 import re
 import time
@@ -17,6 +18,7 @@ from zilu.names import SIGMA_NAMES
 
 FILE = "manifest.json"
 FORMAT = 1
+LONGEST_NAME = 200  # bytes; file systems allow 255
 # What a run is for: it is one of a grid; it tries a setting; it is at a chosen setting.
 GRID, TRIAL, TUNED = "grid", "trial", "tuned"
 
@@ -167,7 +169,12 @@ def _names(found: list[tuple[str, dict, dict]], checker: Checker) -> list[str]:
         n for n in checker.flags if any(each.get(n) != first.get(n) for each in flags if n in each)
     ]
     prefixes = {GRID: "", TRIAL: "tune/", TUNED: "tuned_"}
-    return [prefixes[role] + _name(each, varied) for role, each, _ in found]
+    names = [prefixes[role] + _name(each, varied) for role, each, _ in found]
+    # Letters that no folder's name can have may have been all that told two runs apart.
+    return [
+        name if name not in names[:number] else f"{name}_{number + 1}"
+        for number, name in enumerate(names)
+    ]
 
 
 def _name(flags: dict, varied: list[str]) -> str:
@@ -184,7 +191,8 @@ def _name(flags: dict, varied: list[str]) -> str:
     if flags.get("rescale_init") is not None:
         parts.append(f"rescaled{_shown(flags['rescale_init'])}")
     parts.append(f"seed{flags['seed']}")
-    return re.sub(r"[^\w.+-]+", "-", "_".join(parts))
+    name = re.sub(r"[^\w.+-]+", "-", "_".join(parts))
+    return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 def _shown(value) -> str:

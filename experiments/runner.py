@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 LOG = "sweep.log"  # in the run's folder: what the program printed
 FAILED = "failed"
 POLL = 0.2  # seconds
-BUSY = 2.0  # seconds until another look at a folder that another process writes to
+BUSY = 5.0  # seconds until another look at a folder that another process writes to
 USER_ERROR = 2  # exit code
 MPS = "mps"
 

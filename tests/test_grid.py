@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import vision_run
 
+import cli
 import sweep
 from evidence.run_folders import find_runs
 from experiments import manifest as manifests
@@ -87,16 +88,13 @@ def test_a_recipe_is_part_of_the_manifest(grid_file, tmp_path):
     again = manifests.load(manifest.folder)
     assert some(again.runs, "lr", "batch_size") == [(0.5, 9)]
     assert sweep.command(again, again.runs[0])[2:] == [
-        "--model", "resnet20", "--dataset", "digits", "--val_fraction", "0.1", "--batch_size", "9",
-        "--lr", "0.5", "--device", "cpu",
-        "--output_dir", f"{manifest.folder}/ZiLU_sigma1_seed0", "--resume",
+        "--model=resnet20", "--dataset=digits", "--val_fraction=0.1", "--batch_size=9", "--lr=0.5",
+        "--device=cpu", f"--output_dir={manifest.folder}/ZiLU_sigma1_seed0", "--resume",
     ]  # fmt: skip
 
 
 def test_the_command_gives_the_flags_of_the_run(grid_file):
     """Whatever they are: the program reads the same from its command line."""
-    import cli
-
     runs = {
         **BASE, "augment": True, "lr": 1e-07, "warmup": "5%", "activation": "ZiLU_Approx",
         "sigma": 1 / 3, "learn_sigma": True, "max_steps": 5, "clip_grad_norm": 0,
@@ -116,6 +114,18 @@ def test_names_tell_the_runs_apart(grid_file):
     names = [run.name for run in plan(grid_file(runs=runs)).runs]
     assert len(set(names)) == len(names) == 24
     assert any("cifar100_vit-tiny" in n and n.endswith("ZiLU_sigma1.253_seed1") for n in names)
+
+
+def test_values_that_a_folders_name_cannot_hold(grid_file):
+    runs = {"dataset": "text", "tokenizer": ["a/b", "a b", "c" * 300, "bytes"], "sample": 1,
+            "prompt": "--once = upon"}  # fmt: skip
+    manifest = plan(grid_file(program="language", runs=runs))
+    names = [run.name for run in manifest.runs]
+    assert len(set(names)) == 4
+    assert all(len(name) < 255 and "/" not in name for name in names)
+    words = sweep.command(manifest, manifest.runs[0])[2:]
+    args, _ = cli.parse("", "", cli.LANGUAGE_FLAGS, words)
+    assert (args.prompt, args.tokenizer) == ("--once = upon", "a/b")
 
 
 # --- the manifest ---
@@ -145,7 +155,7 @@ def test_looking_writes_nothing(grid_file, capsys):
         assert sweep.main([str(path), flag, "--output_dir", str(path.parent / "out")]) == 0
     shown = capsys.readouterr().out
     assert "1 new         ZiLU_sigma1_seed0" in shown
-    assert "python vision_main.py --model resnet20 --dataset digits" in shown.replace("../", "")
+    assert "python vision_main.py --model=resnet20 --dataset=digits" in shown.replace("../", "")
     assert not (path.parent / "out").exists()
 
 
@@ -237,6 +247,7 @@ def test_a_choice_that_is_the_grids_own_is_not_trained_twice(grid_file):
         ({"runs": {**BASE, "stem": "imagenet"}}, r"--stem imagenet does not apply to resnet20"),
         ({"runs": {**BASE, "device": "cuda:1"}}, r"a sweep shares out the devices"),
         ({"runs": {**BASE, "config": "none.yaml"}}, r"--config none.yaml: not a readable YAML"),
+        ({"runs": {**BASE, "seed": []}}, r"seed: nothing to choose from"),
         ({"runs": BASE, "program": "visual"}, r"unknown program 'visual'; known: vision"),
         ({"runs": BASE, "name": "a/b"}, r"name 'a/b' must be that of a folder"),
         ({"runs": BASE, "tune": {"lr": 1}}, r"lr in `tune:` must be a list of two"),
@@ -247,7 +258,9 @@ def test_a_choice_that_is_the_grids_own_is_not_trained_twice(grid_file):
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(grid_file, mistake_in, content, message):
-    error = mistake_in(sweep, grid_file(**content), "--count")
+    path = grid_file(**content)
+    error = mistake_in(sweep, path, "--count", "--output_dir", path.parent / "out")
+    assert not (path.parent / "out").exists()
     assert re.search(message, error), error
 
 
