@@ -17,7 +17,7 @@ class Display:
         self.width = len(str(total))
         self.bar = tqdm(
             total=total, unit="run", dynamic_ncols=True, disable=not sys.stderr.isatty(),
-            bar_format="{n:.0f}/{total} runs |{bar}| {elapsed}<{remaining} {postfix}",
+            bar_format="{n:.0f}/{total} runs |{bar}| {elapsed}<{remaining}{postfix}",
         )  # fmt: skip
 
     def show(self, running: list) -> None:
