@@ -38,7 +38,8 @@ img { max-width: 100%; } code { background: #f2f2f2; padding: 0 .2rem; }
 
 def plain(text: str) -> str:
     """`text` for Markdown that is to show it as it is: a name may hold anything."""
-    return re.sub(r"([\\|*_\[`])", r"\\\1", html.escape(text, quote=False))
+    marks = r"([\\|*\[`]|\b_|_\b|(?<!\w)_(?!\w))"  # an underscore inside a word is no mark
+    return re.sub(marks, r"\\\1", html.escape(text, quote=False))
 
 
 class Document:
