@@ -286,6 +286,19 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def tool_parser(usage: str, text: str) -> Parser:
+    """For a program that trains nothing: the first paragraph of `text` opens the help, the rest
+    ends it."""
+    summary, details = text.split("\n\n", 1)
+    return Parser(
+        usage=usage,
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def _flags_parser(program: str, description: str, flags: tuple[Flag, ...]) -> Parser:
     parser = Parser(
         prog=program, usage="%(prog)s [flags]", description=description, allow_abbrev=False

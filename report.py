@@ -7,7 +7,6 @@ figures (PNG, SVG, PDF): which activation is better here, by how much, and how s
 What a sweep's grid file declares under `report:` counts, unless a flag here says otherwise.
 """
 
-import argparse
 import math
 from pathlib import Path
 
@@ -43,14 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> cli.Parser:
-    summary, *details = __doc__.split("\n\n", 1)
-    parser = cli.Parser(
-        usage="%(prog)s FOLDER... [flags]",
-        description=summary,
-        epilog=details[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.tool_parser("%(prog)s FOLDER... [flags]", __doc__)
     positive = cli.checked(cli.number(float, above=0))
     parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="folders with runs")
     add = parser.add_argument

@@ -8,7 +8,6 @@ done. Then `python report.py Output/NAME`. experiments/grid.py says what a grid 
 The first call writes Output/NAME/manifest.json; from then on it alone says which run is which.
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -51,14 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> cli.Parser:
-    summary, *details = __doc__.split("\n\n", 1)
-    parser = cli.Parser(
-        usage="%(prog)s GRID.yaml [flags]",
-        description=summary,
-        epilog=details[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.tool_parser("%(prog)s GRID.yaml [flags]", __doc__)
     number = cli.checked(cli.number(int, at_least=1))
     parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid file")
     add = parser.add_argument
