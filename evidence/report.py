@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,11 @@ from runs.status import DIVERGED
 from utils import UserError, replacing
 from zilu.names import ACTIVATIONS
 
+# The files in figures/ and tables/ that a report writes.
+OURS = re.compile(
+    r"((curves|differences|scan|time)-\d+|functions)\.(png|svg|pdf)"
+    r"|((settings|comparisons)-\d+|differences|tuning)\.tex"
+)
 SCAN = 3  # sigmas of one activation that make a scan
 FACTS = (
     "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer", "lr", "weight_decay",
@@ -86,8 +92,9 @@ def write(report: Report, folder: Path) -> None:
     try:
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            for old in (folder / name).iterdir():  # of an earlier report, which may have had more
-                old.unlink()
+            for path in (folder / name).iterdir():
+                if OURS.fullmatch(path.name):  # of an earlier report, which may have had more
+                    path.unlink()
         document = compose(report)
         figures.save(document.figures, folder / "figures")
         for name, frame in data_frames(report).items():
