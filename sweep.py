@@ -8,9 +8,11 @@ done. Then `python report.py Output/NAME`. experiments/grid.py says what a grid 
 The first call writes Output/NAME/manifest.json; from then on it alone says which run is which.
 """
 
+import functools
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import cli
@@ -29,14 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.folder and args.index is None:
         raise UserError("--folder is of one run; give its --index")
-    grid = read_grid(args.grid)
-    folder = Path(args.output_dir or Path("Output") / grid.name)
-    plan = manifests.planned(grid, args.grid, folder)
-    if args.list or args.dry_run:
-        manifest = manifests.load(folder) or plan
-    else:
-        manifest = manifests.frozen(plan, args.extend)
-    check_unchanged(manifest, plan, args)
+    if args.extend and (args.list or args.dry_run):
+        raise UserError("--extend changes the sweep, and the other flag only looks; leave out one")
+    manifest = find_manifest(args)
     if args.count is not None:
         print(sum(run.role == TRIAL or args.count == "all" for run in manifest.runs))
         return 0
@@ -69,12 +66,35 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+def find_manifest(args) -> Manifest:
+    """What the runs are: by the manifest, once there is one, else by the grid file."""
+    try:
+        grid = read_grid(args.grid)
+        folder = Path(args.output_dir or Path("Output") / grid.name)
+        plan = manifests.planned(grid, args.grid, folder)
+    except UserError as error:
+        # A job of a cluster goes on whatever has become of the grid file or a recipe.
+        there = manifests.load(Path(args.output_dir or Path("Output") / args.grid.stem))
+        if there is None or args.index is None:
+            raise
+        print(f"Note: {error}; {there.folder / manifests.FILE} counts", file=sys.stderr)
+        return there
+    if args.list or args.dry_run:
+        manifest = manifests.load(folder) or plan
+    else:
+        manifest = manifests.frozen(plan, args.extend)
+    check_unchanged(manifest, plan, args)
+    return manifest
+
+
 def check_unchanged(manifest: Manifest, plan: Manifest, args) -> None:
     """A grid that was edited after its sweep began changes nothing by itself.
 
     Raises:
         UserError: all of it is to be run, and which one is meant is not clear.
     """
+    if manifest.report != plan.report:
+        print("Note: `report:` stays as it was declared when the sweep began", file=sys.stderr)
     more = len(manifests.added(manifest, plan))
     gone = len(manifests.added(plan, manifest))
     if not more and not (gone and not args.extend):
@@ -107,12 +127,15 @@ def flags_of(manifest: Manifest, run: Run) -> dict:
 def share_folder(manifest: Manifest, run: Run) -> None:
     """Where the chosen setting is the grid's own, its runs are the grid's, not made twice."""
     path = manifest.path(run)
+    if path.is_symlink() and not path.exists():
+        path.unlink()  # the grid's run is gone
     if run.role != TUNED or path.exists():
         return
     flags = flags_of(manifest, run)
     same = next((r for r in manifest.runs if r.role == GRID and r.flags == flags), None)
     if same is not None and manifest.path(same).exists():
-        path.symlink_to(same.name)
+        with suppress(FileExistsError):  # another sweep was faster
+            path.symlink_to(same.name)
 
 
 def command(manifest: Manifest, run: Run) -> list[str]:
@@ -128,6 +151,14 @@ def command(manifest: Manifest, run: Run) -> list[str]:
         else:
             words.append(f"--{flag.name}={value}")  # in one word: the value may begin with a dash
     return [*words, f"--output_dir={manifest.path(run)}", "--resume"]
+
+
+def others_there(manifest: Manifest, run: Run) -> list[str]:
+    """In what the run that its folder holds differs from it."""
+    from experiments.results import other_flags
+
+    known = program_of(manifest.program).flags
+    return other_flags(manifest.path(run), flags_of(manifest, run), known)
 
 
 # --- what to do ---
@@ -163,11 +194,15 @@ def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
     run = manifest.runs[index - 1]
     folder = manifest.path(run)
     if only_folder:
+        with suppress(UserError):  # its trials may not have ended
+            share_folder(manifest, run)
         print(folder)
         return 0
     share_folder(manifest, run)
     status = status_of(folder)
     if status.kind in ENDED:
+        if others := others_there(manifest, run):
+            raise UserError(f"{folder} holds another run ({', '.join(others)}); move it away")
         print(f"{run.name}: {status.kind} {status.reason}".rstrip())
         return DIVERGED_CODE if status.kind == DIVERGED else 0
     words = command(manifest, run)
@@ -217,7 +252,8 @@ def do(runner, manifest: Manifest, runs: list[Run]) -> list:
     for run in runs:
         try:
             share_folder(manifest, run)
-            jobs.append(Job(run.name, manifest.path(run), command(manifest, run)))
+            others = functools.partial(others_there, manifest, run)
+            jobs.append(Job(run.name, manifest.path(run), command(manifest, run), others))
         except UserError as error:
             failed.append(Outcome(run.name, FAILED, str(error)))
     return [*runner.run(jobs), *failed]

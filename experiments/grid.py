@@ -68,7 +68,7 @@ def read_grid(path: Path) -> Grid:
         if key not in KEYS:
             raise UserError(f"{path}: unknown key {key!r}; {nearest(str(key), KEYS)}")
     program = content.get("program", "vision")
-    if program not in PROGRAMS:
+    if not isinstance(program, str) or program not in PROGRAMS:
         raise UserError(f"{path}: unknown program {program!r}; {nearest(str(program), PROGRAMS)}")
     runs = content.get("runs")
     if not isinstance(runs, dict) or not runs:
@@ -94,9 +94,19 @@ def _read_text(path: Path) -> str:
 def _mapping(path: Path, text: str) -> dict:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """PyYAML takes the last of two lines with one key, and says nothing."""
+
+        def construct_mapping(self, node, deep=False):
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            twice = [key for number, key in enumerate(keys) if key in keys[:number]]
+            if twice:
+                raise ValueError(f"{twice[0]!r} stands there twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        content = yaml.load(text, Loader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a grid file, which has `runs:` and under it flags")
@@ -114,7 +124,9 @@ def check_report(path: Path, report: dict) -> dict:
     checked = {}
     for key, value in report.items():
         if key not in REPORT_KEYS:
-            raise UserError(f"{path}: unknown key {key!r} in report; {nearest(key, REPORT_KEYS)}")
+            raise UserError(
+                f"{path}: unknown key {key!r} in report; {nearest(str(key), REPORT_KEYS)}"
+            )
         try:
             checked[key] = REPORT_KEYS[key](str(value))
         except ValueError as error:
@@ -197,9 +209,9 @@ class Checker:
     def _with_config(self, flags: dict) -> dict:
         """The flags over those of the recipe that they name."""
         given = {name: value for name, value in flags.items() if value is not None}
-        config = given.pop("config", None)
-        if config is None:
+        config = str(given.pop("config", ""))
+        if not config:
             return given
         if config not in self._configs:
-            self._configs[config] = cli.read_config(str(config), self.flags)
+            self._configs[config] = cli.read_config(config, self.flags)
         return self._configs[config] | given

@@ -8,11 +8,11 @@ import hashlib
 import json
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from experiments.grid import SIGMA_FLAGS, Checker, Grid, program_of
-from experiments.tuning import check_tune, groups, trials
+from experiments.grid import PROGRAMS, SIGMA_FLAGS, Checker, Grid, program_of
+from experiments.tuning import check_tune, groups, trials, tuned_flags, without
 from utils import UserError, one_at_a_time, replacing
 from zilu.names import SIGMA_NAMES
 
@@ -67,10 +67,13 @@ def load(folder: Path) -> Manifest | None:
         if content.pop("format") != FORMAT:
             raise ValueError("of another version")
         runs = [Run(**run) for run in content.pop("runs")]
+        if content["program"] not in PROGRAMS or not all(isinstance(r.flags, dict) for r in runs):
+            raise ValueError("not as it was written")
         return Manifest(folder, runs=runs, **content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path}: no manifest of a sweep that can be read ({error}); move it away"
+            f"{path}: no manifest of a sweep that can be read ({error}); restore it, or choose "
+            "another --output_dir"
         ) from None
 
 
@@ -122,15 +125,37 @@ def frozen(plan: Manifest, extend: bool = False) -> Manifest:
         more = added(there, plan) if extend else []
         if not more:
             return there
+        _check_extension(there, plan, more)
         taken = {run.name for run in there.runs}
         runs = list(there.runs)
         for run in more:
             name = run.name if run.name not in taken else f"{run.name}_{len(runs) + 1}"
-            runs.append(Run(len(runs) + 1, name, run.role, run.flags, run.group))
-        return _save(
-            Manifest(
-                there.folder, there.program, plan.tune, plan.report, runs, plan.grid, there.created
-            )
+            runs.append(replace(run, index=len(runs) + 1, name=name))
+        return _save(replace(there, runs=runs, grid=plan.grid))
+
+
+def _check_extension(there: Manifest, plan: Manifest, more: list[Run]) -> None:
+    """Refuse to add what would change a choice that has been made, or favour it.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    reason = None
+    if there.program != plan.program:
+        reason = f"it was of the program {there.program}"
+    elif there.tune != plan.tune:
+        reason = "its tuning has changed"
+    elif any(there.trials_of(run) for run in more if run.role == TRIAL):
+        reason = "an activation that is tuned already would have more trials"
+    else:
+        trials = {run.flags["seed"] for run in (*there.runs, *more) if run.role == TRIAL}
+        reported = {run.flags["seed"] for run in (*there.runs, *more) if run.role != TRIAL}
+        if both := trials & reported:
+            reason = f"seed {min(both)} would be both tuned and reported"
+    if reason:
+        raise UserError(
+            f"{there.folder} cannot be extended: {reason}; another `name:` or --output_dir starts "
+            "anew"
         )
 
 
@@ -151,8 +176,10 @@ def added(there: Manifest, plan: Manifest) -> list[Run]:
     # The manifest may be older than a flag; its runs have the default.
     defaults = {flag.name: flag.default for flag in program_of(there.program).flags}
 
-    def identity(run: Run) -> tuple[str, dict]:
-        return run.role, defaults | run.flags
+    def identity(run: Run) -> tuple[str, dict, dict]:
+        tuned = tuned_flags(plan.tune if run in plan.runs else there.tune)
+        flags = without(defaults, tuned) if run.role == TUNED else defaults
+        return run.role, flags | run.flags, run.group
 
     known = [identity(run) for run in there.runs]
     return [run for run in plan.runs if identity(run) not in known]

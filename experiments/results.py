@@ -3,9 +3,13 @@
 import math
 from pathlib import Path
 
+import yaml
+
+import cli
 from experiments.manifest import Manifest, Run
 from experiments.tuning import Trial, choose, tuned_flags
-from runs.records import read_records, score
+from runs.folder import RunFolder
+from runs.records import read_flags, read_records, score
 from runs.status import DIVERGED, FINISHED, status_of
 from utils import UserError
 
@@ -25,6 +29,21 @@ def chosen_flags(manifest: Manifest, run: Run) -> dict:
         )
     results = [Trial(trial.flags, trial_result(manifest.path(trial))) for trial in trials]
     return choose(tuned_flags(manifest.tune), results)
+
+
+def other_flags(folder: Path, flags: dict, known: tuple[cli.Flag, ...]) -> list[str]:
+    """What makes the run in a folder another one than that of `flags`: "lr 0.2, not 0.9"."""
+    try:
+        there = read_flags(folder)
+        return [
+            f"{flag.name} {there[flag.name]}, not {flags[flag.name]}"
+            for flag in known
+            if flag.effect == cli.RESULT
+            and flag.name in there
+            and there[flag.name] != flags.get(flag.name, flag.default)
+        ]
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        return [f"its {RunFolder.ARGS} cannot be read ({' '.join(str(error).split())})"]
 
 
 def trial_result(folder: Path) -> float | None:

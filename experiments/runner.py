@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.display import Display
+from runs.lock import HELD
 from runs.signals import TRY_AGAIN
 from runs.status import ENDED, status_of
-from utils import usable_cpus
+from utils import UserError, usable_cpus
 
 ROOT = Path(__file__).parent.parent
 LOG = "sweep.log"  # in the run's folder: what the program printed
@@ -31,11 +32,28 @@ MPS = "mps"
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done: its name, folder and command."""
+    """One run to be done: its name, folder and command; `others` tells in what a run that is
+    there already differs from it."""
 
     name: str
     folder: Path
     command: list[str]
+    others: Callable[[], list[str]] = list
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job on its way. `start`: what the log held before, in bytes."""
+
+    job: Job
+    process: subprocess.Popen
+    start: int
+
+    def said(self) -> str:
+        """What the program has printed."""
+        with open(self.job.folder / LOG, encoding="utf-8", errors="replace") as log:
+            log.seek(self.start)
+            return log.read()
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,13 @@ def visible_gpus() -> list[str]:
     """The CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES names them; or MPS alone."""
     # In a process of its own: a sweep needs no torch, and no memory on any GPU.
     code = "import torch; print(torch.cuda.device_count(), torch.backends.mps.is_available())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=False,
+        start_new_session=True,  # Ctrl-C is for the sweep
+    )  # fmt: skip
+    if done.returncode:
+        raise UserError(f"torch cannot be loaded ({done.stderr.strip().splitlines()[-1]})")
     count, has_mps = done.stdout.split()
     if has_mps == "True":
         return [MPS]
@@ -78,7 +102,7 @@ class Runner:
 
     def __init__(self, places: list[dict[str, str]], display: Display, stopped: Callable[[], bool]):
         self.places, self.display, self.stopped = places, display, stopped
-        self.running: dict[int, tuple[Job, subprocess.Popen]] = {}
+        self.running: dict[int, Running] = {}
         self.outcomes: list[Outcome] = []
         self.waiting: deque[tuple[float, Job]] = deque()  # not before that time
 
@@ -94,28 +118,27 @@ class Runner:
             if not terminated:
                 self._fill()
             self._reap()
-            self.display.show([job for job, _ in self.running.values()])
+            self.display.show([running.job for running in self.running.values()])
             time.sleep(POLL)
         self.waiting.clear()
         return self.outcomes
 
     def terminate(self) -> None:
         """Ask the running programs to save and end."""
-        for _, process in self.running.values():
-            process.terminate()
+        for running in self.running.values():
+            running.process.terminate()
 
     def kill(self) -> None:
-        for _, process in self.running.values():
-            process.kill()
+        for running in self.running.values():
+            running.process.kill()
 
     def _fill(self) -> None:
         for number in range(len(self.places)):
             while number not in self.running and (job := self._next()):
-                status = status_of(job.folder)
-                if status.kind in ENDED:
-                    self._end(job, status.kind, status.reason, was_there=True)
-                    continue
-                self.running[number] = job, self._start(job, self.places[number])
+                try:
+                    self._begin(job, number)
+                except OSError as error:
+                    self._end(job, FAILED, str(error))
 
     def _next(self) -> Job | None:
         now = time.monotonic()
@@ -125,10 +148,21 @@ class Runner:
                 return job
         return None
 
-    def _start(self, job: Job, place: dict[str, str]) -> subprocess.Popen:
+    def _begin(self, job: Job, number: int) -> None:
+        """Start a job in a place, unless it has ended before."""
+        status = status_of(job.folder)
+        if status.kind not in ENDED:
+            self.running[number] = self._started(job, self.places[number])
+        elif others := job.others():
+            reason = f"{job.folder} holds another run ({', '.join(others)}); move it away"
+            self._end(job, FAILED, reason)
+        else:
+            self._end(job, status.kind, status.reason, was_there=True)
+
+    def _started(self, job: Job, place: dict[str, str]) -> "Running":
         job.folder.mkdir(parents=True, exist_ok=True)
         with open(job.folder / LOG, "a", encoding="utf-8") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 job.command,
                 env=os.environ | place | {"PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
@@ -138,21 +172,23 @@ class Runner:
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
+            return Running(job, process, log.tell())
 
     def _reap(self) -> None:
-        for number, (job, process) in list(self.running.items()):
-            code = process.poll()
+        for number, running in list(self.running.items()):
+            job, code = running.job, running.process.poll()
             if code is None:
                 continue
             del self.running[number]
-            status = status_of(job.folder)
+            status, said = status_of(job.folder), running.said()
+            interrupted = self.stopped() and code in (TRY_AGAIN, -signal.SIGTERM)
             if status.kind in ENDED:
                 self._end(job, status.kind, status.reason)
-            elif code == USER_ERROR and (job.folder / "lock").exists():
+            elif code == USER_ERROR and HELD in said:
                 # Another sweep, or a program that an earlier one has left behind, is at it.
                 self.waiting.append((time.monotonic() + BUSY, job))
-            elif not (code == TRY_AGAIN and self.stopped()):
-                self._end(job, FAILED, failure(job.folder / LOG, code))
+            elif not interrupted:
+                self._end(job, FAILED, failure(said, code, job.folder / LOG))
 
     def _end(self, job: Job, kind: str, reason: str, was_there: bool = False) -> None:
         self.outcomes.append(Outcome(job.name, kind, reason))
@@ -167,12 +203,10 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def failure(log: Path, code: int) -> str:
+def failure(said: str, code: int, log: Path) -> str:
     """Why a program ended: the last error that it printed, else its last line."""
-    lines = [
-        line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line
-    ]
-    errors = [line for line in lines[-50:] if line.startswith("error: ")]
-    said = (errors or lines or [""])[-1].removeprefix("error: ")
+    lines = [line for line in said.splitlines() if line]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    last = errors[-1:] or ([] if code < 0 else lines[-1:])
     ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{said} ({ended}; {log})"
+    return " ".join([*last, f"({ended}; {log})"])

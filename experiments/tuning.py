@@ -22,6 +22,11 @@ from experiments.grid import products
 from utils import UserError
 
 OPTIONS = ("seeds", "equal_settings")
+# What a choice is made for and by.
+UNTUNABLE = (
+    "activation", "model", "dataset", "val_fraction", "seed", "init_seed", "data_seed",
+    "split_seed",
+)  # fmt: skip
 
 
 def tuned_flags(tune: dict) -> dict[str, list]:
@@ -38,15 +43,20 @@ def check_tune(path: Path, tune: dict, combinations: list[dict], checker) -> Non
         raise UserError(f"{path}: `tune:` must hold lines of the form `flag: [values]`")
     for name, values in tuned_flags(tune).items():
         flag = checker.flags.get(name)
-        if flag is None or flag.effect != cli.RESULT or name.endswith("seed"):
+        if flag is None or flag.effect != cli.RESULT or name in UNTUNABLE:
             raise UserError(f"{path}: {name!r} in `tune:` is no flag that can be tuned")
-        if not isinstance(values, list) or len(values) < 2:
+        if not isinstance(values, list) or len({repr(value) for value in values}) < 2:
             raise UserError(f"{path}: {name} in `tune:` must be a list of two values or more")
+        if any(isinstance(value, (dict, list)) for value in values):
+            raise UserError(f"{path}: {name} in `tune:` must be a list of plain values")
+    if not isinstance(tune.get("equal_settings", True), bool):
+        raise UserError(f"{path}: equal_settings in `tune:` must be true or false")
     if any(each.get("val_fraction") == 0 for each in combinations):
         raise UserError(f"{path}: tuning goes by validation; give val_fraction in `runs:`")
     seeds = tune.get("seeds", [])
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
-        raise UserError(f"{path}: seeds in `tune:` must be a list of whole numbers")
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds in `tune:` must be a list of different whole numbers")
     if both := {each["seed"] for each in combinations} & set(seeds):
         raise UserError(
             f"{path}: seed {min(both)} is both tuned and reported; the choice would favour it"
@@ -79,6 +89,8 @@ def trials(tune: dict, combinations: list[dict], checker) -> list[tuple[dict, di
             if each not in distinct:
                 distinct.append(each)
         settings.append((group, distinct))
+    if max(len(distinct) for _, distinct in settings) < 2:
+        raise UserError(f"{checker.path}: `tune:` comes to one setting for every activation")
     reported = [each["seed"] for each in combinations]
     seeds = tune.get("seeds") or [max(reported) + 1]
     budget = len(seeds) * max(len(distinct) for _, distinct in settings)

@@ -26,6 +26,7 @@ STALE = 45  # seconds without one after which a process on another machine count
 SETTLE = 2  # seconds in which any process has written its name, and sees whether it stays there
 POLL = 0.1  # seconds
 ATTEMPTS = 100
+HELD = "writes to this folder"  # part of the refusal, by which a sweep knows it
 
 
 class Seen(NamedTuple):
@@ -174,8 +175,7 @@ class FolderLock:
             seen = self._look()
             who = f"another process ({seen})" if seen.holder() else who
         return UserError(
-            f"{self.path}: {who} writes to this folder; wait for it, stop it, or choose another "
-            "--output_dir"
+            f"{self.path}: {who} {HELD}; wait for it, stop it, or choose another --output_dir"
         )
 
     # --- the file ---

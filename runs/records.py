@@ -40,6 +40,14 @@ def read_records(folder: Path) -> list[dict]:
     return [record for line in lines if (record := record_of(line))]
 
 
+def read_flags(folder: Path) -> dict:
+    """The flags of this project's run, by its args.txt."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load((folder / RunFolder.ARGS).read_text(encoding="utf-8"), loader)
+
+
 def _whole_lines(path: Path) -> list[str]:
     """Without a last one that has no end: it may have been cut within a number."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

@@ -168,6 +168,55 @@ def test_a_manifest_that_is_older_than_a_flag(grid_file):
     assert manifests.added(manifests.load(old.folder), plan(path)) == []
 
 
+def test_a_job_goes_on_without_its_grid_and_recipe(grid_file, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("lr: 0.5\n")
+    path = grid_file(runs={**BASE, "config": str(recipe), "seed": [0, 1]})
+    words = [str(path), "--output_dir", str(tmp_path / "out")]
+    sweep.main([*words, "--count"])
+    recipe.unlink()
+    with pytest.raises(UserError, match="not a readable YAML file"):
+        sweep.main([*words, "--list"])
+    path.write_text("runs: [")
+    capsys.readouterr()
+    sweep.main([*words, "--index", "2", "--folder"])
+    shown = capsys.readouterr()
+    assert shown.out.endswith("ZiLU_sigma1_seed1\n")
+    assert "manifest.json counts" in shown.err
+
+
+TUNED_RUNS = {**BASE, "activation": "ReLU", "seed": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("runs", "more", "reason"),
+    [
+        ({**TUNED_RUNS, "seed": [0, 1, 2]}, {}, "would have more trials"),
+        (TUNED_RUNS, {"tune": {"lr": [0.1, 0.2], "weight_decay": [0.1, 0.2]}}, "its tuning has"),
+        ({**TUNED_RUNS, "activation": ["ReLU", "GELU"]}, {"tune": {}}, "its tuning has changed"),
+        ({"dataset": "pydoc"}, {"program": "language", "tune": {}}, "it was of the program vision"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_added(grid_file, mistake_in, runs, more, reason):
+    manifests.frozen(plan(grid_file(runs=TUNED_RUNS, tune={"lr": [0.1, 0.2]})))
+    path = grid_file(**{"runs": runs, "tune": {"lr": [0.1, 0.2]}, **more})
+    before = (path.parent / "out/manifest.json").read_bytes()
+    error = mistake_in(sweep, path, "--count", "--extend", "--output_dir", path.parent / "out")
+    assert re.search(f"cannot be extended: .*({reason})", error), error
+    assert (path.parent / "out/manifest.json").read_bytes() == before
+
+
+def test_an_activation_is_added_to_a_tuned_sweep(grid_file):
+    tune = {"lr": [0.1, 0.2], "seeds": [9]}
+    old = manifests.frozen(plan(grid_file(runs=TUNED_RUNS, tune=tune)))
+    runs = {**TUNED_RUNS, "activation": ["ReLU", "GELU"]}
+    new = manifests.frozen(plan(grid_file(runs=runs, tune=tune)), extend=True)
+    assert new.runs[: len(old.runs)] == old.runs
+    added = new.runs[len(old.runs) :]
+    assert [run.role for run in added] == ["trial"] * 2 + ["grid"] * 2 + ["tuned"] * 2
+    assert {run.flags["activation"] for run in added} == {"GELU"}
+
+
 # --- tuning ---
 
 AXES = st.lists(st.sampled_from([1e-4, 1e-3, 1e-2, 1e-1]), min_size=2, max_size=4, unique=True)
@@ -254,6 +303,17 @@ def test_a_choice_that_is_the_grids_own_is_not_trained_twice(grid_file):
         ({"runs": BASE, "tune": {"device": ["cpu", "cuda"]}}, r"'device' .* no flag that can be"),
         ({"runs": BASE, "tune": {"lr": [1, 2], "seeds": [0]}}, r"seed 0 is both tuned and"),
         ({"runs": {**BASE, "val_fraction": 0}, "tune": {"lr": [1, 2]}}, r"give val_fraction"),
+        ({"runs": BASE, "tune": {"activation": ["ReLU", "GELU"]}}, r"no flag that can be tuned"),
+        ({"runs": BASE, "tune": {"lr": [{"lr": 1}, {"lr": 2}]}}, r"a list of plain values"),
+        ({"runs": BASE, "tune": {"lr": [1, 1]}}, r"lr in `tune:` must be a list of two"),
+        ({"runs": BASE, "tune": {"lr": [1, 2], "seeds": [7, 7]}}, r"a list of different whole"),
+        ({"runs": BASE, "tune": {"lr": [1, 2], "seeds": [-7]}}, r"a list of different whole"),
+        ({"runs": BASE, "tune": {"lr": [1, 2], "equal_settings": "no"}}, r"must be true or false"),
+        ({"runs": {**BASE, "activation": "ReLU"}, "tune": {"sigma": [1, 2]}}, r"one setting for"),
+        ({"runs": BASE, "program": ["vision"]}, r"unknown program \['vision'\]"),
+        ({"runs": {**BASE, "config": [["a"]]}}, r"--config \['a'\]: not a readable"),
+        ({"runs": BASE, "report": {1: 2}}, r"unknown key 1 in report"),
+        ({"runs": BASE, "report": {"margin": "wide"}}, r"margin in report: expected a number"),
         ({"runs": BASE, "report": {"margn": 1}}, r"unknown key 'margn' in report; did you mean"),
     ],
 )  # fmt: skip
@@ -268,6 +328,8 @@ def test_no_grid_file(mistake_in, tmp_path):
     assert "cannot be read as a grid file" in mistake_in(sweep, tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("runs: [")
     assert "not a YAML file" in mistake_in(sweep, tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("runs: {lr: 1, lr: 2}")
+    assert "'lr' stands there twice" in mistake_in(sweep, tmp_path / "bad.yaml")
 
 
 def test_shipped_grids_are_sound():

@@ -1,6 +1,7 @@
 """sweep.py running: several at a time, failures, interruptions, kills; with stand-in programs where
 what they train does not matter."""
 
+import functools
 import os
 import random
 import re
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_runs import BASE, vision_run
 
+import cli
 from experiments import runner as runners
 from experiments.display import Display
+from experiments.results import other_flags
 from experiments.runner import Job, Runner, places
 from runs.status import status_of
 
@@ -100,6 +104,32 @@ def test_what_has_ended_is_not_done_again_and_what_has_failed_is(job, tmp_path):
     run(jobs)
     run(jobs)
     assert [starts(tmp_path / name) for name in "abc"] == [1, 2, 1]
+
+
+def test_the_reason_is_this_starts(job, tmp_path):
+    failed = job("a", ending="error")
+    run([failed])
+    (tmp_path / "a/train_eval_results.txt").unlink()
+    killed = Job("a", failed.folder, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    assert run([killed])["a"] == ("failed", f"(signal SIGKILL; {tmp_path / 'a/sweep.log'})")
+
+
+def test_a_folder_that_cannot_be_used_stops_no_other(job, tmp_path):
+    (tmp_path / "a").touch()
+    (tmp_path / "b/lock").mkdir(parents=True)
+    found = run([job("a"), job("b"), job("c")])
+    assert [found[name][0] for name in "abc"] == ["failed", "failed", "finished"]
+
+
+def test_another_run_in_the_folder_is_not_taken_for_this_one(tmp_path):
+    vision_run(tmp_path / "a", 90, lr=0.2)
+    known = {flag.name: flag for flag in cli.VISION_FLAGS}
+    flags = vars(cli.complete({**BASE, "lr": 0.9}, known))
+    others = functools.partial(other_flags, tmp_path / "a", flags, cli.VISION_FLAGS)
+    found = run([Job("a", tmp_path / "a", [], others)])
+    reason = f"{tmp_path / 'a'} holds another run (lr 0.2, not 0.9); move it away"
+    assert found == {"a": ("failed", reason)}
+    assert other_flags(tmp_path / "a", flags | {"lr": 0.2}, cli.VISION_FLAGS) == []
 
 
 def test_an_interrupted_run_goes_on(job, tmp_path):
