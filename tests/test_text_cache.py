@@ -540,7 +540,7 @@ class TestOneAtATime:
                 future.result()
         assert most == [1] * 24
         assert not list(tmp_path.iterdir())
-        lines = capsys.readouterr().out.splitlines()
+        lines = capsys.readouterr().err.splitlines()
         assert 7 <= len(lines) <= 23  # one for each that waited, however often it had to
 
     def test_folders_are_made_and_removed_again(self, tmp_path):

@@ -241,7 +241,7 @@ def _zilu_value(x, sigma, SHORT: tl.constexpr):
     t = _divide(tl.where(far, 1.0, a), tl.where(far, a, 1.0), SHORT)
     p = _polynomial(_ARCTAN_SHORT if SHORT else _ARCTAN, t * t)
     near = magnitude * (0.5 - (t * p) * _INVERSE_PI)
-    limit = _divide(_INVERSE_PI, sigma, SHORT)
+    limit = _divide(_number(_INVERSE_PI), sigma, SHORT)
     return _positive_part(x) - tl.where(far, p * limit, near)
 
 
@@ -256,7 +256,7 @@ def _zilu_slopes(x, sigma, sigma_low, SHORT: tl.constexpr):
     cubed = 1.0 if SHORT else 1 - 3 * _divide(sigma_low, sigma, SHORT)
     d = (t * cubed) * s * p
     near = (0.5 - _INVERSE_PI - d) + (1 - a) * (1 - a) * (r * _INVERSE_PI)
-    squared = tl.minimum(_divide(_INVERSE_PI, sigma * sigma, SHORT), _LARGEST)
+    squared = tl.minimum(_divide(_number(_INVERSE_PI), sigma * sigma, SHORT), _LARGEST)
     by_sigma = tl.where(far, _divide(squared, 1 + s, SHORT), x * (x * r) * _INVERSE_PI)
     return _mirrored(tl.where(far, d, near), x), by_sigma
 
@@ -356,6 +356,12 @@ def _polynomial(coefficients: tl.constexpr, s):
     for k in tl.static_range(1, len(coefficients.value)):
         total = total * s + coefficients.value[k]
     return total
+
+
+@triton.jit
+def _number(constant: tl.constexpr):
+    """A constant as a tensor: Triton 3.8's interpreter divides no bare one by a tensor."""
+    return tl.full((), constant, tl.float32)
 
 
 @triton.jit
