@@ -15,7 +15,6 @@ from evidence.comparisons import (
     Comparison,
     Plan,
     all_comparisons,
-    baseline_of,
     check_plan,
 )
 from evidence.document import Document, plain
@@ -356,12 +355,6 @@ def _left_out(document: Document, report: Report) -> None:
         return
     document.heading(2, "Runs left out")
     document.items([f"`{run.path}`: {plain(reason)}" for run, reason in report.result.left_out])
-
-
-def baseline_label(report: Report) -> str:
-    """For the terminal."""
-    labels = {b.label for g in report.groups if (b := baseline_of(g, report.plan.baseline))}
-    return ", ".join(sorted(labels))
 
 
 def default_folder(paths: list[Path]) -> Path:
