@@ -21,13 +21,13 @@ def chosen_flags(manifest: Manifest, run: Run) -> dict:
         UserError: they have not all ended, or all diverged.
     """
     trials = manifest.trials_of(run)
-    missing = [trial.name for trial in trials if trial_result(manifest.path(trial)) is None]
+    results = [Trial(trial.flags, trial_result(manifest.path(trial))) for trial in trials]
+    missing = [t.name for t, result in zip(trials, results, strict=True) if result.score is None]
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(trials)} trials that it goes by have not ended "
             f"({missing[0]}, ...)"
         )
-    results = [Trial(trial.flags, trial_result(manifest.path(trial))) for trial in trials]
     return choose(tuned_flags(manifest.tune), results)
 
 

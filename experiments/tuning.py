@@ -106,10 +106,10 @@ def trials(tune: dict, combinations: list[dict], checker) -> list[tuple[dict, di
 
 @dataclass(frozen=True)
 class Trial:
-    """`score` is minus infinity where the trial diverged."""
+    """`score` is minus infinity where the trial diverged, None where it has not ended."""
 
     flags: dict
-    score: float
+    score: float | None
 
 
 def choose(names: Iterable[str], results: list[Trial]) -> dict:
