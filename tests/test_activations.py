@@ -65,7 +65,7 @@ def test_learnable_sigma(name):
     # d sigma / d rho = sigma at rho = 0
     sigma = torch.tensor(0.3, requires_grad=True)
     getattr(zilu.functional, name.lower())(X, sigma).sum().backward()
-    torch.testing.assert_close(module.rho.grad, sigma.grad * 0.3)
+    torch.testing.assert_close(module.rho.grad.view(()), sigma.grad * 0.3)
     with torch.no_grad():
         module.rho.fill_(-50)
     assert module.sigma > 0
@@ -116,6 +116,49 @@ def test_meta_device():
     assert module(torch.empty(3, device="meta")).is_meta
 
 
+@pytest.mark.parametrize("name", SIGMA_NAMES)
+def test_built_without_memory_and_then_reset(name):
+    """As FSDP and torchtitan build what one process cannot hold."""
+    with torch.device("meta"):
+        model = nn.Sequential(
+            nn.Linear(61, 61),
+            zilu.create_activation(name, sigma=0.3, learnable=True),
+            zilu.create_activation(name, sigma=0.7),
+        )
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        model[1].sigma0.fill_(math.nan)
+        model[1].rho.fill_(math.nan)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    made = zilu.create_activation(name, sigma=0.3, learnable=True)
+    assert torch.equal(model[1].sigma, made.sigma)
+    assert model[1].rho.requires_grad
+    assert model[2].sigma == 0.7
+    model(X).sum().backward()
+    assert model[1].rho.grad.isfinite()
+
+
+def test_reset_ends_what_was_learned_and_keeps_the_tensors():
+    module = copy.deepcopy(zilu.ZiLU(0.3, learnable=True)).double()
+    tensors = [module.sigma0, module.rho]
+    with torch.no_grad():
+        module.rho.fill_(2)
+    module.reset_parameters()
+    assert module.sigma.item() == 0.3
+    assert module.sigma0 is tensors[0]
+    assert module.rho is tensors[1]
+
+
+def test_modules_pickled_before_there_was_a_reset():
+    module = zilu.ZiLU(0.3, learnable=True)
+    del module._initial_sigma
+    twin = pickle.loads(pickle.dumps(module))
+    assert torch.equal(twin(X), module(X))
+    assert repr(twin) == "ZiLU(sigma=0.3, learnable=True)"
+
+
 def test_the_models_door_offers_the_same():
     assert models.activation.__all__ == zilu.__all__
     for name in zilu.__all__:
@@ -127,3 +170,11 @@ def test_names_do_not_load_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(AttributeError):
         zilu.nothing  # noqa: B018
+
+
+def test_a_learned_sigma_that_was_saved_without_a_dimension_loads():
+    module = zilu.ZiLU(0.5, learnable=True)
+    module.load_state_dict({"sigma0": torch.tensor(0.5), "rho": torch.tensor(0.25)})
+    assert module.rho.shape == (1,)
+    assert module.rho.item() == 0.25
+    assert module(torch.tensor(1.0)).shape == ()

@@ -22,7 +22,7 @@ def _apply(unit: plain.Unit, x: Tensor, sigma: float | Tensor) -> Tensor:
         sigma = check_sigma(sigma)
     if _needs_plain_operations():
         return plain.composed(unit, x, sigma)
-    operator = unit.operator and kernels.operator(unit.operator, x, sigma)
+    operator = kernels.operator(unit.operator, x, sigma) if unit.operator else None
     return plain.analytic(unit, x, sigma) if operator is None else operator(x, sigma)
 
 
@@ -97,7 +97,13 @@ def silu_s(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
 def squareplus(x: Tensor) -> Tensor:
     """SquarePlus, (x + sqrt(x^2 + 4)) / 2 (arXiv 2112.11687), for a tensor of any shape."""
     wide = plain.widened(x)
-    root = torch.hypot(wide, torch.full_like(wide, 2))
+    root = _exported_root(wide) if _is_exporting() else torch.hypot(wide, torch.full_like(wide, 2))
     # For x < 0 the sum cancels; the conjugate form does not.
     left = 2 / (root - wide.clamp(max=0))
     return torch.where(wide < 0, left, (wide + root) / 2).to(x.dtype)
+
+
+def _exported_root(x: Tensor) -> Tensor:
+    """sqrt(x^2 + 4) without hypot, which ONNX lacks, and without overflow of x^2."""
+    bounded = x.clamp(-1e18, 1e18)
+    return torch.maximum(torch.sqrt(bounded * bounded + 4), x.abs())

@@ -1,6 +1,7 @@
 """The activation functions as modules; for torch.nn's own, see `zilu.registry`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +26,49 @@ class _SigmaModule(nn.Module):
         ValueError: sigma is not a finite number above 0.
     """
 
-    _function: Callable
+    _function: Callable[[Tensor, float | Tensor], Tensor]
+    sigma0: Tensor
+    rho: nn.Parameter
 
-    def __init__(self, sigma: float = 1.0, learnable: bool = False, inplace: bool = False):
+    def __init__(self, sigma: float = 1.0, learnable: bool = False, inplace: bool = False) -> None:
         super().__init__()
         sigma = check_sigma(sigma)
         self.learnable = learnable
         if learnable:
+            self._initial_sigma = sigma
             self.register_buffer("sigma0", torch.tensor(sigma))
-            self.rho = nn.Parameter(torch.zeros(()))
+            self.rho = nn.Parameter(torch.zeros(1))  # FSDP takes no parameters without dimensions
         else:
             self._fixed_sigma = sigma
+
+    def reset_parameters(self) -> None:
+        """Set a learnable sigma back to its start: after `to_empty`, which leaves it undefined."""
+        if self.learnable:
+            # By torch.nn.init, which transformers intercepts to spare what it has loaded.
+            nn.init.constant_(self.sigma0, self._initial_sigma)
+            nn.init.zeros_(self.rho)
 
     @property
     def sigma(self) -> float | Tensor:
         """The sharpness now: a float, or a one-element tensor with a gradient if learnable."""
-        return self.sigma0 * self.rho.exp() if self.learnable else self._fixed_sigma
+        if not self.learnable:
+            return self._fixed_sigma
+        return self.sigma0 * self.rho.view(()).exp()
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}rho")
+        if saved is not None and saved.dim() == 0:  # as it was saved before it had a dimension
+            state_dict[f"{prefix}rho"] = saved.view(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         return type(self)._function(x, self.sigma)
 
     def extra_repr(self) -> str:
-        if not self.learnable:
-            return f"sigma={self._fixed_sigma:g}"
-        value = "?" if self.rho.is_meta else f"{self.sigma.item():.6g}"
+        sigma = self.sigma
+        if not isinstance(sigma, Tensor):
+            return f"sigma={sigma:g}"
+        value = "?" if sigma.is_meta else f"{sigma.item():.6g}"
         return f"sigma={value}, learnable=True"
 
 

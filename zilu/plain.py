@@ -57,6 +57,9 @@ _Q_FP64 = (
 _TAIL_SCALE = 1 / (math.pi * (math.pi / 4 - 0.5))
 
 
+_Function = Callable[[Tensor, float | Tensor], Tensor]
+
+
 class Unit(NamedTuple):
     """An activation as tensor operations on (x, sigma), x in fp32 or fp64.
 
@@ -64,10 +67,10 @@ class Unit(NamedTuple):
     other three are only ever evaluated, and avoid `where`: on a CPU it costs ten multiplications.
     """
 
-    value: Callable
-    plain: Callable
-    slope: Callable
-    sigma_slope: Callable
+    value: _Function
+    plain: _Function
+    slope: _Function
+    sigma_slope: _Function
     operator: str | None = None
 
 
@@ -175,6 +178,13 @@ def _mirrored(left: Tensor, z: Tensor) -> Tensor:
 def _arctan_value(x, sigma):
     # atan2(1, -z) = pi/2 + arctan(z), without the cancellation for z << 0
     return torch.atan2(torch.ones_like(x), x * -sigma) / math.pi
+
+
+def _arctan_plain(x, sigma):
+    # ONNX has no atan2, and what takes its place there is -pi / 2 for atan2(1, -0)
+    z = x * sigma
+    left = torch.atan(1 / z.clamp(max=-1)) / -math.pi
+    return torch.where(z < -1, left, 0.5 + torch.atan(z) / math.pi)
 
 
 def _arctan_slope(x, sigma):
@@ -311,7 +321,7 @@ def _silu_sigma_slope(x, sigma):
     return (x * torch.sigmoid(-z)) * (x * torch.sigmoid(z))  # x * x could overflow
 
 
-ARCTAN = Unit(_arctan_value, _arctan_value, _arctan_slope, _arctan_sigma_slope)
+ARCTAN = Unit(_arctan_value, _arctan_plain, _arctan_slope, _arctan_sigma_slope)
 ARCTAN_APPROX = Unit(
     _approx_gate_value, _approx_gate_plain, _approx_gate_slope, _approx_gate_sigma_slope
 )
