@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from zilu.modules import ZiLU as IGLU
     from zilu.modules import ZiLU_Approx as IGLU_Approx
     from zilu.registry import create_activation
+    from zilu.replacement.replace import replace_activations
+    from zilu.transformers import register_transformers
 
 __all__ = [
     "IGLU",
@@ -31,14 +33,23 @@ __all__ = [
     "ZiLU",
     "ZiLU_Approx",
     "create_activation",
+    "register_transformers",
+    "replace_activations",
 ]
 
+# Where what is not a module is defined.
+_FUNCTIONS = {
+    "create_activation": "zilu.registry",
+    "register_transformers": "zilu.transformers",
+    "replace_activations": "zilu.replacement.replace",
+}
 
-def __getattr__(name: str):
+
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'zilu' has no attribute {name!r}")
-    if name == "create_activation":
-        return import_module("zilu.registry").create_activation
+    if name in _FUNCTIONS:
+        return getattr(import_module(_FUNCTIONS[name]), name)
     from zilu.names import ALIASES
 
     return getattr(import_module("zilu.modules"), ALIASES.get(name, name))

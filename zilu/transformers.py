@@ -1,0 +1,73 @@
+"""The activations by name in Hugging Face's configurations, as `activation_function="zilu"`."""
+
+import functools
+from typing import Any
+
+from torch import nn
+
+from zilu.modules import _SigmaModule
+from zilu.names import ALIASES, SIGMA_NAMES, check_sigma
+from zilu.registry import create_activation
+
+
+def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
+    """Teach Hugging Face's transformers the names of the activations.
+
+        register_transformers(sigma=0.5)
+        model = GPT2LMHeadModel(GPT2Config(activation_function="zilu"))
+
+    The names are zilu, zilu_approx, gelu_s, silu_s, arctan, arctan_approx, iglu, iglu_approx and
+    squareplus. A configuration saves the name, not sigma: register again before loading. Models
+    made before keep their sigma. A name that is transformers' own stays so.
+
+    Args:
+        sigma: sharpness of those that have one.
+        learnable: make it a parameter of each layer.
+
+    Raises:
+        ImportError: transformers is not installed.
+        ValueError: sigma is not a finite number above 0.
+    """
+    sigma = check_sigma(sigma)
+    try:
+        from transformers.activations import ACT2CLS, ACT2FN
+    except ImportError as error:
+        raise ImportError(
+            "register_transformers needs transformers: pip install 'transformers>=4.45'"
+        ) from error
+    for name in (*SIGMA_NAMES, *ALIASES, "SquarePlus"):
+        learn = learnable and name != "SquarePlus"
+        # Some models call what they find in ACT2CLS, so it cannot be the usual (class, arguments).
+        maker = functools.partial(create_activation, name, sigma=sigma, learnable=learn)
+        key = name.lower()
+        if _is_free(ACT2CLS, key):
+            ACT2CLS[key] = maker
+            ACT2FN[key] = maker
+    if learnable:
+        _initialise_missing_sigmas()
+
+
+def _is_free(table: dict[str, Any], key: str) -> bool:
+    """Whether `key` is new, or ours from an earlier call."""
+    return key not in table or getattr(table[key], "func", None) is create_activation
+
+
+def _initialise_missing_sigmas() -> None:
+    """Have `from_pretrained` start each sigma that the checkpoint lacks.
+
+    It builds models without memory, and leaves such weights to models' own initialisation, which
+    does not know these modules: they would hold whatever lay there.
+    """
+    from transformers import PreTrainedModel
+
+    models: Any = PreTrainedModel
+    original = models._initialize_weights
+    if original.__module__ == __name__:
+        return
+
+    def initialize_weights(self: Any, module: nn.Module, *arguments: Any) -> None:
+        if isinstance(module, _SigmaModule) and not getattr(module, "_is_hf_initialized", False):
+            module.reset_parameters()
+        original(self, module, *arguments)
+
+    models._initialize_weights = initialize_weights
