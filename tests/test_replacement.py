@@ -457,6 +457,35 @@ def test_a_new_modules_own_calls_are_not_replaced():
     assert not any(isinstance(m, nn.ReLU) for m in other.modules())
 
 
+def test_a_function_that_is_an_attribute_becomes_a_module_there():
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.act, self.slope = nn.Linear(8, 8), F.relu, F.leaky_relu
+            self.overwrite = torch.relu_
+
+        def forward(self, x):
+            x = self.act(self.act(x) - 1) + F.relu(x)
+            y = self.linear(self.slope(x, 0.3))
+            self.overwrite(y)
+            return y
+
+    model = Held()
+    report = rewritten(model, learnable=True)
+    assert [site.path for site in report.replaced] == [
+        "act", "relu_call_0", "leaky_relu_call_0", "overwrite",
+    ]  # fmt: skip
+    assert model.slope is F.leaky_relu
+    x = f(f(X) - 1) + f(X)
+    assert torch.equal(model(X), f(model.linear(f(x))))
+    model(X).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    left = Held()
+    with pytest.warns(UserWarning, match="left as they were: 4"):
+        replace_activations(nn.Sequential(left, nn.ReLU()), "ZiLU", example_input=X)
+    assert left.act is F.relu
+
+
 def test_a_second_replacement_of_what_the_first_left_and_made():
     class Two(nn.Module):
         def forward(self, x):

@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
+from test_replacement import Both, Calls, rewritten
 from torch import distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-
-from test_replacement import Both, Calls, rewritten
 
 PROCESSES = 2
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -36,6 +37,7 @@ class Call:
     place: tuple  # where in the code: equal for the same lines reached the same way
     source: str  # "torchvision.models.densenet:216"
     problem: str | None = None  # why it cannot be replaced
+    attribute: str | None = None  # of the owner, if the function is one: self.activation(x)
     written_out: bool = False  # an activation in operations: the function is one of those
     writes_back: bool = False  # works in place, and its input is read later
 
@@ -99,14 +101,11 @@ def _run(model: nn.Module, example_input, training: bool) -> Observation:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     observer = _Observer(model)
-    counting = nn.modules.module.register_module_forward_pre_hook(observer.note_run)
-    try:
-        # Compiled code has no frames to look at; checkpointing is at work where gradients are.
-        with torch.compiler.set_stance("force_eager"), torch.set_grad_enabled(training), observer:
+    # Compiled code has no frames to look at; checkpointing is at work where there are gradients.
+    with torch.compiler.set_stance("force_eager"), torch.set_grad_enabled(training):
+        with observer.looking_on(), observer:
             output = _output(model, example_input)
-    finally:
-        counting.remove()
-    return observer.finished(output)
+        return observer.finished(output)
 
 
 def _output(model: nn.Module, example_input):
@@ -127,6 +126,8 @@ class _Observer(TorchFunctionMode):
         self._latest: dict[nn.Module | None, tuple[FrameType | None, list[Call]]] = {}
         self._in_place = _InPlaceResults()
         self._sigmoids = WeakIdKeyDictionary()  # results, and what they are the sigmoids of
+        self._attribute: tuple[nn.Module, str] | None = None  # whose call is under way
+        self._with_options: set[tuple[nn.Module | None, str | None]] = set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -142,13 +143,48 @@ class _Observer(TorchFunctionMode):
             self._sigmoids[result] = WeakIdRef(args[0] if args else kwargs["input"])
         return result
 
-    def note_run(self, module: nn.Module, _inputs) -> None:
+    @contextlib.contextmanager
+    def looking_on(self) -> Iterator[None]:
+        """While modules are run: counts them, and marks the functions that are attributes."""
+        held = [
+            (module, name, value)
+            for module in self._modules
+            for name, value in vars(module).items()
+            if isinstance(value, Hashable) and value in FUNCTIONS
+        ]
+        counting = nn.modules.module.register_module_forward_pre_hook(self._note_run)
+        try:
+            for module, name, function in held:
+                vars(module)[name] = self._marked(module, name, function)
+            yield
+        finally:
+            counting.remove()
+            for module, name, function in held:
+                vars(module)[name] = function
+
+    def _note_run(self, module: nn.Module, _inputs) -> None:
         self._found.runs[module] += 1
+
+    def _marked(self, module: nn.Module, name: str, function):
+        @functools.wraps(function)
+        def marked(*args, **kwargs):
+            self._attribute = module, name
+            if len(args) != 1 or kwargs:
+                self._with_options.add(self._attribute)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._attribute = None
+
+        return marked
 
     def finished(self, output) -> Observation:
         self._in_place.note_uses(output)
         for owner in list(self._latest):
             self._end_run(owner)
+        for call in self._found.calls:
+            if (call.owner, call.attribute) in self._with_options:  # which no module takes
+                call.attribute = None
         return self._found
 
     def _call(self, function, args: tuple, kwargs: dict) -> Call | None:
@@ -184,7 +220,9 @@ class _Observer(TorchFunctionMode):
         if any(f.f_globals.get("__name__") == "torch.utils.checkpoint" for f in frames):
             problem = problem or "is run again in backward, by activation checkpointing"
         place = tuple((frame.f_code, frame.f_lasti) for frame in frames)
-        call = Call(kind, function, owner, place, source, problem, written_out)
+        marked = self._attribute or (None, None)
+        attribute = marked[1] if marked[0] is owner else None
+        call = Call(kind, function, owner, place, source, problem, attribute, written_out)
         self._found.calls.append(call)
         if owner not in self._latest or self._latest[owner][0] is not running:
             self._end_run(owner)

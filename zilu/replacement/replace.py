@@ -95,7 +95,8 @@ def replace_activations(
     found = (*modules, *calls)
     _check(model, wanted, found, notes, strict)
     _place_modules(model, modules)
-    _rewrite_calls(model, calls, seen)
+    _place_calls(model, calls)
+    _rewrite_calls(calls, seen)
     _guard_modules(modules, calls)
     owners = {each.slot.owner for each in modules if each.new}
     _leave_fast_paths(model, owners | {each.owner for each in calls if each.new})
@@ -200,14 +201,24 @@ def _take_over(old: nn.Module, new: nn.Module) -> None:
         setattr(new, name, getattr(old, name))
 
 
-def _rewrite_calls(model: nn.Module, calls: list[FoundCall], seen: dict[bool, Observation]) -> None:
-    owners: dict[nn.Module, list[FoundCall]] = {}
+def _place_calls(model: nn.Module, calls: list[FoundCall]) -> None:
     for found in calls:
-        if found.replaceable:
-            found.new = _made(found, model, found.owner)
+        if not found.replaceable:
+            continue
+        found.new = _made(found, model, found.owner)
+        if found.attribute:
+            setattr(found.owner, found.attribute, found.new)
+            found.path = joined(found.path, found.attribute)
+        else:
             found.name = _free_name(found.holder, f"{found.prefix}_call_0")
             found.holder.add_module(found.name, found.new)
             found.path = joined(found.holder_path, found.name)
+
+
+def _rewrite_calls(calls: list[FoundCall], seen: dict[bool, Observation]) -> None:
+    owners: dict[nn.Module, list[FoundCall]] = {}
+    for found in calls:
+        if found.name:
             owners.setdefault(found.owner, []).append(found)
     for owner, of_owner in owners.items():
         rewrite(owner, of_owner[0].holder, _plan(owner, of_owner, seen))
@@ -223,7 +234,7 @@ def _plan(owner: nn.Module, calls: list[FoundCall], seen: dict[bool, Observation
         mode: tuple(
             entries.get(site_key(call), Entry(None))
             for call in run.sequences.get(owner, ())
-            if call.kind in kinds and not call.written_out
+            if call.kind in kinds and not call.written_out and not call.attribute
         )
         for mode, run in seen.items()
     }
@@ -233,11 +244,12 @@ def _plan(owner: nn.Module, calls: list[FoundCall], seen: dict[bool, Observation
 
 def _guard_modules(modules: list[FoundModule], calls: list[FoundCall]) -> None:
     """Where calls around a new module are replaced, its own operations must not be."""
-    rewritten = {found.owner for found in calls if found.new}
+    rewritten = {found.owner for found in calls if found.name}
     inside = {module for owner in rewritten for module in owner.modules()}
-    for found in modules:
-        exposed = found.slot.owner in inside and found.new and _calls_activations(found.new)
-        if exposed or (found.new and found.writes_back):
+    placed = [(found, found.slot.owner) for found in modules if found.new]
+    placed += [(found, found.owner) for found in calls if found.new and found.attribute]
+    for found, owner in placed:
+        if found.writes_back or (owner in inside and _calls_activations(found.new)):
             guard(found.new, found.writes_back)
 
 

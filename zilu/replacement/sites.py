@@ -60,10 +60,11 @@ class FoundModule(Found):
 
 @dataclass(eq=False, kw_only=True)
 class FoundCall(Found):
-    """All calls from one place in the code of one module's forward."""
+    """All calls from one place in the code of one module's forward, or of one attribute of it."""
 
     owner: nn.Module | None
     place: tuple
+    attribute: str | None
     holder: nn.Module | None  # what the new module can be registered in
     holder_path: str
     prefix: str  # of its name there
@@ -122,7 +123,7 @@ def find_calls(
 
 
 def site_key(call: Call | FoundCall) -> tuple:
-    return call.owner, call.place, call.kind
+    return call.owner, call.attribute or call.place, call.kind
 
 
 def _found_call(
@@ -130,7 +131,7 @@ def _found_call(
 ) -> FoundCall:
     home = homes.get(call.owner, _Home("", None, "", ""))
     problem = call.problem
-    if problem is None and home.holder is None:
+    if problem is None and home.holder is None and not call.attribute:
         problem = "no module around it can hold another one"
     if problem is None and not rewriting:
         problem = FUNCTION_CALL
@@ -144,6 +145,7 @@ def _found_call(
         source=call.source,
         owner=call.owner,
         place=call.place,
+        attribute=call.attribute,
         holder=home.holder,
         holder_path=home.holder_path,
         prefix=home.prefix + call.function.strip("_"),
