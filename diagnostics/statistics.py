@@ -1,0 +1,57 @@
+"""Numbers that describe the input of one activation."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+SAMPLES = 65_536  # at most, of what is sorted
+TAIL = 0.01  # the share of the samples that Hill's estimator looks at
+# What it tends to for a Gaussian: 1 / E[ln(|Z| / u) | |Z| > u] with P(|Z| > u) = TAIL.
+GAUSSIAN_TAIL_INDEX = 9.0041
+FLAT = 0.01  # a slope below which hardly anything is learned
+
+
+def sample(x: Tensor, count: int = SAMPLES) -> Tensor:
+    """At most `count` of a tensor's values, the same places each time, all over it; (count,).
+
+    The step is near the golden section of the size and has no divisor in common with it: no
+    channel or row is preferred, no place comes twice, and no random number is drawn.
+    """
+    x, size = x.flatten(), x.numel()
+    if size <= count:
+        return x
+    step = round(size * (math.sqrt(5) - 1) / 2)
+    while math.gcd(step, size) > 1:
+        step += 1
+    return x[torch.arange(count, device=x.device) * step % size]
+
+
+def hill_tail_index(x: Tensor, tail: float = TAIL) -> Tensor:
+    """Hill's estimate (1975, Ann. Stat. 3) of the index a in P(|x - median| > t) ~ t^-a, from the
+    largest `tail` of the values (n,), at least one; a tensor without dimensions.
+
+    The smaller, the longer the tail; NaN or infinite where those values do not differ.
+    """
+    distances = (x - x.median()).abs()
+    count = max(1, round(tail * len(x)))
+    largest = distances.topk(count + 1).values.double()
+    return 1 / (largest[:-1] / largest[-1]).log().mean()
+
+
+def flat_share(activation: nn.Module, x: Tensor, limit: float = FLAT) -> Tensor:
+    """The share of the inputs x (n,) at which the activation's slope is below `limit` in size."""
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        # A clone, since it may work in place.
+        (slopes,) = torch.autograd.grad(activation(x.clone()).sum(), x)
+    return (slopes.abs() < limit).double().mean()
+
+
+def living_channels(x: Tensor) -> Tensor:
+    """Whether each channel of an input has a positive value; (channels,).
+
+    Channels are the second of four dimensions (images), else the last (tokens, features).
+    """
+    channels = 1 if x.dim() == 4 else x.dim() - 1
+    return (x > 0).movedim(channels, 0).flatten(1).any(1)

@@ -1,0 +1,129 @@
+"""Looks into a network between two steps of its training, and leaves no trace in it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import distributed
+from diagnostics.statistics import (
+    GAUSSIAN_TAIL_INDEX,
+    flat_share,
+    hill_tail_index,
+    living_channels,
+    sample,
+)
+from objective import Objective
+from runs.random_state import random_state, set_random_state
+
+
+class Watch:
+    """The activation sites of a network.
+
+    Args:
+        sites: modules by path, in the order of depth.
+    """
+
+    def __init__(self, model: nn.Module, sites: dict[str, nn.Module], device: torch.device):
+        self.model, self.sites, self.device = model, sites, device
+
+    def measure(self, objective: Objective, batch: tuple) -> dict[str, dict[str, float | None]]:
+        """Numbers of every site in a training pass over a batch: mean and standard deviation of the
+        site's input, tail index (and a Gaussian's), share of flat slopes, norm of the loss's
+        gradient with respect to the input, and sigma.
+
+        The pass is one of its own, eager: weights, their gradients, buffers and random generators
+        are as before.
+        """
+        with self._unchanged(), self._inputs() as inputs, torch.enable_grad():
+            loss, _ = objective(batch, False)
+            gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+        numbers = {}
+        for (path, x), gradient in zip(inputs.items(), gradients, strict=True):
+            numbers[path] = _numbers(self.sites[path], x.detach(), gradient)
+        return _as_floats(numbers)
+
+    @contextlib.contextmanager
+    def channels(self) -> Iterator[dict[str, Tensor]]:
+        """While this lasts, note which channels of each site's input have had a positive value;
+        (channels,) by path. Shares of several processes are put together at the end."""
+        living: dict[str, Tensor] = {}
+
+        def note(path: str, x: Tensor) -> Tensor:
+            found = living_channels(x)
+            living[path] = living[path] | found if path in living else found
+            return x
+
+        with self._hooks(note):
+            yield living
+        for path, found in living.items():
+            living[path] = distributed.total(found.double(), largest=True) > 0
+
+    @contextlib.contextmanager
+    def _inputs(self) -> Iterator[dict[str, Tensor]]:
+        """What the sites are given, while this lasts; of several runs of a site the last one."""
+        inputs: dict[str, Tensor] = {}
+
+        def note(path: str, x: Tensor) -> Tensor:
+            inputs[path] = x
+            # One that works in place must not overwrite what is looked at.
+            return x.clone() if getattr(self.sites[path], "inplace", False) else x
+
+        with self._hooks(note):
+            yield inputs
+
+    @contextlib.contextmanager
+    def _hooks(self, note) -> Iterator[None]:
+        def hook(path: str):
+            return lambda module, arguments: (note(path, arguments[0]), *arguments[1:])
+
+        handles = [m.register_forward_pre_hook(hook(path)) for path, m in self.sites.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        state = random_state(self.device)
+        try:
+            yield
+        finally:
+            set_random_state(state, self.device)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+
+def channel_counts(living: dict[str, Tensor]) -> dict[str, dict[str, int]]:
+    """Of each site's channels, how many are dead, and all."""
+    return {
+        path: {"dead": int((~alive).sum()), "total": len(alive)} for path, alive in living.items()
+    }
+
+
+def _numbers(site: nn.Module, x: Tensor, gradient: Tensor | None) -> dict[str, Tensor | None]:
+    some = sample(x).float()
+    sigma = getattr(site, "sigma", None)
+    return {
+        "mean": x.mean(dtype=torch.float32),
+        "std": torch.var(x.float()).sqrt(),
+        "tail_index": hill_tail_index(some),
+        "gaussian_tail_index": torch.full((), GAUSSIAN_TAIL_INDEX, device=x.device),
+        "flat_share": flat_share(site, some),
+        "gradient_norm": None if gradient is None else gradient.float().norm(),
+        "sigma": None if sigma is None else torch.as_tensor(sigma, device=x.device),
+    }
+
+
+def _as_floats(numbers: dict[str, dict]) -> dict[str, dict[str, float | None]]:
+    """With one wait for the device."""
+    tensors = [t for of_site in numbers.values() for t in of_site.values() if t is not None]
+    values = iter(torch.stack([t.detach().double() for t in tensors]).tolist())
+    return {
+        path: {name: None if t is None else next(values) for name, t in of_site.items()}
+        for path, of_site in numbers.items()
+    }
