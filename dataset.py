@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 from utils import UserError, nearest
 
-VISION_DATASETS = ("cifar10", "cifar100", "digits", "imagefolder", "imagenet")
+VISION_DATASETS = (
+    "cifar10", "cifar100", "cifar10-lt", "cifar100-lt", "digits", "imagefolder", "imagenet",
+)  # fmt: skip
 LANGUAGE_DATASETS = ("wikitext103", "wikitext103-raw", "text", "pydoc")
 
 FOLDERS = ("imagefolder", "imagenet")  # whatever images lie in the folder
 
+# The same images, a long tail of which is kept for training; and the smallest class's share of the
+# largest one, by default.
+LONG_TAILED = {"cifar10-lt": "cifar10", "cifar100-lt": "cifar100"}
+LONG_TAIL_FACTOR = 0.01
+
 # The images' own size in pixels; imagefolder's is known when its files are read.
 IMAGE_SIZES = {"cifar10": 32, "cifar100": 32, "digits": 32, "imagenet": 224}
+IMAGE_SIZES |= {name: IMAGE_SIZES[whole] for name, whole in LONG_TAILED.items()}
 
 # Mean and standard deviation as published; for the others they are measured.
 PUBLISHED = {
@@ -42,6 +50,7 @@ class ImageData:
     mean: tuple
     std: tuple
     digest: str
+    class_sizes: list
     description: str
 
 
@@ -180,6 +189,8 @@ def load_images(
     color_jitter=False,
     noise=0.0,
     val_fraction=0.0,
+    imb_factor=None,
+    imb_type="exp",
     data_seed=0,
     split_seed=0,
     device="cpu",
@@ -194,19 +205,26 @@ def load_images(
     resize: side of the square images; None for the data set's own (digits 32, imagenet 224).
     augment: crop and flip (digits: crop); color_jitter: brightness, contrast, saturation, hue;
     noise: standard deviation, on normalised training images. data_seed decides order and
-    augmentation of training, split_seed alone which `val_fraction` of every class is held out.
+    augmentation of training, split_seed alone which `val_fraction` of every class is held out, and
+    which images stay of a training set that images/imbalance.py makes long-tailed: imb_factor is
+    the smallest class's share of the largest, None for all images (0.01 in the sets called -lt).
+    Validation and test sets stay whole.
     num_workers: processes that read files, where images are streamed; 0 for none but this one,
     None for one per processor. normalisation: (mean, std) to use instead of the data set's own,
     those that a network was trained with. rank of world_size processes: whose share of each batch
     the loaders give. UserError for whatever the user can mend.
     """
     _check(name, batch_size, resize, noise, val_fraction)
+    import numpy as np
+
     from images.augment import Transform
     from images.splits import statistics
 
     train, val, test, class_names, size, origin = _read(name, data_path, resize, device, progress)
     train, val = _held_out(train, val, val_fraction, split_seed, data_path)
-    mean, std = normalisation or PUBLISHED.get(name) or statistics(train, num_workers, progress)
+    train, tail = _long_tailed(name, train, imb_factor, imb_type, split_seed)
+    published = PUBLISHED.get(LONG_TAILED.get(name, name))
+    mean, std = normalisation or published or statistics(train, num_workers, progress)
 
     plain = Transform(mean, std, size, device)
     varied = Transform(
@@ -236,7 +254,8 @@ def load_images(
         mean=mean,
         std=std,
         digest=train.digest(),
-        description=f"{name}: {counts} images of {len(class_names)} classes, {size}x{size},"
+        class_sizes=np.bincount(train.targets, minlength=len(class_names)).tolist(),
+        description=f"{name}: {counts} images of {len(class_names)} classes{tail}, {size}x{size},"
         f" from {origin}",
     )
 
@@ -254,6 +273,18 @@ def _held_out(train, val, fraction, seed, data_path):
         )
     kept, held = hold_out(train.targets, fraction, seed)
     return train.subset(kept), train.subset(held)
+
+
+def _long_tailed(name, train, factor, kind, seed):
+    """The training split after images were taken from it, and what the log says of that."""
+    if factor is None:
+        factor = LONG_TAIL_FACTOR if name in LONG_TAILED else 1
+    if factor == 1:
+        return train, ""
+    from images.imbalance import long_tail
+
+    train = train.subset(long_tail(train.targets, factor, kind, seed))
+    return train, f" (training set long-tailed: {kind}, {factor:g})"
 
 
 def _check(name, batch_size, resize, noise, val_fraction):
@@ -283,7 +314,7 @@ def _read_cifar(name, data_path, size, device, progress):
 
     from images.sources import read_cifar
 
-    cls = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    cls = {"cifar10": CIFAR10, "cifar100": CIFAR100}[LONG_TAILED.get(name, name)]
     train, test, class_names = read_cifar(cls, data_path, progress)
     train, test = (_resized(images, targets, size, device) for images, targets in (train, test))
     return train, None, test, class_names, size, data_path
