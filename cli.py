@@ -28,6 +28,10 @@ ARITHMETIC = "the arithmetic alone"  # device, AMP, compile: results agree to ro
 NOTHING = "nothing"
 
 
+# How other people's models are named.
+VISION_FORMS = "timm/NAME, torchvision/NAME"
+LANGUAGE_FORMS = "hf/FOLDER, hf/NAME"
+
 # Not taken from an earlier run's args.txt: they say where and how that run was, not what.
 ARGUMENTS_OF_ONE_RUN = ("config", "output_dir", "overwrite", "resume", "test_only", "checkpoint")
 
@@ -36,7 +40,8 @@ ARGUMENTS_OF_ONE_RUN = ("config", "output_dir", "overwrite", "resume", "test_onl
 class Flag:
     """One flag: `convert` turns its text into a value, or raises ValueError with the reason.
 
-    `bare` is the text that the flag stands for without one.
+    `bare` is the text that the flag stands for without one. Other people's models have no default
+    for a flag with `own_default`: they have settings of their own.
     """
 
     group: str
@@ -46,6 +51,10 @@ class Flag:
     effect: str
     help: str
     bare: str | None = None
+    own_default: bool = False
+
+    def default_for(self, model: str) -> object:
+        return None if self.own_default and models.is_elsewhere(model) else self.default
 
 
 def number(kind: type, at_least=None, above=None, below=None) -> Callable:
@@ -83,6 +92,19 @@ def one_of(*choices: str) -> Callable:
         raise ValueError(f"unknown value {text!r}; {nearest(text, choices)}")
 
     convert.choices = choices
+    return convert
+
+
+def model_name(known: tuple[str, ...], prefixes: dict[str, str], forms: str) -> Callable:
+    """A converter to one of our models, or to PREFIX/NAME of another package's."""
+    own = one_of(*known, *forms.split(", "))
+
+    def convert(text: str) -> str:
+        prefix, slash, name = text.partition("/")
+        if slash and name and prefix.lower() in prefixes:
+            return f"{prefix.lower()}/{name}"
+        return own(text)
+
     return convert
 
 
@@ -206,8 +228,10 @@ _SHARED = (
 )
 
 _VISION_ALONE = (
-    Flag("Model", "model", "vgg11", one_of(*models.VISION_MODELS), RESULT,
-         f"network: {', '.join(models.VISION_MODELS)}"),
+    Flag("Model", "model", "vgg11",
+         model_name(models.VISION_MODELS, models.VISION_PACKAGES, VISION_FORMS), RESULT,
+         f"network: {', '.join(models.VISION_MODELS)}; or {VISION_FORMS}: any image classifier "
+         "that timm or torchvision has, its activations replaced"),
     Flag("Model", "stem", "auto", one_of(*models.STEMS), RESULT,
          "ResNet-18/34/50: cifar (3x3) or imagenet (7x7, max-pool); auto goes by image size"),
     Flag("Model", "head", "auto", one_of(*models.HEADS), RESULT,
@@ -239,15 +263,19 @@ _VISION_ALONE = (
 )
 
 _LANGUAGE_ALONE = (
-    Flag("Model", "model", "gpt2", one_of(*models.LANGUAGE_MODELS), RESULT,
-         f"network: {', '.join(models.LANGUAGE_MODELS)}"),
+    Flag("Model", "model", "gpt2",
+         model_name(models.LANGUAGE_MODELS, models.LANGUAGE_PACKAGES, LANGUAGE_FORMS), RESULT,
+         f"network: {', '.join(models.LANGUAGE_MODELS)}; or {LANGUAGE_FORMS}: any causal language "
+         "model of transformers by its config.json, untrained, its activations replaced"),
     Flag("Model", "embedding_dim", None, _positive_int, RESULT, "width (the model's)"),
     Flag("Model", "num_attention_heads", None, _positive_int, RESULT, "per block (the model's)"),
     Flag("Model", "num_layers", None, _positive_int, RESULT, "blocks (the model's)"),
     Flag("Model", "max_seq_length", 1024, _positive_int, RESULT, "context in tokens"),
     Flag("Model", "vocab_size", None, _positive_int, RESULT,
          "rows of the token embedding (the tokenizer's number of ids)"),
-    Flag("Model", "dropout", 0.1, _share, RESULT, "of embeddings, attention and residuals"),
+    Flag("Model", "dropout", 0.1, _share, RESULT,
+         "of embeddings, attention and residuals; hf/: of all that the configuration has rates "
+         "for, which are its own where the flag is not given", own_default=True),
     Flag("Model", "init_from", None, str, RESULT,
          "folder of a Hugging Face GPT-2 to start from: config.json and model.safetensors"),
     Flag("Dataset", "dataset", "wikitext103", one_of(*dataset.LANGUAGE_DATASETS), RESULT,
@@ -356,7 +384,9 @@ def complete(texts: dict[str, object], known: dict[str, Flag]) -> argparse.Names
         if name not in known:
             raise UserError(f"unknown flag {name!r}; {_nearest_flag(str(name), known)}")
     values = {name: _converted(known[name], text) for name, text in texts.items()}
-    return argparse.Namespace(**{name: flag.default for name, flag in known.items()} | values)
+    model = values.get("model", known["model"].default)
+    defaults = {name: flag.default_for(model) for name, flag in known.items()}
+    return argparse.Namespace(**defaults | values)
 
 
 def _nearest_flag(name: str, known: dict[str, Flag]) -> str:
@@ -419,6 +449,11 @@ def check_together(args: argparse.Namespace) -> None:
             f"--rescale_init: {name} is not of the form f(sigma x) / sigma; leave it out, or take "
             f"one of {', '.join(activations.GATED_NAMES)}"
         )
+    if args.rescale_init is not None and models.is_elsewhere(args.model):
+        raise UserError(
+            f"--rescale_init does not apply to {args.model}, only to the project's own models: "
+            "leave it out"
+        )
     if args.inplace and name not in activations.INPLACE_NAMES:
         raise UserError(
             f"--inplace: {name} has no in-place form; leave it out, or take one of "
@@ -464,14 +499,24 @@ def default_output_dir(args: argparse.Namespace, flags: tuple[Flag, ...]) -> Pat
         for flag in flags
         if flag.effect != NOTHING
         and flag.name not in named
-        and getattr(args, flag.name) != flag.default
+        and getattr(args, flag.name) != flag.default_for(args.model)
     }
     if args.dataset in (*dataset.FOLDERS, "text") and args.data_path != DEFAULT_DATA_PATH:
         others["data_path"] = args.data_path  # it says which images they are
     if others:
         text = json.dumps(others, sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
-    return Path("Output") / args.dataset / args.model / "_".join(parts)
+    return Path("Output") / args.dataset / _path_of(args.model) / "_".join(parts)
+
+
+def _path_of(model: str) -> str:
+    """A path below the run folders. A name that leaves them, as that of a configuration may, gives
+    its last part, and a hash of the whole."""
+    if all(re.fullmatch(r"\w[\w.-]*", part) for part in model.split("/")):
+        return model
+    prefix, _, name = model.partition("/")
+    last = re.sub(r"[^\w.-]+", "-", Path(name).name).lstrip(".-") or "model"
+    return f"{prefix}/{last}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 def args_text(args: argparse.Namespace, resolved: dict, environment: dict) -> str:

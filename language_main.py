@@ -1,21 +1,24 @@
-"""Train and evaluate GPT-2 with any activation function, measured by perplexity.
+"""Train and evaluate language models with any activation function, measured by perplexity.
 
     python language_main.py --activation ZiLU --dataset wikitext103
 
-What is language's own: text as tokens, GPT-2, and the task of predicting the next token.
-program.py and the loop (train_eval.py) do the rest. torch is imported inside the functions: flags
-are checked, and --help answers, before it is loaded.
+What is language's own: text as tokens, GPT-2 or one of Hugging Face's networks, and the task of
+predicting the next token. program.py and the loop (train_eval.py) do the rest. torch is imported
+inside the functions: flags are checked, and --help answers, before it is loaded.
 """
 
 import argparse
+import functools
 import math
+import re
+from pathlib import Path
 
 import cli
 import dataset
 import distributed
 import models
 import program
-from utils import UserError
+from utils import UserError, one_line_warnings
 
 FLAGS = cli.LANGUAGE_FLAGS
 SIZES = ("embedding_dim", "num_attention_heads", "num_layers")
@@ -38,6 +41,8 @@ class Language(program.Program):
 
     def check(self, args):
         model_shape(args)
+        if models.is_elsewhere(args.model):
+            check_configuration(args)
         if args.prompt is not None and not args.sample:
             raise UserError("--prompt has no effect without --sample; add --sample 1")
 
@@ -78,8 +83,7 @@ class Language(program.Program):
 
     def resolved(self, args, data):
         return {
-            **model_shape(args),
-            "vocab_size": args.vocab_size or data.vocab_size,
+            **model_options(args, data),
             "tokenizer_fingerprint": data.fingerprint,
             "text": data.description,
             "counts": counts(data),
@@ -87,7 +91,7 @@ class Language(program.Program):
 
     def settings(self, args, data):
         return {
-            "model_options": model_shape(args) | {"vocab_size": args.vocab_size or data.vocab_size},
+            "model_options": model_options(args, data),
             "tokenizer_fingerprint": data.fingerprint,
             "data_digests": data.digests,
         }
@@ -96,6 +100,7 @@ class Language(program.Program):
         if "init_from" in given:
             raise UserError("--init_from and a checkpoint are two networks; leave out one of them")
         args.init_from = None  # the checkpoint's weights took its place
+        check_same_configuration(args, settings)
         saved = settings["args"]["tokenizer"]
         if "tokenizer" not in given:
             args.tokenizer = saved
@@ -113,18 +118,35 @@ class Language(program.Program):
             print_samples(args, model)
 
 
+# --- networks ---
+
+
 def counts(data) -> dict[str, dict[str, int]]:
     """Tokens, words and bytes of every split."""
     return {split: vars(numbers) for split, numbers in data.counts.items()}
 
 
+def model_options(args: argparse.Namespace, data) -> dict:
+    """What decides the network besides the flags: its sizes, or its configuration as it stands in
+    the file."""
+    options = {**model_shape(args), "vocab_size": args.vocab_size or data.vocab_size}
+    if models.is_elsewhere(args.model):
+        options["configuration"] = configuration(args)
+    return options
+
+
 def model_shape(args: argparse.Namespace) -> dict[str, int]:
-    """Width, heads and layers: the flags', else those of --init_from, else the model's.
+    """Width, heads and layers: the flags', else those of --init_from, else the model's; none of a
+    Hugging Face configuration, which is the place for them.
 
     Raises:
         UserError: sizes that do not fit together, or not the network to start from.
     """
     sizes = {name: getattr(args, name) for name in SIZES}
+    if args.init_from is not None and models.is_elsewhere(args.model):
+        raise UserError(
+            f"--init_from does not apply to {args.model}, which starts untrained: leave it out"
+        )
     with program.user_errors():
         if args.init_from is None:
             return models.resolve_shape(args.model, **sizes)
@@ -142,20 +164,89 @@ def build_model(args: argparse.Namespace, vocab_size: int):
     from utils import seed_everything
 
     seed_everything(program.seed_of(args, "init_seed"))
-    model = models.build_model(
-        args.model,
-        program.activation_factory(args),
-        vocab_size=vocab_size,
-        max_seq_length=args.max_seq_length,
-        dropout=args.dropout,
-        **model_shape(args),
-    )
+    elsewhere = models.is_elsewhere(args.model)
+    with program.user_errors(), one_line_warnings():
+        model = models.build_model(
+            f"hf/{configuration_folder(args.model)}" if elsewhere else args.model,
+            program.activation_factory(args),
+            vocab_size=vocab_size,
+            max_seq_length=args.max_seq_length,
+            dropout=args.dropout,
+            **model_shape(args),
+        )
     if args.init_from is not None:
         with program.user_errors():
             load_hugging_face(model, args.init_from)
     if args.rescale_init is not None:
         rescale_around_activations(model, args.rescale_init)
     return model
+
+
+# --- Hugging Face's ---
+
+
+@functools.cache
+def configuration_folder(model: str) -> Path:
+    """The folder with the config.json of hf/FOLDER or hf/NAME, NAME being a repository's.
+
+    Raises:
+        UserError: there is none; within seconds, where there is no network.
+    """
+    name = model.partition("/")[2]
+    if Path(name).is_dir():
+        return Path(name)
+    wanted = "give a folder with a config.json (save_pretrained writes one)"
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise UserError(f"--model {model}: no such folder; {wanted}")
+    from text import hub
+
+    try:
+        return hub.fetch((name,), "model", ["config.json"], has_configuration)
+    except OSError as error:
+        raise UserError(
+            f"--model {model}: no such folder, and not to be had from Hugging Face ({error}); "
+            f"{wanted}"
+        ) from None
+
+
+def has_configuration(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def check_configuration(args: argparse.Namespace) -> None:
+    """Refuse a network that is no causal language model, as far as its configuration tells.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    folder = configuration_folder(args.model)
+    with program.user_errors(), one_line_warnings():
+        from models.causal_lm import check_configuration
+
+        check_configuration(folder, args.dropout)
+
+
+def configuration(args: argparse.Namespace) -> dict:
+    from models.causal_lm import read_configuration
+
+    return read_configuration(configuration_folder(args.model))
+
+
+def check_same_configuration(args: argparse.Namespace, settings: dict) -> None:
+    """Refuse to evaluate weights in another network than they were trained in.
+
+    Raises:
+        UserError: config.json has changed.
+    """
+    saved = settings["model_options"].get("configuration")
+    if saved is not None and configuration(args) != saved:
+        raise UserError(
+            f"--model {args.model}: its config.json has changed since the checkpoint; args.txt of "
+            "the run holds it as it was: bring it back"
+        )
+
+
+# --- the task ---
 
 
 class LanguageModelling:
@@ -198,7 +289,7 @@ class LanguageModelling:
     def score(self, metrics: dict[str, float]) -> float:
         return -metrics["loss"]
 
-    def flops(self, model) -> float:
+    def flops(self, model) -> float | None:
         return model.flops_per_token
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,12 +28,33 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
     Biases, norms, positions, class tokens, PReLU's slopes and sigma are no weights to shrink.
     """
-    kinds = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
-    decayed_ids = {id(m.weight) for m in model.modules() if isinstance(m, kinds)}
-    decayed = [p for p in model.parameters() if id(p) in decayed_ids]
-    others = [p for p in model.parameters() if id(p) not in decayed_ids]
+    decayed_names = decayed_parameters(model)
+    decayed = [p for name, p in model.named_parameters() if name in decayed_names]
+    others = [p for name, p in model.named_parameters() if name not in decayed_names]
     groups = [(decayed, weight_decay), (others, 0.0)]
     return [{"params": group, "weight_decay": decay} for group, decay in groups if group]
+
+
+def decayed_parameters(model: nn.Module) -> set[str]:
+    """The names of the parameters that weight decay is for, as `named_parameters` has them.
+
+    A model may except some by a method `no_weight_decay`, as timm's do.
+    """
+    ids = {id(weight) for module in model.modules() for weight in _weights(module)}
+    excepted = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return {name for name, p in model.named_parameters() if id(p) in ids and name not in excepted}
+
+
+def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """What a linear, convolution or embedding layer multiplies by."""
+    # Conv1D is transformers' linear layer of GPT-2.
+    if isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) or (
+        type(module).__name__ == "Conv1D"
+    ):
+        yield module.weight
+    if isinstance(module, nn.MultiheadAttention):  # its output layer is an nn.Linear
+        projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        yield from (getattr(module, name) for name in projections)
 
 
 def warmup_steps(text: str, total_steps: int, steps_per_epoch: int) -> int:

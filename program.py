@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cli
 import distributed
+import models
 from runs import resume
 from runs.folder import RunFolder
 from runs.signals import TRY_AGAIN, Interrupted, StopSignals
@@ -287,8 +288,8 @@ def ready(program: Program, args, saved: dict | None, path: Path | None, folder:
     program.check_training(args, model, data)
     trainer = Trainer(model, program.task(args), device, options)
 
-    facts = environment(device) | {"processes": distributed.world_size()}
-    facts |= {"torchrun": distributed.torchrun_id()}
+    facts = models.package_version(args.model) | environment(device)
+    facts |= {"processes": distributed.world_size(), "torchrun": distributed.torchrun_id()}
     settings = {"kind": program.kind, "args": vars(args), "environment": facts}
     settings |= program.settings(args, data)
     # Every further process is to drop other activations.

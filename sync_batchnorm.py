@@ -5,13 +5,33 @@ from torch import distributed, nn
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> None:
-    """Turn every BatchNorm2d of `model` into a synchronised one, with the same state_dict."""
+    """Turn every BatchNorm of `model` into a synchronised one, with the same state_dict.
+
+    Raises:
+        ValueError: of one it is not known how; nothing is changed.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kinds = {type(norm) for norm in norms}
+    with_activation = {kind for kind in kinds if kind.__name__ == "BatchNormAct2d"}  # timm's
+    known = {nn.BatchNorm2d, *with_activation}
     if device.type == "cuda":
+        known |= {nn.BatchNorm1d, nn.BatchNorm3d}
+    if kinds - known:
+        name = min(kind.__name__ for kind in kinds - known)
+        raise ValueError(
+            f"--sync_batchnorm: the network has {name}, which cannot be synchronised on "
+            f"{device.type}: leave out --sync_batchnorm"
+        )
+    if device.type != "cuda":
+        for norm in norms:
+            plain = type(norm) is nn.BatchNorm2d
+            norm.__class__ = SyncBatchNorm2d if plain else SyncBatchNormAct2d
+    elif with_activation:
+        from timm.layers import convert_sync_batchnorm
+
+        convert_sync_batchnorm(model)
+    else:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = SyncBatchNorm2d
 
 
 class RankSum(torch.autograd.Function):
@@ -55,3 +75,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
+
+
+class SyncBatchNormAct2d(SyncBatchNorm2d):
+    """timm's norm with an activation after it."""
+
+    def forward(self, images):
+        return self.act(self.drop(super().forward(images)))

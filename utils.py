@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -395,11 +396,37 @@ class Progress:
 
 
 def describe_model(model, activation_type: type) -> str:
-    """model.txt: parameter counts, every activation site by path, the architecture."""
+    """model.txt: parameter counts, every activation site by path, the architecture.
+
+    Of another package's network also what its activations were, which of them were left and why,
+    and which weights, going by their dimensions, get no weight decay.
+    """
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     sites = [(path, site) for path, site in model.named_modules() if type(site) is activation_type]
+    further = []
+    if report := getattr(model, "replacement", None):
+        sites = [(site.path, site.now) for site in report.replaced]
+        further = [str(report), "", _undecayed(model), ""]
     lines = [f"Parameters: {total:,} ({trainable:,} trainable)", ""]
     lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
-    return "\n".join([*lines, "", str(model), ""])
+    return "\n".join([*lines, "", *further, str(model), ""])
+
+
+def _undecayed(model) -> str:
+    from optimization import decayed_parameters
+
+    decayed = decayed_parameters(model)
+    others = [n for n, p in model.named_parameters() if p.dim() > 1 and n not in decayed]
+    return f"Without weight decay, beside biases and norms: {', '.join(others) or 'none'}"
+
+
+@contextmanager
+def one_line_warnings():
+    """Python's warnings as lines on stderr, without the places in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(" ".join(str(each.message).split()) for each in caught):
+        print(f"warning: {text}", file=sys.stderr)

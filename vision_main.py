@@ -16,7 +16,7 @@ import dataset
 import distributed
 import models
 import program
-from utils import UserError, usable_cpus
+from utils import UserError, one_line_warnings, usable_cpus
 
 FLAGS = cli.VISION_FLAGS
 
@@ -66,7 +66,8 @@ class Vision(program.Program):
         if args.sync_batchnorm and distributed.world_size() > 1:
             from sync_batchnorm import synchronise_norms
 
-            synchronise_norms(model, next(model.parameters()).device)
+            with program.user_errors():
+                synchronise_norms(model, next(model.parameters()).device)
 
     def task(self, args):
         return Classification(args.criterion, args.label_smoothing)
@@ -134,7 +135,7 @@ def model_options(args: argparse.Namespace, image_size: int) -> dict:
     Raises:
         UserError: an option that the model does not have, or images too small for it.
     """
-    with program.user_errors():
+    with program.user_errors(), one_line_warnings():
         return models.resolve_options(args.model, image_size, args.stem, args.head, args.patch_size)
 
 
@@ -146,7 +147,8 @@ def build_model(args: argparse.Namespace, num_classes: int, image_size: int):
 
     seed_everything(program.seed_of(args, "init_seed"))
     activation, options = program.activation_factory(args), model_options(args, image_size)
-    model = models.build_model(args.model, activation, num_classes, image_size, **options)
+    with program.user_errors(), one_line_warnings():
+        model = models.build_model(args.model, activation, num_classes, image_size, **options)
     if args.rescale_init is not None:
         rescale_around_activations(model, args.rescale_init)
     return model.to(memory_format=torch.channels_last)

@@ -2,12 +2,14 @@
 
 model = build_model("resnet20", activation=nn.GELU, num_classes=10)
 model = build_model("gpt2", activation=nn.GELU, vocab_size=50257)
+model = build_model("timm/convnext_tiny", activation=nn.GELU, num_classes=10, image_size=64)
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,11 +22,15 @@ __all__ = [
     "FAMILIES",
     "HEADS",
     "LANGUAGE_MODELS",
+    "LANGUAGE_PACKAGES",
     "STEMS",
     "VISION_MODELS",
+    "VISION_PACKAGES",
     "build_model",
     "check_fits",
     "hugging_face_shape",
+    "is_elsewhere",
+    "package_version",
     "resolve_options",
     "resolve_shape",
 ]
@@ -46,6 +52,10 @@ FAMILIES = {
 }
 LANGUAGE_MODELS = FAMILIES["gpt2"]
 VISION_MODELS = (*FAMILIES["vgg"], *FAMILIES["resnet"], *FAMILIES["vit"])
+# Whose other architectures are to be had, as PREFIX/NAME, and what the package is called.
+VISION_PACKAGES = {"timm": "timm", "torchvision": "torchvision"}
+LANGUAGE_PACKAGES = {"hf": "transformers"}
+PACKAGES = VISION_PACKAGES | LANGUAGE_PACKAGES
 STEMS = ("auto", "cifar", "imagenet")
 HEADS = ("auto", "linear", "imagenet")
 
@@ -59,6 +69,22 @@ OPTION_OWNERS = {
 }
 
 
+def is_elsewhere(name: str) -> bool:
+    """Whether it is an architecture of another package: `timm/resnet18`, `hf/FOLDER`."""
+    return _prefix(name) in PACKAGES
+
+
+def package_version(name: str) -> dict[str, str]:
+    """{package: version} of the package that the model is from; empty for our own."""
+    package = PACKAGES.get(_prefix(name))
+    return {package: importlib.metadata.version(package)} if package else {}
+
+
+def _prefix(name: str) -> str | None:
+    prefix, slash, _ = name.partition("/")
+    return prefix if slash else None
+
+
 def build_model(name: str, activation: Callable[[], nn.Module], *args, **options) -> nn.Module:
     """Build a freshly initialised model; `options` are `build_vision_model`'s or
     `build_language_model`'s, by the name.
@@ -70,8 +96,10 @@ def build_model(name: str, activation: Callable[[], nn.Module], *args, **options
         ValueError: an unknown name, or as `resolve_options` or `resolve_shape` does.
         TypeError: an option that no model of the kind has.
     """
-    _check_name(name, VISION_MODELS + LANGUAGE_MODELS)
-    build = build_language_model if name in LANGUAGE_MODELS else build_vision_model
+    of_language = name in LANGUAGE_MODELS or _prefix(name) in LANGUAGE_PACKAGES
+    if not is_elsewhere(name):
+        _check_name(name, VISION_MODELS + LANGUAGE_MODELS)
+    build = build_language_model if of_language else build_vision_model
     return build(name, activation, *args, **options)
 
 
@@ -86,9 +114,13 @@ def build_vision_model(
 ) -> nn.Module:
     """Images (B, 3, image_size, image_size) to logits (B, num_classes).
 
-    Raises ValueError as `resolve_options` does.
+    Raises ValueError as `resolve_options` and, for another package's, `models.elsewhere.build` do.
     """
     options = resolve_options(name, image_size, stem, head, patch_size)
+    if is_elsewhere(name):
+        from models.elsewhere import build
+
+        return build(name, activation, num_classes, image_size)
     family = _family_of(name)
     if family == "vit":  # one learned position per patch; convolutions take any size
         options["image_size"] = image_size
@@ -105,15 +137,22 @@ def build_language_model(
     embedding_dim: int | None = None,
     num_attention_heads: int | None = None,
     num_layers: int | None = None,
-    dropout: float = 0.1,
+    dropout: float | None = 0.1,
 ) -> nn.Module:
     """Token ids (B, T <= max_seq_length) to logits (B, T, vocab_size).
 
-    Raises ValueError as `resolve_shape` does.
+    Of `hf/FOLDER`, FOLDER holds the configuration, and `dropout` None means its own rates.
+
+    Raises ValueError as `resolve_shape` and, for Hugging Face's, `models.causal_lm.build` do.
     """
+    shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
+    if is_elsewhere(name):
+        from models.causal_lm import build
+
+        folder = name.partition("/")[2]
+        return build(folder, activation, vocab_size, max_seq_length, dropout)
     from models.gpt2 import GPT2
 
-    shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
     return GPT2(activation, vocab_size, max_seq_length, **shape, dropout=dropout)
 
 
@@ -123,13 +162,23 @@ def resolve_shape(
     num_attention_heads: int | None = None,
     num_layers: int | None = None,
 ) -> dict[str, int]:
-    """Return the three sizes of a language model, every None replaced by the variant's.
+    """Return the three sizes of a language model, every None replaced by the variant's; none for
+    one of Hugging Face's, whose configuration has them.
 
-    Raises ValueError, one line with the remedy, for an unknown name, a size below 1, and a number
-    of heads that does not divide the width.
+    Raises ValueError, one line with the remedy, for an unknown name, a size below 1, a number of
+    heads that does not divide the width, and a size for a model that has its own.
     """
-    _check_name(name, LANGUAGE_MODELS)
     given = (embedding_dim, num_attention_heads, num_layers)
+    if _prefix(name) in LANGUAGE_PACKAGES:
+        sizes = ("embedding_dim", "num_attention_heads", "num_layers")
+        for option, size in zip(sizes, given, strict=True):
+            if size is not None:
+                raise ValueError(
+                    f"--{option} does not apply to {name}, whose config.json says its size: "
+                    f"leave out --{option}, or change it there"
+                )
+        return {}
+    _check_name(name, LANGUAGE_MODELS)
     variant = GPT2_VARIANTS[name]
     width, heads, layers = (own if g is None else g for g, own in zip(given, variant, strict=True))
     shape = {"embedding_dim": width, "num_attention_heads": heads, "num_layers": layers}
@@ -155,20 +204,29 @@ def resolve_options(
 ) -> dict[str, int | str]:
     """Return the options that the model's family has, every "auto" replaced by its meaning.
 
-    That is {"head": ...} for a VGG, {"stem": ...} for a ResNet, {"patch_size": ...} for a ViT.
+    That is {"head": ...} for a VGG, {"stem": ...} for a ResNet, {"patch_size": ...} for a ViT, and
+    none for another package's model.
 
     Raises ValueError, one line with the remedy, for an unknown name, an option that the model
     does not have, a value that the option does not have, and an image size that does not fit.
     """
-    _check_name(name, VISION_MODELS)
-    family = _family_of(name)
+    elsewhere = _prefix(name) in VISION_PACKAGES
+    if not elsewhere:
+        _check_name(name, VISION_MODELS)
+    family = None if elsewhere else _family_of(name)
     given = {"stem": stem, "head": head, "patch_size": patch_size}
     for option, (owner, applies_to) in OPTION_OWNERS.items():
         if owner != family and given[option] != "auto":
+            whose = f"this project's {applies_to}" if elsewhere else applies_to
             raise ValueError(
-                f"--{option} {given[option]} does not apply to {name}, only to {applies_to}: "
+                f"--{option} {given[option]} does not apply to {name}, only to {whose}: "
                 f"leave out --{option}"
             )
+    if elsewhere:
+        from models.elsewhere import check_architecture
+
+        check_architecture(name)
+        return {}
     if family == "vgg":
         return {"head": _resolve_head(name, image_size, head)}
     if family == "resnet":

@@ -141,7 +141,6 @@ class GPT2(nn.Module):
         # Through the embedding itself: a module for the head would hold the tied weight twice.
         return F.linear(x, self.wte.weight)
 
-    @torch.no_grad()
     def generate(
         self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
     ) -> torch.Tensor:
@@ -150,17 +149,30 @@ class GPT2(nn.Module):
         Every token is drawn given the last max_seq_length ones. `generator` must be the CPU's, so
         that a seed means the same on every device. `temperature` is above 0.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            for _ in range(count):
-                logits = self(ids[:, -self.wpe.shape[0] :])[:, -1].float().cpu()
-                probabilities = F.softmax(logits / temperature, dim=-1)  # (B, vocab_size)
-                token = torch.multinomial(probabilities, 1, generator=generator)
-                ids = torch.cat([ids, token.to(ids.device)], dim=1)
-        finally:
-            self.train(was_training)
-        return ids
+        return sampled(self, self.wpe.shape[0], ids, count, generator, temperature)
+
+
+@torch.no_grad()
+def sampled(
+    model: nn.Module,
+    longest: int,
+    ids: torch.Tensor,
+    count: int,
+    generator: torch.Generator,
+    temperature: float,
+) -> torch.Tensor:
+    """`GPT2.generate` for any model of ids (B, T <= longest) to logits (B, T, vocab_size)."""
+    was_training = model.training
+    model.eval()
+    try:
+        for _ in range(count):
+            logits = model(ids[:, -longest:])[:, -1].float().cpu()
+            probabilities = F.softmax(logits / temperature, dim=-1)  # (B, vocab_size)
+            token = torch.multinomial(probabilities, 1, generator=generator)
+            ids = torch.cat([ids, token.to(ids.device)], dim=1)
+    finally:
+        model.train(was_training)
+    return ids
 
 
 def load_hugging_face(model: GPT2, folder: str | Path) -> None:

@@ -112,7 +112,10 @@ def take_flags(
 
 
 # What decides how sums are rounded. The device is here, and not among the flags: auto may be it.
-ROUNDING_FACTS = ("processes", "device", "cpu_capability", "threads", "torch", "numpy")
+ROUNDING_FACTS = (
+    "processes", "device", "cpu_capability", "threads", "torch", "numpy", "torchvision", "timm",
+    "transformers",
+)  # fmt: skip
 
 
 def take_weights(model, saved: dict, settings: dict, path: Path) -> None:

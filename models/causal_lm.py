@@ -1,0 +1,206 @@
+"""Hugging Face's causal language models, from a configuration, with random weights.
+
+The configuration is adapted to the data: its vocabulary, and room for the positions that are
+needed. Everything else is as it says. What the network does is then checked by running it.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.elsewhere import check_installed, refusing, with_activation
+from models.gpt2 import sampled
+
+# What configurations call the largest number of positions. Others have no such limit.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+DROPOUT = r".*(dropout|pdrop)(_prob)?"
+EXAMPLE_LENGTH = 16  # tokens
+# Of the logits' size: rounding stays below it, attention to later tokens above.
+LARGEST_LEAK = 1e-5
+
+
+class CausalLM(nn.Module):
+    """Token ids (B, T), int64, to logits (B, T, vocab_size); T is at most `max_seq_length`.
+
+    `flops_per_token` counts the matrix products of a forward and a backward pass at full length;
+    None where they are not all known.
+    """
+
+    flops_per_token: float | None
+
+    def __init__(self, network: nn.Module, max_seq_length: int):
+        super().__init__()
+        self.network, self.max_seq_length = network, max_seq_length
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.network(input_ids=ids, return_dict=True).logits
+
+    def generate(
+        self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """As GPT2.generate."""
+        return sampled(self, self.max_seq_length, ids, count, generator, temperature)
+
+    def no_weight_decay(self) -> set[str]:
+        """The parameters of learned positions; `optimization` asks for it, as of timm's models."""
+        tokens = {self.network.get_input_embeddings(), self.network.get_output_embeddings()}
+        return {
+            f"{path}.weight"
+            for path, module in self.named_modules()
+            if isinstance(module, nn.Embedding) and module not in tokens
+        }
+
+
+# --- configurations ---
+
+
+def read_configuration(folder: str | Path) -> dict:
+    """What stands in the config.json of `folder`.
+
+    Raises:
+        ValueError: it is missing or broken; one line with the remedy.
+    """
+    path = Path(folder, "config.json")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: no configuration that can be read ({reason})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: no configuration, which is a mapping: get the file anew")
+    return content
+
+
+def check_configuration(folder: str | Path, dropout: float | None) -> None:
+    """Raises ValueError, one line with the remedy, where it is not that of a causal language model,
+    or has no rates for `dropout` to set."""
+    config = _read(folder)
+    if dropout and not dropout_rates(config):
+        raise ValueError(
+            f"--dropout: the {config.model_type} of {folder} has no dropout: leave out --dropout"
+        )
+
+
+def _read(folder: str | Path):
+    """The configuration as transformers has it. Raises as `check_configuration`."""
+    read_configuration(folder)
+    check_installed("transformers")
+    from transformers import AutoConfig, logging
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    logging.set_verbosity_error()
+    with refusing(f"{folder}: transformers cannot read its config.json ({{}}): get the file anew"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    kind = config.model_type
+    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(f"{folder}: a {kind} is no causal language model: take another model")
+    return config
+
+
+def dropout_rates(config) -> dict[str, float]:
+    """The configuration's, by name."""
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if re.fullmatch(DROPOUT, name) and isinstance(value, int | float)
+    }
+
+
+def adapted(folder: str | Path, vocab_size: int, max_seq_length: int, dropout: float | None):
+    """The configuration, with another vocabulary, `max_seq_length` positions at least, and rates of
+    dropout where `dropout` is not None.
+
+    Raises ValueError as `check_configuration`.
+    """
+    config = _read(folder)
+    changes = {"vocab_size": vocab_size, "use_cache": False}
+    for name, value in config.to_dict().items():
+        if name in POSITIONS and isinstance(value, int):
+            changes[name] = max(value, max_seq_length)
+        if name.endswith("_token_id") and isinstance(value, int) and value >= vocab_size:
+            changes[name] = None
+        if name in ("dtype", "torch_dtype"):  # that of saved weights
+            changes[name] = None
+    # Texts have no padding, and an embedding learns nothing for the token that stands for it.
+    changes["pad_token_id"] = None
+    if dropout is not None:
+        changes |= dict.fromkeys(dropout_rates(config), dropout)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+# --- building ---
+
+
+def build(
+    folder: str | Path,
+    activation: Callable[[], nn.Module],
+    vocab_size: int,
+    max_seq_length: int,
+    dropout: float | None,
+) -> CausalLM:
+    """A freshly initialised network of the configuration in `folder`.
+
+    Raises:
+        ValueError: as `check_configuration`; it cannot be built or run, it sees later tokens, its
+            activations cannot be replaced. One line with the remedy.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = adapted(folder, vocab_size, max_seq_length, dropout)
+    with refusing(f"{folder}: the network cannot be built ({{}}): mend its config.json"):
+        model = CausalLM(AutoModelForCausalLM.from_config(config), max_seq_length)
+    ids = torch.arange(max_seq_length)[None] % vocab_size
+    with refusing(
+        f"{folder}: the network cannot be run on {max_seq_length} tokens ({{}}): a smaller "
+        "--max_seq_length, or another model"
+    ):
+        flops = _flops(model.eval(), ids)
+    check_causal(folder, model, ids[:, :EXAMPLE_LENGTH], vocab_size)
+    # Backward makes two products for each. Those of experts are made where they are not counted.
+    has_experts = any("experts" in name for name in config.to_dict())
+    model.flops_per_token = None if has_experts else 3 * flops / max_seq_length
+    if has_experts:
+        warnings.warn("the loss that balances experts is not used", stacklevel=2)
+    return with_activation(f"hf/{folder}", model.train(), activation, ids[:, :EXAMPLE_LENGTH])
+
+
+@torch.no_grad()
+def _flops(model: nn.Module, ids: torch.Tensor) -> int:
+    """Of the matrix products of a forward pass; that a multiplication and an addition are two."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):  # the one form that is counted on every device
+        model(ids)
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def check_causal(folder: str | Path, model: nn.Module, ids: torch.Tensor, vocab_size: int) -> None:
+    """Raises ValueError if changing the last of `ids` (1, T) changes the logits before it, or if
+    there are none for each of the vocabulary.
+
+    A network that sees the token it is to predict would report a perplexity near 1.
+    """
+    changed = ids.clone()
+    changed[:, -1] = (ids[:, -1] + vocab_size // 2) % vocab_size
+    logits = model(ids)
+    if logits.shape != (*ids.shape, vocab_size):
+        raise ValueError(
+            f"{folder}: the network gives {tuple(logits.shape)} for {ids.shape[1]} tokens, not "
+            f"logits of {vocab_size} ids: take another model"
+        )
+    difference = (model(changed) - logits).abs()
+    if (difference[:, :-1] > LARGEST_LEAK * logits.abs().max()).any():
+        raise ValueError(
+            f"{folder}: the network sees later tokens, so it cannot learn to predict them (in a "
+            "configuration like BERT's, is_decoder true mends that): take another model"
+        )
