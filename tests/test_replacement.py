@@ -3,9 +3,11 @@
 import copy
 import functools
 import pickle
+import random
 import warnings
 from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
 from activation_count import Counted
@@ -548,6 +550,303 @@ def test_any_mixture_is_replaced_in_full(steps):
     for step in steps:
         x = torch.sigmoid(x - 0.1) if step == "gate" else f(x - 0.1)
     assert torch.equal(model(X), x)
+
+
+# --- what has gone wrong elsewhere, or once here ---
+
+
+class Named(nn.Module):
+    """Adds 10 to the power of its number among the modules made, so that a sum tells who ran."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        self.number = Named.made
+        Named.made += 1
+
+    def forward(self, input):
+        return input + 10.0**self.number
+
+
+def ran(model, *inputs):
+    """The numbers of the modules that ran, each as often as it did, as a decimal number."""
+    return int(model(*inputs).double().min().item())
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_made():
+    Named.made = 0
+
+
+def test_a_base_class_forward_and_a_module_that_calls_itself():
+    class Base(nn.Module):
+        def forward(self, x):
+            return F.gelu(F.gelu(x))
+
+    class Derived(Base):
+        def forward(self, x):
+            return F.relu(super().forward(F.relu(x)))
+
+    class Recursive(nn.Module):
+        def forward(self, x, depth=2):
+            return self(F.relu(x), depth - 1) if depth else F.gelu(x)
+
+    zeros = torch.zeros(1, dtype=torch.float64)
+    rewritten(model := Derived(), Named, zeros)
+    assert ran(model, zeros) == 1111
+    Named.made = 0
+    rewritten(model := Recursive(), Named, zeros)
+    assert ran(model, zeros) == 12
+
+
+def test_forwards_that_take_several_ways_share_a_module_for_each_kind():
+    class Ways(nn.Module):
+        def forward(self, x, both):
+            x = F.relu(x) if both else x
+            return F.gelu(F.relu(x * 1))
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ways = Ways()
+
+        def forward(self, x):
+            return self.ways(self.ways(x, False), True)
+
+    zeros = torch.zeros(1, dtype=torch.float64)
+    report = rewritten(model := Twice(), Named, zeros)
+    paths = sorted(site.path for site in report.replaced)
+    assert paths == ["ways.gelu_call_0", "ways.relu_call_0", "ways.relu_call_0"]
+    assert ran(model, zeros) == 3 + 20
+    # Never a module of another kind, whatever way an input takes.
+    assert ran(model.ways, zeros, True) == 2 + 10
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_in_place_on_a_part_of_a_tensor(inplace):
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            x = x * 1
+            if inplace:
+                x[:, :2].relu_()
+            else:
+                self.act(x[:, :2])
+            return x.T
+
+    model = Part()
+    rewritten(model)
+    expected = X.clone()
+    expected[:, :2] = f(X[:, :2])
+    assert torch.equal(model(X), expected.T)
+
+
+def test_gates_inside_an_owner_whose_calls_are_replaced():
+    class HSigmoid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU6(inplace=True)
+
+        def forward(self, x):
+            return self.relu(x + 3) / 6
+
+    class Unnamed(HSigmoid):
+        def forward(self, x):
+            return x * 2 * self.relu(x + 3) / 6
+
+    class Owner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.other = HSigmoid(), Unnamed()
+
+        def forward(self, x):
+            x = x * self.gate(x) + self.other(x)
+            return F.relu6(x) * F.relu6(x + 3) / 6
+
+    model = Owner()
+    report = rewritten(model)
+    assert [(site.path, site.kind) for site in report.replaced] == [("relu6_call_0", "ReLU6")]
+    assert {site.kind for site in report.left} == {"Hardsigmoid"}
+    x = X * F.hardsigmoid(X) + X * 2 * F.hardsigmoid(X)
+    torch.testing.assert_close(model(X), f(x) * F.hardsigmoid(x))
+
+
+class Relu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return F.relu(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class InFunction(nn.Module):
+    def forward(self, x):
+        return Relu.apply(x)
+
+
+class Reused(nn.Module):
+    """Runs whatever children it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        for layer in self.children():
+            x = F.relu(layer(x))
+        return x
+
+
+class Bypassed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Calls()
+
+    def forward(self, x):
+        return Calls.forward(self.inner, x)
+
+
+@pytest.mark.parametrize(
+    ("build", "x", "reason"),
+    [
+        (InFunction, X, "autograd.Function"),
+        (lambda: nn.RNN(8, 8, nonlinearity="relu"), X[None], "where no function is seen"),
+        (lambda: torch.fx.symbolic_trace(nn.Sequential(Reused())), X, "torch.fx graph"),
+        (Reused, X, "is run .* times"),
+        (Bypassed, X, "is still called"),
+    ],
+)
+def test_what_would_be_replaced_in_name_only_is_refused(build, x, reason):
+    model = build()
+    before, names = model(x), list(model.state_dict())
+    with pytest.raises(ValueError, match=f"{reason}.*nothing was changed"):
+        rewritten(model, "ZiLU", x, learnable=True)
+    torch.testing.assert_close(model(x), before)
+    assert list(model.state_dict()) == names
+    assert not any("forward" in vars(m) for m in model.modules())
+
+
+def test_a_class_of_an_activations_name_with_weights_of_its_own_stays():
+    class GEGLU(nn.GELU):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return super().forward(self.linear(x)) * x
+
+    model = nn.Sequential(GEGLU())
+    report = rewritten(model)
+    assert [site.path for site in report.replaced] == ["0.gelu_call_0"]
+    assert torch.equal(model(X), f(model[0].linear(X)) * X)
+
+
+def test_hooks_of_shared_modules_and_backward_hooks():
+    shared = nn.ReLU()
+    seen = []
+    shared.register_full_backward_hook(lambda module, *_: seen.append(type(module)))
+    model = nn.Sequential(nn.Linear(8, 8), shared, shared)
+    replace_activations(model, {"ReLU": "ZiLU"})
+    model(X).sum().backward()
+    assert seen == [ZiLU, ZiLU]
+    model[1].register_forward_hook(lambda *_: seen.append("forward"))
+    model(X)
+    assert seen.count("forward") == 1
+
+
+def test_odd_targets_change_nothing():
+    one = nn.SiLU()
+    number = iter(range(1))
+
+    def fails():
+        next(number)
+        return nn.SiLU()
+
+    for target, error in ((lambda: one, ValueError), (fails, StopIteration), (dict, TypeError)):
+        model = nn.Sequential(nn.ReLU(), nn.ReLU())
+        with pytest.raises(error):
+            replace_activations(model, {"ReLU": target})
+        assert [type(m) for m in model] == [nn.ReLU, nn.ReLU]
+
+
+def test_attributes_and_names_that_could_get_in_the_way():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.settings = ({"a": []}, [1])
+            self.settings[0]["itself"] = self.settings[0]
+            self.act, self.relu_call_0 = nn.ReLU(), "taken"
+
+        def forward(self, x, plan=None, module=None, holder=None, previous=None):
+            return F.relu(self.act(input=x)) + plan
+
+    model = Odd()
+    rewritten(model, "ZiLU", {"x": X, "plan": 1.0, "module": 2})
+    assert torch.equal(model(X, plan=1.0), f(f(X)) + 1)
+
+
+def test_a_replica_of_data_parallel_runs_its_own_weights():
+    model = Calls()
+    rewritten(model)
+    replica = model._replicate_for_data_parallel()
+    replica.a = nn.Linear(8, 8)
+    expected = Calls.reference(replica, X, lambda x, _: f(x))
+    assert torch.equal(replica(X), expected)
+    assert not torch.equal(model(X), expected)
+
+
+def test_an_encoder_in_a_list_leaves_its_fused_form_too():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+            self.encoders = [nn.TransformerEncoder(layer, 1)]
+
+        def forward(self, x):
+            return self.encoders[0](x)
+
+    model, x = Hidden().eval(), torch.randn(2, 5, 8)
+    model.encoders[0].eval()
+    rewritten(model, Counted, x)
+    Counted.calls = 0
+    with torch.no_grad():
+        model(x)
+    assert Counted.calls == 1
+
+
+def test_observing_leaves_weights_buffers_and_random_states():
+    class Merging(nn.Module):
+        """Merges weights for evaluation, as LoRA does; has a buffer that each run replaces."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 8))
+            self.register_buffer("mean", torch.zeros(8))
+            self.merged = False
+
+        def train(self, mode=True):
+            if self.merged == mode:
+                self.weight.data += -1 if mode else 1
+                self.merged = not mode
+            return super().train(mode)
+
+        def forward(self, x):
+            self.mean = self.mean * 0.9 + x.mean(0)
+            return F.relu(x @ self.weight) * random.random() * np.random.rand()
+
+    model = Merging()
+    before = copy.deepcopy(model.state_dict()), random.getstate(), np.random.get_state()[1].copy()
+    rewritten(model)
+    torch.testing.assert_close(model.state_dict(), before[0], rtol=0, atol=0)
+    assert not model.merged
+    assert random.getstate() == before[1]
+    assert (np.random.get_state()[1] == before[2]).all()
 
 
 # --- refusals ---

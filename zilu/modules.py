@@ -61,8 +61,8 @@ class _SigmaModule(nn.Module):
             state_dict[f"{prefix}rho"] = saved.view(1)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return type(self)._function(x, self.sigma)
+    def forward(self, input: Tensor) -> Tensor:  # named as torch's own
+        return type(self)._function(input, self.sigma)
 
     def extra_repr(self) -> str:
         sigma = self.sigma
@@ -111,5 +111,5 @@ class SiLU_s(_SigmaModule):
 class SquarePlus(nn.Module):
     """(x + sqrt(x^2 + 4)) / 2; see `zilu.functional.squareplus`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.squareplus(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.squareplus(input)

@@ -77,6 +77,21 @@ def _functions() -> dict:
 # Function to kind, as a torch-function mode sees functions.
 FUNCTIONS = _functions()
 
+# Operators that are one kind of activation wherever they run.
+OPERATORS = {
+    form: kind
+    for name, kind in _FUNCTION_NAMES.items()
+    if name in ("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish")
+    for form in (name, f"{name}_")
+}
+
+
+def is_activation_function(value) -> bool:
+    try:
+        return callable(value) and value in FUNCTIONS
+    except TypeError:  # it has no hash
+        return False
+
 
 def works_in_place(function, args: tuple, kwargs: dict) -> bool:
     """Whether a call of one of FUNCTIONS overwrites its input."""
@@ -125,7 +140,8 @@ _FOREIGN_NAMES = {
 
 def _foreign_kind(module: nn.Module) -> str | None:
     """What the name of a module's class says, "NewGELUActivation" or "MemoryEfficientSwish"."""
-    name = getattr(module, "original_name", type(module).__name__)  # of a scripted module
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    name = module.original_name if scripted else type(module).__name__
     name = name.lower().replace("_", "")
     return next((kind for part, kind in _FOREIGN_NAMES.items() if part in name), None)
 
@@ -133,13 +149,15 @@ def _foreign_kind(module: nn.Module) -> str | None:
 def kind_of_module(module: nn.Module) -> str | None:
     """The kind of activation that a module is, or None.
 
-    A class of torch.nn or zilu, or one derived from it, is what it says. One of another package is
-    known by its name, and by its values: a class called GELU may well have a linear layer inside.
+    A class of torch.nn or zilu is what it says. One derived from it, or of another package, is
+    known by its name and by its values: a class called GELU may well have a linear layer inside.
     """
-    for base in type(module).__mro__:
-        if base in CLASSES:
-            return CLASSES[base]
-    kind = _foreign_kind(module)
+    if type(module) in CLASSES:
+        return CLASSES[type(module)]
+    bases = [base for base in type(module).__mro__ if base in CLASSES]
+    if bases and type(module).forward is bases[0].forward:
+        return CLASSES[bases[0]]
+    kind = CLASSES[bases[0]] if bases else _foreign_kind(module)
     return kind if kind and _computes(module, kind) else None
 
 
@@ -157,11 +175,12 @@ def _computes(module: nn.Module, kind: str) -> bool:
     """Whether a module without parameters gives what `kind` gives, or an approximation in use."""
     if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None:
         return False
-    x = torch.linspace(-8, 8, 65, device="cpu")
     try:
-        values = module.forward(x.clone())  # not called as a module: hooks are for real data
-        return any(
-            torch.allclose(values, reference(x), atol=1e-3) for reference in _references(kind)
-        )
+        with torch.device("cpu"), torch.random.fork_rng([]):
+            x = torch.linspace(-8, 8, 65)
+            values = module.forward(x.clone())  # not called as a module: hooks are for real data
+            return any(
+                torch.allclose(values, reference(x), atol=1e-3) for reference in _references(kind)
+            )
     except Exception:  # it wants something else, or gives it
         return False

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import torch
 from torch import nn
 
-from zilu.replacement.calls import Observation, observe
-from zilu.replacement.kinds import CALLING_NONE, FUNCTIONS, function_name, kind_of_module
-from zilu.replacement.report import Report, counted
-from zilu.replacement.rewriting import Entry, Plan, guard, rewrite
-from zilu.replacement.sites import (
-    FUNCTION_CALL,
-    Found,
-    FoundCall,
-    FoundModule,
-    find_calls,
-    find_modules,
-    site_key,
+from zilu.replacement.kinds import (
+    FUNCTIONS,
+    function_name,
+    is_activation_function,
+    kind_of_module,
 )
-from zilu.replacement.slots import joined
+from zilu.replacement.observing import observe
+from zilu.replacement.orders import CallOrders
+from zilu.replacement.placing import Placing
+from zilu.replacement.report import Report, counted
+from zilu.replacement.sites import FUNCTION_CALL, Found, find_calls, find_modules
 from zilu.replacement.wanted import Key, Target, Wanted
 
 FUNCTIONAL = ("report", "rewrite")
-_HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name and "state_dict" not in name]
 
 
 def replace_activations(
@@ -64,21 +58,29 @@ def replace_activations(
         example_input: a tensor, a tuple of arguments or a mapping of keyword arguments. The network
             is run on it, in training and in evaluation mode (BatchNorm in evaluation both times;
             buffers and random states are put back), to find activations that are called as
-            functions: F.relu(x), torch.relu(x), x.relu(), F.gelu, F.silu, in-place forms.
+            functions: F.relu(x), torch.relu(x), x.relu(), F.gelu, F.silu, in-place forms. All
+            places are then tried out, with what was there before put into them: the network must
+            do what it did, or nothing is changed.
         strict: fail, and change nothing, if an activation that is to be replaced would be left.
         functional: "report" such calls, or "rewrite" them: each place in the code gets a module,
-            which its owner registers, as relu_call_0 and so on. Within one run of the owner's
-            forward, calls are told apart by their order; if there are more than example_input
-            showed, the further ones go to the last module. Only what happens inside `forward` is
-            reached, not another method that is called from outside.
+            which its owner registers, as relu_call_0 and so on. (A function that the owner has as
+            an attribute becomes a module there.) Within one run of the owner's forward, calls of a
+            kind are told apart by their order; if there are more than example_input showed, the
+            further ones go to the last module, and where it takes several ways, all go to one.
+
+    Only ways that example_input takes are seen, and only calls inside `forward` are reached: not
+    those of another method that is called from outside, nor what is run again in backward by
+    activation checkpointing of a method (that of modules is fine). copy.copy and torch.fx's tracer
+    do not know of the new forward; copy.deepcopy, pickle, torch.export and torch.compile do.
 
     Returns:
         What was replaced, what was left and why, site by site.
 
     Raises:
-        ValueError: nothing to replace; with `strict`, something left; an unknown name; sigma not
-            above 0; `learnable` for an activation without sigma; `strict` or "rewrite" without
-            example_input. The network is then unchanged.
+        ValueError: nothing to replace; with `strict`, something left; places that, tried out, make
+            the network do something else; an unknown name; sigma not above 0; `learnable` for an
+            activation without sigma; `strict` or "rewrite" without example_input. The network is
+            then unchanged.
         TypeError: a target that makes no module, or is one.
     """
     if functional not in FUNCTIONAL:
@@ -90,20 +92,18 @@ def replace_activations(
     modules = find_modules(model, wanted, seen)
     activations = {found.slot.module for found in modules}
     calls = find_calls(model, wanted, seen, activations, functional == "rewrite")
+    orders = CallOrders(calls, seen)
     if not seen:
         notes = tuple(_not_looked_for(model, wanted, activations))
     found = (*modules, *calls)
     _check(model, wanted, found, notes, strict)
-    _place_modules(model, modules)
-    _place_calls(model, calls)
-    _rewrite_calls(calls, seen)
-    _guard_modules(modules, calls)
-    owners = {each.slot.owner for each in modules if each.new}
-    _leave_fast_paths(model, owners | {each.owner for each in calls if each.new})
-    report = Report(tuple(each.site() for each in found), notes)
+    placing = Placing(model, modules, calls, orders, seen)
+    if seen:
+        placing.try_out(example_input)
+    placing.carry_out()
     if notes or any(each.forgotten for each in found):
         warnings.warn(_shortfall(found, notes), stacklevel=2)
-    return report
+    return Report(tuple(each.site() for each in found), notes)
 
 
 # --- refusing ---
@@ -153,125 +153,4 @@ def _not_looked_for(model: nn.Module, wanted: Wanted, activations: set[nn.Module
 
 
 def _is_function_of(value, wanted: Wanted) -> bool:
-    return isinstance(value, Hashable) and wanted.for_kind(FUNCTIONS.get(value)) is not None
-
-
-# --- changing ---
-
-
-def _place_modules(model: nn.Module, modules: list[FoundModule]) -> None:
-    registered: dict[nn.Module, list[FoundModule]] = {}
-    for found in modules:
-        if found.slot.registered:
-            registered.setdefault(found.slot.module, []).append(found)
-    for found in sorted(modules, key=lambda each: not each.slot.registered):
-        if not found.replaceable:
-            continue
-        slot = found.slot
-        same = [] if slot.registered else registered.get(slot.module, [])
-        if len(same) == 1:  # a second way to a registered module
-            found.new = same[0].new
-        else:
-            found.new = _made(found, model, slot.owner)
-            _take_over(slot.module, found.new)
-            if not slot.registered and found.new.state_dict():  # it could not be trained or saved
-                slot.owner.add_module(_free_name(slot.owner, slot.name), found.new)
-        slot.put(found.new)
-
-
-def _made(found: Found, model: nn.Module, owner: nn.Module) -> nn.Module:
-    """The new module, where the weights around it are, and of their type."""
-    new = found.factory()
-    for tensor in (*_tensors(owner), *_tensors(model)):
-        if tensor.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-            new.to(tensor.device, tensor.dtype)
-            break
-    return new.train(owner.training)
-
-
-def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
-def _take_over(old: nn.Module, new: nn.Module) -> None:
-    """Mode and hooks; the tables of hooks themselves, so that handles can still remove them."""
-    new.train(old.training)
-    for name in _HOOKS:
-        setattr(new, name, getattr(old, name))
-
-
-def _place_calls(model: nn.Module, calls: list[FoundCall]) -> None:
-    for found in calls:
-        if not found.replaceable:
-            continue
-        found.new = _made(found, model, found.owner)
-        if found.attribute:
-            setattr(found.owner, found.attribute, found.new)
-            found.path = joined(found.path, found.attribute)
-        else:
-            found.name = _free_name(found.holder, f"{found.prefix}_call_0")
-            found.holder.add_module(found.name, found.new)
-            found.path = joined(found.holder_path, found.name)
-
-
-def _rewrite_calls(calls: list[FoundCall], seen: dict[bool, Observation]) -> None:
-    owners: dict[nn.Module, list[FoundCall]] = {}
-    for found in calls:
-        if found.name:
-            owners.setdefault(found.owner, []).append(found)
-    for owner, of_owner in owners.items():
-        rewrite(owner, of_owner[0].holder, _plan(owner, of_owner, seen))
-
-
-def _plan(owner: nn.Module, calls: list[FoundCall], seen: dict[bool, Observation]) -> Plan:
-    kinds = tuple(dict.fromkeys(found.kind for found in calls))
-    entries = {
-        site_key(each): Entry(each.name, _calls_activations(each.new), each.writes_back)
-        for each in calls
-    }
-    orders = {
-        mode: tuple(
-            entries.get(site_key(call), Entry(None))
-            for call in run.sequences.get(owner, ())
-            if call.kind in kinds and not call.written_out and not call.attribute
-        )
-        for mode, run in seen.items()
-    }
-    some = next(order for order in orders.values() if order)
-    return Plan(kinds, orders.get(True) or some, orders.get(False) or some)
-
-
-def _guard_modules(modules: list[FoundModule], calls: list[FoundCall]) -> None:
-    """Where calls around a new module are replaced, its own operations must not be."""
-    rewritten = {found.owner for found in calls if found.name}
-    inside = {module for owner in rewritten for module in owner.modules()}
-    placed = [(found, found.slot.owner) for found in modules if found.new]
-    placed += [(found, found.owner) for found in calls if found.new and found.attribute]
-    for found, owner in placed:
-        if found.writes_back or (owner in inside and _calls_activations(found.new)):
-            guard(found.new, found.writes_back)
-
-
-def _calls_activations(module: nn.Module) -> bool:
-    """Whether a new module may itself call functions that are replaced around it."""
-    return type(module) not in CALLING_NONE
-
-
-def _free_name(owner: nn.Module, wanted: str) -> str:
-    name = wanted.replace(".", "_")
-    stem = name.removesuffix("_0")
-    numbers = itertools.count(1)
-    while hasattr(owner, name):
-        name = f"{stem}_{next(numbers)}"
-    return name
-
-
-def _leave_fast_paths(model: nn.Module, changed: set[nn.Module]) -> None:
-    """torch's Transformer has fused forms of its own activations, for evaluation."""
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and module in changed:
-            module.activation_relu_or_gelu = 0
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder) and not changed.isdisjoint(module.layers):
-            module.use_nested_tensor = False  # which only the fused form takes
+    return is_activation_function(value) and wanted.for_kind(FUNCTIONS[value]) is not None

@@ -27,12 +27,15 @@ class Entry(NamedTuple):
     writes_back: bool = False  # the result is to be written to the input as well
 
 
-class Plan(NamedTuple):
-    """What becomes of the calls that a module's forward makes, in their order."""
+# Of each kind that a module's forward calls, what becomes of the calls, in their order.
+Orders = tuple[tuple[str, tuple[Entry, ...]], ...]
 
-    kinds: tuple[str, ...]  # calls of other kinds are not counted
-    training: tuple[Entry, ...]
-    evaluation: tuple[Entry, ...]
+
+class Plan(NamedTuple):
+    """What becomes of the calls that a module's forward makes."""
+
+    training: Orders
+    evaluation: Orders
 
 
 class _Forward(functools.partial):
@@ -48,26 +51,63 @@ def _bound(module: nn.Module, previous):
     return functools.partial(type(module).forward, module) if previous is None else previous
 
 
+def _set_forward(module: nn.Module, function, *arguments) -> None:
+    own = vars(module)  # not by setattr, which the class may have made its own
+    own["forward"] = _Forward(function, module, own.get("forward"), *arguments)
+    own["_replicate_for_data_parallel"] = functools.partial(_replicate, module)
+
+
+def restore_forward(module: nn.Module) -> None:
+    """Take back the latest change of a module's forward."""
+    own = vars(module)
+    previous = own.pop("forward").args[1]
+    if previous is not None:
+        own["forward"] = previous
+    if not isinstance(previous, _Forward):
+        del own["_replicate_for_data_parallel"]
+
+
+def _replicate(module: nn.Module):
+    """A replica for nn.DataParallel runs its own weights, not those of the module it is made of."""
+    replica = type(module)._replicate_for_data_parallel(module)
+    own = vars(replica)
+    own["forward"] = _rebound(own["forward"], module, replica)
+    return replica
+
+
+def _rebound(forward, module: nn.Module, replica: nn.Module):
+    if not isinstance(forward, _Forward):
+        return forward
+    _, previous, *rest = forward.args
+    rest = [replica if each is module else each for each in rest]
+    return _Forward(forward.func, replica, _rebound(previous, module, replica), *rest)
+
+
 def rewrite(module: nn.Module, holder: nn.Module, plan: Plan) -> None:
     """Let a module's forward give its calls to modules that `holder` has."""
-    previous = vars(module).get("forward")
-    module.forward = _Forward(_substituting, module, previous, holder, plan)
+    _set_forward(module, _substituting, holder, plan)
 
 
-def guard(module: nn.Module, writes_back: bool) -> None:
-    """Keep the operations of an activation module from being taken for calls of its owner.
-
-    Args:
-        writes_back: let it write its result to its input too, as what it replaces did.
-    """
-    module.forward = _Forward(_guarded, module, vars(module).get("forward"), writes_back)
+def leave_calls(module: nn.Module, kinds: tuple[str, ...]) -> None:
+    """Keep the calls that a module's forward makes from the modules around it."""
+    orders = tuple((kind, (Entry(None),)) for kind in kinds)
+    rewrite(module, module, Plan(orders, orders))
 
 
-def _substituting(module: nn.Module, previous, holder: nn.Module, plan: Plan, *args, **kwargs):
+def write_back(module: nn.Module) -> None:
+    """Let an activation module write its result to its input too, as what it replaces did."""
+    _set_forward(module, _writing_back)
+
+
+def _substituting(module: nn.Module, previous, holder: nn.Module, plan: Plan, /, *args, **kwargs):
     if torch.compiler.is_compiling():
         _show_to_compiler()
-    with _Substitution(holder, plan.kinds, plan.training if module.training else plan.evaluation):
+    with _Substitution(holder, plan.training if module.training else plan.evaluation):
         return _bound(module, previous)(*args, **kwargs)
+
+
+def _writing_back(module: nn.Module, previous, /, input: Tensor) -> Tensor:
+    return input.copy_(_bound(module, previous)(input.clone()))
 
 
 def _show_to_compiler() -> None:
@@ -84,37 +124,41 @@ def _show_to_compiler() -> None:
 _show_to_compiler._dynamo_marked_constant = True
 
 
-def _guarded(module: nn.Module, previous, writes_back: bool, x: Tensor) -> Tensor:
-    return _applied(_bound(module, previous), x, True, writes_back)
-
-
-def _applied(activation, x: Tensor, guarded: bool, writes_back: bool) -> Tensor:
-    if writes_back:
-        return x.copy_(_applied(activation, x.clone(), guarded, False))
-    if not guarded:
-        return activation(x)
-    with torch._C.DisableTorchFunction():  # torch 2.6 cannot compile this
-        return activation(x)
-
-
 class _Substitution(TorchFunctionMode):
-    """Gives calls to modules in the order of `entries`.
+    """Gives the calls of each kind to modules in their order.
 
     More calls than were seen (a loop that runs longer) go where the last one goes.
     """
 
-    def __init__(self, holder: nn.Module, kinds: tuple[str, ...], entries: tuple[Entry, ...]):
+    def __init__(self, holder: nn.Module, orders: Orders):
         super().__init__()
-        self.holder, self.kinds, self.entries = holder, kinds, entries
-        self.seen = 0
+        self.holder, self.orders = holder, dict(orders)
+        self.seen = dict.fromkeys(self.orders, 0)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if FUNCTIONS.get(function) not in self.kinds:
+        kind = FUNCTIONS.get(function)
+        if kind not in self.orders:
             return function(*args, **kwargs)
-        entry = self.entries[min(self.seen, len(self.entries) - 1)]
-        self.seen += 1
+        entries = self.orders[kind]
+        entry = entries[min(self.seen[kind], len(entries) - 1)]
+        self.seen[kind] += 1
         if entry.name is None:
-            return function(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
-        return _applied(self.holder._modules[entry.name], x, entry.guarded, entry.writes_back)
+            with torch._C.DisableTorchFunction():  # which torch 2.6 cannot compile
+                return function(*args, **kwargs)
+        return _applied(self.holder._modules[entry.name], entry, _input(args, kwargs))
+
+
+def _input(args: tuple, kwargs: dict) -> Tensor:
+    if args:
+        return args[0]
+    return kwargs["input"] if "input" in kwargs else kwargs["self"]
+
+
+def _applied(activation: nn.Module, entry: Entry, x: Tensor) -> Tensor:
+    if entry.writes_back:
+        return x.copy_(_applied(activation, entry._replace(writes_back=False), x.clone()))
+    if not entry.guarded:
+        return activation(x)
+    with torch._C.DisableTorchFunction():
+        return activation(x)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 # What torch.nn.Module keeps for itself; of these only _modules holds modules.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
@@ -55,28 +56,38 @@ def walk(model: nn.Module) -> Iterator[Slot]:
     waiting = [(model, "")]
     while waiting:
         owner, path = waiting.pop()
-        slots = list(_slots_of(owner, path))
+        slots = [slot for slot in _slots_of(owner, path) if not _leads_out(slot, model)]
         yield from slots
         held = {slot.module: slot.path for slot in slots if slot.module not in seen}
         seen |= held.keys()
         waiting += reversed(held.items())
 
 
+def _leads_out(slot: Slot, model: nn.Module) -> bool:
+    """Whether it is a way back to the network, or to what the network is a part of."""
+    return not slot.registered and any(module is model for module in slot.module.modules())
+
+
 def _slots_of(owner: nn.Module, path: str) -> Iterator[Slot]:
+    if isinstance(owner, parametrize.ParametrizationList):  # functions of weights
+        return
     for name, module in owner._modules.items():
         if module is not None:
             yield Slot(owner, path, name, owner._modules, name, module)
     for name in [name for name in vars(owner) if name not in _OWN_ATTRIBUTES]:
-        yield from _unregistered(owner, path, name, vars(owner), name)
+        yield from _unregistered(owner, path, name, vars(owner), name, ())
 
 
-def _unregistered(owner, path, name, container, key) -> Iterator[Slot]:
+def _unregistered(owner, path, name, container, key, around: tuple) -> Iterator[Slot]:
     value = container[key]
     if isinstance(value, nn.Module):
         yield Slot(owner, path, name, container, key, value)
-    elif isinstance(value, list | dict):
-        for inner in list(value) if isinstance(value, dict) else range(len(value)):
-            yield from _unregistered(owner, path, f"{name}.{inner}", value, inner)
+    elif isinstance(value, list | dict) and not any(value is each for each in around):
+        items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+        for inner, item in items:
+            if isinstance(item, nn.Module | list | dict | tuple):
+                further = (*around, value)
+                yield from _unregistered(owner, path, f"{name}.{inner}", value, inner, further)
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
             if isinstance(item, nn.Module):
