@@ -105,22 +105,24 @@ def baseline_of(group: Group, name: str | None) -> Setting | None:
     return next((each for each in found if each is not None), None if name else settings[0])
 
 
-def check_plan(groups: list[Group], plan: Plan) -> None:
+def check_plan(groups: list[Group], plan: Plan, attempted: list[Group]) -> None:
     """Refuse a baseline, a primary or a metric that no group has.
+
+    A setting of which every run diverged is none of a group's; `attempted` has it.
 
     Raises:
         UserError: with what there is.
     """
     if not groups:
         return
-    labels = list(dict.fromkeys(s.label for group in groups for s in group.settings))
+    labels = list(dict.fromkeys(s.label for group in attempted for s in group.settings))
     for flag, name in (("baseline", plan.baseline), ("primary", plan.primary)):
-        if name and not any(find_setting(name, group.settings) for group in groups):
+        if name and not any(find_setting(name, group.settings) for group in attempted):
             raise UserError(f"--{flag} {name}: no such setting; {nearest(str(name), labels)}")
     there = list(dict.fromkeys(name for group in groups for name in metrics_there(group)))
     if plan.metric and plan.metric not in there:
         raise UserError(f"--metric {plan.metric}: these runs have {', '.join(there)}")
-    if plan.primary and not any(_primary_of(group, plan) for group in groups):
+    if plan.primary and not any(_primary_of(group, plan) for group in attempted):
         raise UserError(f"--primary {plan.primary}: it is the baseline; choose another of them")
 
 
@@ -161,6 +163,16 @@ def slope_rival(setting: Setting) -> str | None:
         if name == setting.activation and math.isclose(setting.sigma or 0, sigma, rel_tol=2e-3):
             return rival
     return None
+
+
+def main_settings(
+    settings: list[Setting], comparisons: list[Comparison], most: int
+) -> list[Setting]:
+    """Up to `most`, where there is no room for all: the baseline and the primary one come first."""
+    first = [c.baseline for c in comparisons if c.kind == AGAINST_BASELINE]
+    first += [c.setting for c in comparisons if c.primary]
+    kept = sorted(settings, key=lambda setting: setting not in first)[:most]
+    return [setting for setting in settings if setting in kept]
 
 
 def starts_as(control: Setting, setting: Setting) -> bool:

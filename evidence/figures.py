@@ -162,7 +162,7 @@ def learning_curves(group: Group, metric: Metric) -> Figure:
     right.set(xlabel="epoch", ylabel=metric.axis(f"{SPLIT_WORDS[split]} "))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain_log(left)
+    plain_log(left)
     _zoom(right, metric)
     add_legend(figure, right)
     return figure
@@ -221,7 +221,7 @@ def _zoom(axes: Axes, metric: Metric) -> None:
     axes.set_ylim(low, min(high, 100.5) if metric.unit == "%" else high)
 
 
-def _plain_log(axes: Axes) -> None:
+def plain_log(axes: Axes) -> None:
     """1, 0.5, 0.2 on a logarithmic axis, not powers."""
     low, high = axes.get_ylim()
     low = max(low, 1e-12)

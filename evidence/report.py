@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas
 
-from evidence import figures, tables
+from evidence import figures, sections, tables
 from evidence.comparisons import (
     AGAINST_BASELINE,
     CONTROL,
@@ -17,20 +17,26 @@ from evidence.comparisons import (
     all_comparisons,
     check_plan,
 )
+from evidence.divergence import attempts, divergence_table, sentence, shares, worth_a_sentence
 from evidence.document import Document, plain
+from evidence.layers import layers_of
 from evidence.metrics import SPLIT_WORDS, Metric, metric_of
+from evidence.predictions import predictions_of
 from evidence.run_folders import RunResult, split_of
 from evidence.sentences import SIGMA_ONLY_RESCALES, seeds_sentence, verdict, warnings
 from evidence.settings import Group, Setting, by_order, shown, sort
 from evidence.tuned import choices, tuning_table
-from runs.status import DIVERGED
 from utils import UserError, replacing
 from zilu.names import ACTIVATIONS
 
-# The files in figures/ and tables/ that a report writes.
+# The files in figures/ and tables/ that a report writes, and those beside report.html that not
+# every report has.
 OURS = re.compile(
-    r"((curves|differences|scan|time)-\d+|functions)\.(png|svg|pdf)"
-    r"|((settings|comparisons)-\d+|differences|tuning)\.tex"
+    r"((curves|differences|scan|time|classes|reliability|std|tail_ratio|flat_share|gradient_norm|"
+    r"dead_share|sigma)-\d+|functions)\.(png|svg|pdf)"
+    r"|((settings|comparisons|divergence|calibration|classes|images|mcnemar|blocks|layers)-\d+|"
+    r"differences|tuning)\.tex"
+    r"|(tuning|divergence|calibration|classes|reliability|mcnemar|blocks|layers)\.csv"
 )
 SCAN = 3  # sigmas of one activation that make a scan
 FACTS = (
@@ -73,10 +79,16 @@ class Report:
     def __post_init__(self):
         self.result = sort(self.runs)
         self.groups = self.result.groups
-        check_plan(self.groups, self.plan)
+        attempted = attempts(self.runs)
+        check_plan(self.groups, self.plan, attempted)
         self.metrics = [metric_of(group, self.plan.metric) for group in self.groups]
         self.comparisons = all_comparisons(self.groups, self.plan, self.metrics)
         self.choices = choices(self.runs)
+        self.shares = shares(attempted, self.groups, self.plan)
+        self.evidence = [
+            sections.GroupEvidence(g, self.of(g), predictions_of(g), layers_of(g))
+            for g in self.groups
+        ]
 
     def of(self, group: Group, *kinds: str) -> list[Comparison]:
         return [c for c in self.comparisons if c.group is group and (not kinds or c.kind in kinds)]
@@ -91,9 +103,8 @@ def write(report: Report, folder: Path) -> None:
     try:
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            for path in (folder / name).iterdir():
-                if OURS.fullmatch(path.name):  # of an earlier report, which may have had more
-                    path.unlink()
+        for path in _of_an_earlier_report(folder):
+            path.unlink()
         document = compose(report)
         figures.save(document.figures, folder / "figures")
         for name, frame in data_frames(report).items():
@@ -104,6 +115,14 @@ def write(report: Report, folder: Path) -> None:
         _write(folder / "report.html", document.html(folder))
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written ({error.strerror})") from None
+
+
+def _of_an_earlier_report(folder: Path) -> list[Path]:
+    """Files that it wrote, and it may have had more of them; the user's own stay."""
+    places = [folder / "figures", folder / "tables"]
+    if (folder / "report.html").exists():
+        places.append(folder)
+    return [path for place in places for path in place.iterdir() if OURS.fullmatch(path.name)]
 
 
 def _write(path: Path, text: str) -> None:
@@ -127,7 +146,9 @@ def data_frames(report: Report) -> dict[str, pandas.DataFrame]:
     }
     if report.choices:
         found["tuning"] = tuning_table(report.choices)
-    return found
+    if report.shares:
+        found["divergence"] = divergence_table(report.shares)
+    return found | sections.data_frames(report.evidence)
 
 
 # --- the text ---
@@ -146,7 +167,7 @@ def compose(report: Report) -> Document:
     _functions(document, report)
     _left_out(document, report)
     document.heading(2, "How to read this")
-    document.items(list(METHODS))
+    document.items([*METHODS, *sections.methods(report.shares, report.evidence)])
     return document
 
 
@@ -164,6 +185,7 @@ def _in_short(document: Document, report: Report) -> None:
     document.heading(2, "In short")
     if not report.groups:
         document.paragraph("No run has finished: there is nothing to compare.")
+        _diverged(document, report)
         return
     plan = report.plan
     document.paragraph(_declaration(plan))
@@ -180,6 +202,15 @@ def _in_short(document: Document, report: Report) -> None:
                 for c in ordered
             ]
         )
+    _diverged(document, report)
+
+
+def _diverged(document: Document, report: Report) -> None:
+    """Diverged runs are in no mean, but they are results."""
+    for title in dict.fromkeys(share.title for share in report.shares):
+        mine = [s for s in report.shares if s.title == title and worth_a_sentence(s)]
+        document.paragraph(f"Diverged, **{plain(title)}**:")
+        document.items([plain(sentence(share)) for share in mine])
 
 
 def _declaration(plan: Plan) -> str:
@@ -218,7 +249,7 @@ def _group(document: Document, report: Report, group: Group, number: int) -> Non
     document.paragraph(
         f"{split} {metric.axis()}: final, and at the best validation epoch where there is any."
     )
-    _diverged(document, report, group)
+    sections.divergence(document, [s for s in report.shares if s.title == group.title], number)
     if any(not record.get("partial") for run in group.all_runs() for record in run.records):
         document.figure(
             f"curves-{number}",
@@ -226,6 +257,7 @@ def _group(document: Document, report: Report, group: Group, number: int) -> Non
             lambda: figures.learning_curves(group, metric),
         )
     _differences(document, report, group, metric, number)
+    sections.predictions(document, report.evidence[number - 1], number)
     _scan(document, report, group, metric, number)
     if any(not math.isnan(tables.step_ms(run)) for run in group.all_runs()):
         document.figure(
@@ -233,6 +265,7 @@ def _group(document: Document, report: Report, group: Group, number: int) -> Non
             "Result against the time of a training step; bars are 95 % intervals.",
             lambda: figures.accuracy_and_time(group, metric),
         )
+    sections.layers(document, report.evidence[number - 1], number)
 
 
 def _differences(
@@ -272,20 +305,6 @@ def _facts(group: Group) -> str:
         notes = plain("; ".join(group.notes))
         text += f" **The runs are pooled although they differ in** {notes}."
     return text
-
-
-def _diverged(document: Document, report: Report, group: Group) -> None:
-    """Diverged runs are no numbers, but they are results."""
-    from evidence.settings import context_of, setting_of
-
-    found: dict[str, int] = {}
-    for run, _ in report.result.left_out:
-        if run.kind == DIVERGED and run.flags and context_of(run) == group.facts:
-            label = setting_of(run).label
-            found[label] = found.get(label, 0) + 1
-    document.items(
-        [f"{plain(label)}: {count} more runs diverged." for label, count in found.items()]
-    )
 
 
 def _scan(document: Document, report: Report, group: Group, metric: Metric, number: int) -> None:

@@ -7,6 +7,7 @@ precision; where and how a run was saved does not.
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cli
 from dataset import FOLDERS
@@ -124,6 +125,12 @@ def seeds_of(run: RunResult) -> tuple:
     return tuple(run.resolved.get(name, run.flags.get(name)) for name in SEEDS)
 
 
+def seed_key(run: RunResult) -> tuple | Path:
+    """The run among those of its setting; one that does not tell its seed pairs with none."""
+    seeds = seeds_of(run)
+    return run.path if seeds[0] is None else seeds
+
+
 def context_of(run: RunResult) -> dict:
     """Everything that decides the result besides setting and seeds."""
     flags, resolved = _complete(run), run.resolved
@@ -146,6 +153,11 @@ def context_of(run: RunResult) -> dict:
     if run.role == TUNED:
         context["tuned"] = ", ".join(tuned_names(run))
     return context
+
+
+def context_key(context: dict) -> str:
+    """The same for equal contexts, whatever their order."""
+    return repr(sorted(context.items(), key=lambda item: item[0]))
 
 
 def _complete(run: RunResult) -> dict:
@@ -177,17 +189,15 @@ def sort(runs: list[RunResult]) -> Sorted:
             left_out.append((run, f"{run.kind}: {run.reason}"))
         else:
             context = context_of(run)
-            key = repr(sorted(context.items(), key=lambda item: item[0]))
-            group = groups.setdefault(key, Group(context, {}, tuned_names(run)))
+            group = groups.setdefault(context_key(context), Group(context, {}, tuned_names(run)))
             same = group.runs.setdefault(setting_of(run), {})
             copy = _earlier(run, same)
             if copy is None:
-                # One that does not say its seed pairs with none.
-                same[run.path if seeds_of(run)[0] is None else seeds_of(run)] = run
+                same[seed_key(run)] = run
             else:
                 left_out.append((run, copy))
     found = sorted(groups.values(), key=lambda group: bool(group.tuned))  # these last
-    titles = [_title(group, found) for group in found]
+    titles = [group_title(group, found) for group in found]
     for number, group in enumerate(found):
         earlier = titles[:number].count(titles[number])
         group.title = titles[number] + (f" ({earlier + 1})" if earlier else "")
@@ -210,7 +220,7 @@ def _differences(groups: list[Group]) -> list[tuple[str, list]]:
     return [(name, each) for name, each in values.items() if any(v != each[0] for v in each)]
 
 
-def _title(group: Group, groups: list[Group]) -> str:
+def group_title(group: Group, groups: list[Group]) -> str:
     """Model and data, and what tells it from the other groups of the same."""
     facts = group.facts
     alike = [g for g in groups if all(g.facts.get(n) == facts.get(n) for n in ("model", "dataset"))]

@@ -3,7 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas
+
 import cli
+import report
+from evidence import figures
 from runs.folder import metrics_line
 from runs.results import result_line, summary
 from vision_main import Classification
@@ -64,6 +69,70 @@ def write_run(folder: Path, args: str, results: list[str], metrics: list[str] | 
     (folder / "train_eval_results.txt").write_text("".join(line + "\n" for line in results))
     if metrics is not None:
         (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in metrics))
+    return folder
+
+
+def add_predictions(folder: Path, labels, accuracy: float, seed, classes: int = 10) -> Path:
+    """predictions.npz of a network that is right on this share of the images, one more or less,
+    and surer than it should be; hard images are hard for every network."""
+    rng = np.random.default_rng(seed)
+    hardness = np.random.default_rng(7).uniform(0, 1, len(labels)) + rng.normal(
+        0, 0.02, len(labels)
+    )
+    right = hardness.argsort().argsort() < round(accuracy * len(labels))
+    chosen = np.where(right, labels, (labels + rng.integers(1, classes, len(labels))) % classes)
+    logits = rng.normal(0, 0.5, (len(labels), classes))
+    sure = rng.uniform(2.5, 9, len(labels)) * np.where(right, 1, 0.6)
+    logits[np.arange(len(labels)), chosen] = logits.max(axis=1) + sure
+    np.savez(folder / "predictions.npz", logits=logits.astype(np.float16), labels=labels)
+    return folder
+
+
+def add_blocks(folder: Path, loss, tokens) -> Path:
+    """predictions.npz of a language model."""
+    np.savez(
+        folder / "predictions.npz",
+        loss=np.asarray(loss, np.float32),
+        tokens=np.asarray(tokens, np.int64),
+    )
+    return folder
+
+
+def add_stats(folder: Path, lines: list[dict]) -> Path:
+    """stats.jsonl; each of `lines` has "step" and "sites" or "channels"."""
+    text = "".join(json.dumps({"epoch": 1, **line}) + "\n" for line in lines)
+    (folder / "stats.jsonl").write_text(text)
+    return folder
+
+
+def report_on(folder: Path, *flags) -> None:
+    """Write the report of the runs in `folder` to `folder`/report."""
+    assert report.main([str(folder), *map(str, flags)]) == 0
+
+
+def table(folder: Path, name: str) -> pandas.DataFrame:
+    return pandas.read_csv(folder / "report" / f"{name}.csv")
+
+
+def text(folder: Path) -> str:
+    return (folder / "report/report.md").read_text()
+
+
+def without_figures(monkeypatch) -> None:
+    """Empty figures, which take no time."""
+
+    def save(drawings, folder):
+        for name in drawings:
+            (folder / f"{name}.svg").write_bytes(b"")
+
+    monkeypatch.setattr(figures, "save", save)
+
+
+def diverge(folder: Path) -> Path:
+    """The run has diverged in its second epoch."""
+    results = folder / "train_eval_results.txt"
+    first = results.read_text().splitlines()[0]
+    results.write_text(f"{first}\n[Diverged] in epoch 2, step 7, the training loss is nan\n")
     return folder
 
 

@@ -6,13 +6,19 @@ import re
 import shutil
 
 import numpy as np
-import pandas
 import pytest
-from made_runs import language_run, vision_run, write_run
+from made_runs import (
+    language_run,
+    table,
+    text,
+    vision_run,
+    without_figures,
+    write_run,
+)
+from made_runs import report_on as run
 from scipy import stats
 
 import report
-from evidence import figures
 from evidence.report import OURS
 from evidence.run_folders import find_runs, read_arguments, read_run
 from evidence.settings import sort
@@ -26,14 +32,8 @@ ZILU = [91.9, 92.1, 92.2, 92.2, 91.9, 92.0]
 @pytest.fixture(autouse=True)
 def quick(request, monkeypatch):
     """Figures without content, where a test does not look at them."""
-    if "drawn" in request.fixturenames:
-        return
-
-    def save(drawings, folder):
-        for name in drawings:
-            (folder / f"{name}.svg").write_bytes(b"")
-
-    monkeypatch.setattr(figures, "save", save)
+    if "drawn" not in request.fixturenames:
+        without_figures(monkeypatch)
 
 
 @pytest.fixture
@@ -47,19 +47,6 @@ def made(folder, relu=RELU, zilu=ZILU, **flags):
         vision_run(folder / f"ReLU_{seed}", a, activation="ReLU", seed=seed, **flags)
         vision_run(folder / f"ZiLU_{seed}", b, activation="ZiLU", seed=seed, **flags)
     return folder
-
-
-def run(*words):
-    """The report's folder."""
-    assert report.main([str(word) for word in words]) == 0
-
-
-def table(folder, name):
-    return pandas.read_csv(folder / "report" / f"{name}.csv")
-
-
-def text(folder):
-    return (folder / "report/report.md").read_text()
 
 
 # --- the numbers ---
@@ -225,7 +212,7 @@ def test_missing_and_failed_runs_are_named_and_never_averaged(tmp_path, capsys):
     assert "ZiLU_2`: unreadable: " in shown
     assert "again`: the same setting and seed as" in shown or "ReLU_5`: the same setting" in shown
     assert "only one of the two has seeds 0, 1, 2; they are left out of the pairs" in shown
-    assert "ZiLU (σ = 1): 1 more runs diverged." in shown
+    assert "ZiLU (σ = 1): 1 of 4 runs diverged (95 % interval 1 to 81 %)" in shown
     assert "ZiLU_0: diverged" in capsys.readouterr().out
     runs = table(tmp_path, "runs").set_index("run")
     assert runs["used"].sum() == 9
