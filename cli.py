@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` and every mistake are answered before t
 import argparse
 import difflib
 import hashlib
+import importlib.util
 import json
 import re
 import sys
@@ -222,6 +223,11 @@ _SHARED = (
     Flag("Output", "save_interval", "1ep,10min", save_interval, NOTHING,
          "when to save a checkpoint: epochs (1ep), steps (500), minutes (10min), or whichever of "
          "several is over first; the end is always saved"),
+    Flag("Output", "stats", None, _positive_int, NOTHING,
+         "every so many steps, numbers of each activation (spread and tail of its input, flat "
+         "slopes, gradient, sigma), and dead channels at evaluations, into stats.jsonl"),
+    Flag("Output", "tensorboard", False, bool, NOTHING,
+         "the numbers of --stats for TensorBoard too, in the run folder"),
     Flag("Output", "test_only", False, bool, NOTHING,
          "evaluate --checkpoint, else the run folder's, else the untrained network"),
     Flag("Output", "checkpoint", None, str, NOTHING, "checkpoint file for --test_only"),
@@ -249,6 +255,11 @@ _VISION_ALONE = (
          "standard deviation of Gaussian noise on normalised training images"),
     Flag("Dataset", "val_fraction", 0.0, _share, RESULT,
          "share of the training set held out for validation, stratified"),
+    Flag("Dataset", "imb_factor", None, number(float, above=0, below=1), RESULT,
+         "make the training set long-tailed: the smallest class's share of the largest one "
+         f"(all images; {dataset.LONG_TAIL_FACTOR:g} for cifar10-lt and cifar100-lt)"),
+    Flag("Dataset", "imb_type", "exp", one_of("exp", "step"), RESULT,
+         "with --imb_factor: exp falls from class to class, step once, after half of them"),
     Flag("Training", "batch_size", 256, _positive_int, RESULT, "images per step"),
     Flag("Training", "num_epochs", 150, _positive_int, RESULT, "passes over the training set"),
     Flag("Training", "sync_batchnorm", False, bool, RESULT,
@@ -256,7 +267,10 @@ _VISION_ALONE = (
     Flag("Optimization", "criterion", "CrossEntropy", one_of("CrossEntropy", "MSE"), RESULT,
          "loss: CrossEntropy, or MSE between the outputs and one-hot targets"),
     Flag("Optimization", "label_smoothing", 0.0, _share, RESULT, "of the training targets"),
-    Flag("System", "split_seed", 0, _seed, RESULT, "seed of the validation split"),
+    Flag("Optimization", "class_balanced", None, number(float, at_least=0, below=1), RESULT,
+         "class-balanced training loss (arXiv 1901.05555) with this beta, for example 0.9999"),
+    Flag("System", "split_seed", 0, _seed, RESULT,
+         "seed of the validation split, and of what --imb_factor keeps"),
     Flag("System", "num_workers", None, _count, NOTHING,
          "processes that read images of data sets too large for memory; 0 is none "
          "but this one (one per processor)"),
@@ -459,6 +473,10 @@ def check_together(args: argparse.Namespace) -> None:
             f"--inplace: {name} has no in-place form; leave it out, or take one of "
             f"{', '.join(activations.INPLACE_NAMES)}"
         )
+    if args.tensorboard and args.stats is None:
+        raise UserError("--tensorboard has no effect without --stats; add --stats 100")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard: it is not installed; pip install tensorboard")
     if args.compile_mode != "default" and not args.use_compiled:
         raise UserError("--compile_mode has no effect without --use_compiled; add it")
     if args.amp_dtype != "auto" and not args.use_amp:

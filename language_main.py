@@ -78,7 +78,7 @@ class Language(program.Program):
     def initial_weights(self, args):
         return "untrained" if args.init_from is None else f"pretrained ({args.init_from})"
 
-    def task(self, args):
+    def task(self, args, data):
         return LanguageModelling()
 
     def resolved(self, args, data):
@@ -288,6 +288,20 @@ class LanguageModelling:
 
     def score(self, metrics: dict[str, float]) -> float:
         return -metrics["loss"]
+
+    def predictions(self, model, batch):
+        """loss (B,), mean nats per token of a block, and tokens (B,), how many those are."""
+        from torch.nn import functional as F
+
+        from text.loaders import IGNORED
+
+        ids, targets = batch
+        losses = F.cross_entropy(
+            model(ids).float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED,
+            reduction="none",
+        )  # fmt: skip
+        tokens = (targets != IGNORED).sum(1)
+        return {"loss": losses.view_as(targets).sum(1) / tokens, "tokens": tokens}
 
     def flops(self, model) -> float | None:
         return model.flops_per_token

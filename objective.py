@@ -28,6 +28,9 @@ class Task(Protocol):
     def score(self, metrics: dict[str, float]) -> float:
         """What the best epoch has most of."""
 
+    def predictions(self, model: nn.Module, batch: tuple) -> dict[str, Tensor]:
+        """What predictions.npz is to hold of a batch: tensors with a row for each sample."""
+
     def flops(self, model: nn.Module) -> float | None:
         """Floating point operations of a training step per unit counted, where known."""
 
@@ -63,9 +66,18 @@ class Objective(nn.Module):
         self.device_type, self.amp_dtype = device_type, amp_dtype
         self._full = compiled(self._compute, compile_mode) if compile_mode else self._compute
 
+    def precision(self):
+        """The context of mixed precision, or of none."""
+        return torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None)
+
     def _compute(self, batch: tuple) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
+        with self.precision():
             return self.task(self.model, batch)
+
+    @torch.no_grad()
+    def predictions(self, batch: tuple) -> dict[str, Tensor]:
+        with self.precision():
+            return self.task.predictions(self.model, batch)
 
     def forward(self, batch: tuple, full: bool) -> tuple[Tensor, Tensor]:
         if not full:

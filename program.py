@@ -49,7 +49,7 @@ class Program:
         """The network in its initial state, which depends on the init seed, not the activation."""
         raise NotImplementedError
 
-    def task(self, args: argparse.Namespace):
+    def task(self, args: argparse.Namespace, data):
         """The task of train_eval.py."""
         raise NotImplementedError
 
@@ -183,6 +183,8 @@ def build_options(args: argparse.Namespace, device, test_each_epoch: bool):
         test_each_epoch=test_each_epoch,
         amp_dtype=resolve_amp_dtype(device, args.amp_dtype) if args.use_amp else None,
         compile_mode=args.compile_mode if args.use_compiled else None,
+        stats_interval=args.stats,
+        tensorboard=args.tensorboard,
         clip_grad_norm=args.clip_grad_norm,
         optimizer=args.optimizer,
         lr=args.lr,
@@ -194,6 +196,17 @@ def build_options(args: argparse.Namespace, device, test_each_epoch: bool):
         lr_step=args.lr_step,
         lr_gamma=args.lr_gamma,
     )
+
+
+def build_watch(args: argparse.Namespace, model, device):
+    """What --stats looks at the activations with; None without."""
+    if args.stats is None:
+        return None
+    from diagnostics.watch import Watch
+
+    site_type = type(activation_factory(args)())
+    sites = {path: m for path, m in model.named_modules() if type(m) is site_type}
+    return Watch(model, sites, device)
 
 
 def prepare(program: Program, args: argparse.Namespace):
@@ -286,7 +299,8 @@ def ready(program: Program, args, saved: dict | None, path: Path | None, folder:
     print(data.description)
     model = built_model(program, args, data, device)
     program.check_training(args, model, data)
-    trainer = Trainer(model, program.task(args), device, options)
+    watch = build_watch(args, model, device)
+    trainer = Trainer(model, program.task(args, data), device, options, watch)
 
     facts = models.package_version(args.model) | environment(device)
     facts |= {"processes": distributed.world_size(), "torchrun": distributed.torchrun_id()}
@@ -400,7 +414,7 @@ def test_only(program: Program, args, given: set[str], folder: RunFolder) -> int
     model = built_model(program, args, data, device)
     if path:
         resume.load_weights(model, checkpoint["model"], path)
-    task = program.task(args)
+    task = program.task(args, data)
     trainer = Trainer(model, task, device, options)
     try:
         result = task.describe(trainer.evaluate(data.test, "Test"))

@@ -6,16 +6,20 @@ where an interrupted run was. Nothing in a training step waits for the device: m
 up on it and are read once per LOG_STEPS.
 """
 
+import contextlib
 import math
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 import distributed
+from diagnostics.board import Board
+from diagnostics.watch import Watch, channel_counts
 from objective import Loader, Objective, Task, in_groups, size_of_batch
 from optimization import Plateau, build_optimizer, lr_factor, schedule_length
 from runs.checkpoint import save_checkpoint
@@ -55,6 +59,7 @@ class Options:
 
     A step of the optimizer takes `grad_accum_steps` batches. `eval_interval` counts steps; None is
     after each epoch only. The test split is evaluated then too, or else once, at the end.
+    `stats_interval` counts steps too; None is never.
     """
 
     num_epochs: int
@@ -75,6 +80,8 @@ class Options:
     warmup: str
     lr_step: int
     lr_gamma: float
+    stats_interval: int | None = None
+    tensorboard: bool = False
 
 
 class Diverged(Exception):
@@ -108,10 +115,18 @@ class State:
 
 
 class Trainer:
-    """Trains and evaluates `model` on `task`."""
+    """Trains and evaluates `model` on `task`; `watch` looks at its activations meanwhile."""
 
-    def __init__(self, model: nn.Module, task: Task, device: torch.device, options: Options):
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        device: torch.device,
+        options: Options,
+        watch: Watch | None = None,
+    ):
         self.model, self.task, self.device, self.options = model, task, device, options
+        self.watch = watch
         self.objective = Objective(
             model, task, device.type, options.amp_dtype, options.compile_mode
         )
@@ -188,8 +203,10 @@ class Trainer:
             self._save()  # results that follow always have a checkpoint to go on from
         else:
             self._restore(saved)
+        self.board = self._open_board()
         try:
             self._train(data)
+            self._write_predictions(data.test)
         except Stopped:
             self._save()
             raise
@@ -239,6 +256,7 @@ class Trainer:
         accumulated = self.options.grad_accum_steps
         batches = loader.batches(place.epoch, place.steps * accumulated)
         for group in in_groups(batches, accumulated):
+            self._look_at_sites(group[0], loader)
             self.totals = self.totals + self.train_step(group, loader)
             progress.advance(self._log_text(loader))
             self._save_or_stop()
@@ -328,6 +346,47 @@ class Trainer:
                 "infinite"
             )
 
+    # --- looking into the network ---
+
+    def _look_at_sites(self, batch: tuple, loader: Loader) -> None:
+        """Before a step whose turn it is. Not on an epoch's short last batch, of which a process
+        may have nothing."""
+        state, interval = self.state, self.options.stats_interval
+        first = state.place.steps * self.options.grad_accum_steps
+        if interval is None or state.step % interval:
+            return
+        if size_of_batch(loader, first) == loader.batch_size:
+            sites = self.watch.measure(self.objective, batch, self.scaler.get_scale())
+            self._add_stats({"sites": sites})
+
+    @contextlib.contextmanager
+    def _looking_at_channels(self, loader: Loader) -> Iterator[None]:
+        """While an evaluation of `loader` lasts; afterwards they are in `channels`. Compiled code
+        cannot be looked at: there, a pass of its own follows."""
+        if self.options.stats_interval is None:
+            yield
+            return
+        if self.options.compile_mode is None:
+            with self.watch.channels() as living:
+                yield
+        else:
+            yield
+            with torch.no_grad(), self.watch.channels() as living:
+                for batch in loader.batches(0):
+                    self._loss_and_sums(self.objective, batch, False)
+        self.channels = channel_counts(living)
+
+    def _add_stats(self, numbers: dict) -> None:
+        record = {"step": self.state.step, "epoch": self.state.place.epoch, **numbers}
+        self.folder.add_stats(record)
+        if self.board is not None:
+            self.board.add(record)
+
+    def _open_board(self) -> Board | None:
+        if not self.options.tensorboard or not distributed.is_main():
+            return None
+        return Board(self.folder.path / RunFolder.TENSORBOARD, self.state.step)
+
     # --- evaluations ---
 
     def _evaluate_all(self, data) -> None:
@@ -348,6 +407,8 @@ class Trainer:
             self.plateau.end_epoch(record.get("val", record["train"])["loss"])
         record |= self._costs(record["train"]["count"])
         self._write(record)
+        if self.options.stats_interval is not None:
+            self._add_stats({"channels": self.channels})
         state.records.append(record)
 
     def _evaluations(self, data) -> dict:
@@ -355,13 +416,32 @@ class Trainer:
         results = {}
         try:
             if data.val is not None:
-                results["val"] = self.evaluate(data.val, "Val")
+                with self._looking_at_channels(data.val):
+                    results["val"] = self.evaluate(data.val, "Val")
             if self.options.test_each_epoch or self.state.step == self.total_steps:
-                results["test"] = self.evaluate(data.test, "Test")
+                watched = self._looking_at_channels(data.test)
+                with nullcontext() if data.val is not None else watched:
+                    results["test"] = self.evaluate(data.test, "Test")
         except Diverged as error:
             where = f"after epoch {self.state.place.epoch} (step {self.state.step})"
             raise Diverged(f"{where} {error}") from None
         return results
+
+    def _write_predictions(self, loader: Loader) -> None:
+        """What the final network says of every sample of `loader`, in its order."""
+        self.model.eval()
+        parts = []
+        for batch in loader.batches(0):
+            part = self.objective.predictions(batch) if len(batch[0]) else {}
+            parts.append({name: tensor.cpu() for name, tensor in part.items()})
+            self._stop_if_requested()
+        if (ranks := distributed.gathered(parts)) is None:
+            return
+        # A batch's shares, in the order of the ranks, are the batch.
+        in_order = [part for of_batch in zip(*ranks, strict=True) for part in of_batch if part]
+        self.folder.write_predictions(
+            {name: torch.cat([part[name] for part in in_order]).numpy() for name in in_order[0]}
+        )
 
     def _tick(self, name: str) -> None:
         """Add the time since the last call to one of the place's."""

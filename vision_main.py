@@ -32,10 +32,13 @@ class Vision(program.Program):
     model_flags = (
         "model", "activation", "sigma", "learn_sigma", "stem", "head", "patch_size", "criterion",
     )  # fmt: skip
-    data_flags = ("dataset", "data_path", "resize", "val_fraction", "split_seed")
+    data_flags = (
+        "dataset", "data_path", "resize", "val_fraction", "imb_factor", "imb_type", "split_seed",
+    )  # fmt: skip
     test_each_epoch = True  # as published results have it
 
     def check(self, args):
+        check_long_tail(args)
         model_options(args, known_image_size(args))
 
     def load_data(self, args, device, settings, prepared):
@@ -48,6 +51,8 @@ class Vision(program.Program):
             color_jitter=args.color_jitter,
             noise=args.noise,
             val_fraction=args.val_fraction,
+            imb_factor=args.imb_factor,
+            imb_type=args.imb_type,
             data_seed=program.seed_of(args, "data_seed"),
             split_seed=args.split_seed,
             device=device,
@@ -69,8 +74,14 @@ class Vision(program.Program):
             with program.user_errors():
                 synchronise_norms(model, next(model.parameters()).device)
 
-    def task(self, args):
-        return Classification(args.criterion, args.label_smoothing)
+    def task(self, args, data):
+        beta = args.class_balanced
+        return Classification(
+            args.criterion,
+            args.label_smoothing,
+            None if beta is None else class_balanced_weights(data.class_sizes, beta),
+            shows_balanced=is_long_tailed(args),
+        )
 
     def resolved(self, args, data):
         return {
@@ -108,6 +119,24 @@ class Vision(program.Program):
 
     def measure(self, args):
         return args.criterion
+
+
+def check_long_tail(args: argparse.Namespace) -> None:
+    """Refuse flags of long-tailed sets that cannot be together.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if args.imb_type != "exp" and not is_long_tailed(args):
+        raise UserError("--imb_type has no effect without --imb_factor; add --imb_factor 0.01")
+    if args.class_balanced is not None and args.criterion != "CrossEntropy":
+        raise UserError(
+            f"--class_balanced is for --criterion CrossEntropy, not {args.criterion}; leave one out"
+        )
+
+
+def is_long_tailed(args: argparse.Namespace) -> bool:
+    return args.imb_factor is not None or args.dataset in dataset.LONG_TAILED
 
 
 def num_workers(args: argparse.Namespace) -> int | None:
@@ -216,59 +245,96 @@ def check_same_data(data, settings: dict, path: Path) -> None:
         )
 
 
+def class_balanced_weights(sizes: list[int], beta: float) -> list[float]:
+    """Weights of the classes, from their numbers of training images: (1 - beta) / (1 - beta^n),
+    scaled to a mean of 1 (Cui et al. 2019, arXiv 1901.05555). 0 weighs all alike, near 1 by 1 / n.
+    """
+    weights = [(1 - beta) / (1 - beta**size) if size else 0.0 for size in sizes]
+    return [weight * len(weights) / sum(weights) for weight in weights]
+
+
 class Classification:
     """Images into classes: the loss, and the share of images with the right class among the first
-    one and first five.
+    one and first five; in evaluation also the mean over the classes of the share of right ones.
 
     Args:
         criterion: "CrossEntropy", or "MSE" between the outputs and one-hot targets.
         label_smoothing: of the training targets; evaluation has none.
+        class_weights: of the training loss of an image, by its class.
+        shows_balanced: whether lines of results have the balanced accuracy.
     """
 
     unit = "images"
 
-    def __init__(self, criterion: str, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        criterion: str,
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
+        shows_balanced: bool = False,
+    ):
         self.criterion, self.label_smoothing = criterion, label_smoothing
+        self.class_weights, self.shows_balanced = class_weights, shows_balanced
 
     def __call__(self, model, batch):
         import torch
+        from torch.nn import functional as F
 
         images, targets = batch
         logits = model(images).float()
-        loss = self._loss(logits, targets, self.label_smoothing if model.training else 0.0)
+        loss = self._loss(logits, targets, model.training)
         guesses = logits.detach().topk(min(5, logits.shape[1])).indices
         right = guesses == targets[:, None]
         count = len(images)
-        counts = torch.stack(
-            [right[:, 0].sum(), right.sum(), right.new_full((), count, dtype=torch.int64)]
-        )
-        return loss, torch.cat([loss.detach()[None] * count, counts])
+        counts = [right[:, 0].sum(), right.sum(), right.new_full((), count, dtype=torch.int64)]
+        sums = torch.cat([loss.detach()[None] * count, torch.stack(counts)])
+        if not torch.is_grad_enabled():  # an evaluation; an empty share is trained on in that mode
+            classes = F.one_hot(targets, logits.shape[1])
+            sums = torch.cat([sums, classes[right[:, 0]].sum(0), classes.sum(0)])
+        return loss, sums
 
-    def _loss(self, logits, targets, smoothing: float):
+    def _loss(self, logits, targets, training: bool):
         from torch.nn import functional as F
 
-        if self.criterion == "CrossEntropy":
+        smoothing = self.label_smoothing if training else 0.0
+        if self.criterion == "MSE":
+            one_hot = F.one_hot(targets, logits.shape[1]) * (1 - smoothing)
+            return F.mse_loss(logits, one_hot + smoothing / logits.shape[1])
+        if self.class_weights is None or not training:
             return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        one_hot = F.one_hot(targets, logits.shape[1]) * (1 - smoothing)
-        return F.mse_loss(logits, one_hot + smoothing / logits.shape[1])
+        losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+        return (losses * logits.new_tensor(self.class_weights)[targets]).mean()
 
     def metrics(self, sums: list[float], loader) -> dict[str, float]:
-        loss, top1, top5, count = sums
-        return {
+        loss, top1, top5, count, *by_class = sums
+        metrics = {
             "loss": loss / count,
             "top1": 100 * top1 / count,
             "top5": 100 * top5 / count,
             "count": int(count),
         }
+        if by_class:
+            right, of = by_class[: len(by_class) // 2], by_class[len(by_class) // 2 :]
+            shares = [r / n for r, n in zip(right, of, strict=True) if n]
+            metrics["balanced"] = 100 * sum(shares) / len(shares)
+        return metrics
 
     def describe(self, metrics: dict[str, float]) -> str:
-        return (
+        text = (
             f"Loss: {metrics['loss']:.8f} "
             f"Accuracy: Top1: {metrics['top1']:.4f}%, Top5: {metrics['top5']:.4f}%"
         )
+        if self.shows_balanced and "balanced" in metrics:
+            text += f", Balanced: {metrics['balanced']:.4f}%"
+        return text
 
     def score(self, metrics: dict[str, float]) -> float:
         return metrics["top1"]
+
+    def predictions(self, model, batch):
+        """logits (B, classes) in fp16, and labels (B,)."""
+        images, targets = batch
+        return {"logits": model(images).float().clamp(-65504, 65504).half(), "labels": targets}
 
     def flops(self, model) -> None:
         """Not counted for convolutional networks."""

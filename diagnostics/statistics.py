@@ -35,7 +35,7 @@ def hill_tail_index(x: Tensor, tail: float = TAIL) -> Tensor:
     """
     distances = (x - x.median()).abs()
     count = max(1, round(tail * len(x)))
-    largest = distances.topk(count + 1).values.double()
+    largest = distances.topk(count + 1).values
     return 1 / (largest[:-1] / largest[-1]).log().mean()
 
 
@@ -45,7 +45,7 @@ def flat_share(activation: nn.Module, x: Tensor, limit: float = FLAT) -> Tensor:
     with torch.enable_grad():
         # A clone, since it may work in place.
         (slopes,) = torch.autograd.grad(activation(x.clone()).sum(), x)
-    return (slopes.abs() < limit).double().mean()
+    return (slopes.abs() < limit).float().mean()
 
 
 def living_channels(x: Tensor) -> Tensor:

@@ -28,20 +28,22 @@ class Watch:
     def __init__(self, model: nn.Module, sites: dict[str, nn.Module], device: torch.device):
         self.model, self.sites, self.device = model, sites, device
 
-    def measure(self, objective: Objective, batch: tuple) -> dict[str, dict[str, float | None]]:
+    def measure(
+        self, objective: Objective, batch: tuple, scale: float = 1.0
+    ) -> dict[str, dict[str, float | None]]:
         """Numbers of every site in a training pass over a batch: mean and standard deviation of the
         site's input, tail index (and a Gaussian's), share of flat slopes, norm of the loss's
         gradient with respect to the input, and sigma.
 
         The pass is one of its own, eager: weights, their gradients, buffers and random generators
-        are as before.
+        are as before. The loss is multiplied by `scale` on the way, for gradients in fp16.
         """
         with self._unchanged(), self._inputs() as inputs, torch.enable_grad():
             loss, _ = objective(batch, False)
-            gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+            gradients = torch.autograd.grad(loss * scale, list(inputs.values()), allow_unused=True)
         numbers = {}
         for (path, x), gradient in zip(inputs.items(), gradients, strict=True):
-            numbers[path] = _numbers(self.sites[path], x.detach(), gradient)
+            numbers[path] = _numbers(self.sites[path], x.detach(), gradient, scale)
         return _as_floats(numbers)
 
     @contextlib.contextmanager
@@ -105,25 +107,27 @@ def channel_counts(living: dict[str, Tensor]) -> dict[str, dict[str, int]]:
     }
 
 
-def _numbers(site: nn.Module, x: Tensor, gradient: Tensor | None) -> dict[str, Tensor | None]:
+def _numbers(
+    site: nn.Module, x: Tensor, gradient: Tensor | None, scale: float
+) -> dict[str, Tensor | float | None]:
     some = sample(x).float()
     sigma = getattr(site, "sigma", None)
     return {
         "mean": x.mean(dtype=torch.float32),
         "std": torch.var(x.float()).sqrt(),
         "tail_index": hill_tail_index(some),
-        "gaussian_tail_index": torch.full((), GAUSSIAN_TAIL_INDEX, device=x.device),
+        "gaussian_tail_index": GAUSSIAN_TAIL_INDEX,
         "flat_share": flat_share(site, some),
-        "gradient_norm": None if gradient is None else gradient.float().norm(),
+        "gradient_norm": None if gradient is None else gradient.float().norm() / scale,
         "sigma": None if sigma is None else torch.as_tensor(sigma, device=x.device),
     }
 
 
 def _as_floats(numbers: dict[str, dict]) -> dict[str, dict[str, float | None]]:
     """With one wait for the device."""
-    tensors = [t for of_site in numbers.values() for t in of_site.values() if t is not None]
-    values = iter(torch.stack([t.detach().double() for t in tensors]).tolist())
+    tensors = [t for of_site in numbers.values() for t in of_site.values() if isinstance(t, Tensor)]
+    values = iter(torch.stack([t.detach().float() for t in tensors]).tolist())
     return {
-        path: {name: None if t is None else next(values) for name, t in of_site.items()}
+        path: {name: next(values) if isinstance(t, Tensor) else t for name, t in of_site.items()}
         for path, of_site in numbers.items()
     }

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from utils import UserError
 
 class RunFolder:
     """args.txt (every argument, as YAML), model.txt, train_eval_results.txt (a line per epoch,
-    appended as it happens), metrics.jsonl (the same for machines), checkpoint.pt.
+    appended as it happens), metrics.jsonl (the same for machines), checkpoint.pt; at the end
+    predictions.npz, and with --stats stats.jsonl.
 
     CONTINUE is there after a run was interrupted that wants to go on. With `writes` off, as in
     all processes of a run but the main one, nothing is read or written.
@@ -23,6 +25,7 @@ class RunFolder:
 
     ARGS, MODEL, RESULTS = "args.txt", "model.txt", "train_eval_results.txt"
     METRICS, CHECKPOINT, TEST = "metrics.jsonl", "checkpoint.pt", "test_results.txt"
+    STATS, PREDICTIONS, TENSORBOARD = "stats.jsonl", "predictions.npz", "tensorboard"
     MARKER = "CONTINUE"
 
     def __init__(self, path: str | Path, writes: bool = True):
@@ -97,9 +100,10 @@ class RunFolder:
         if not self.writes:
             return
         # In this order: results without a checkpoint are a run that nobody goes on with.
-        names = [self.CHECKPOINT, self.METRICS, self.TEST, self.MARKER, self.ARGS, self.RESULTS]
-        for name in names:
+        names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
+        for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / self.TENSORBOARD, ignore_errors=True)
         self.claimed = True
 
     def described(self) -> bool:
@@ -135,14 +139,15 @@ class RunFolder:
             if self._has(name) and self._size(name) >= length:
                 os.truncate(self.path / name, length)
             else:
-                self._replace(name, "".join(line + "\n" for line in lines[name]))
+                self._replace(name, "".join(line + "\n" for line in lines.get(name, ())))
         text = (self.path / self.ARGS).read_text(encoding="utf-8")
         heading = "" if "\nresumed:\n" in text else "resumed:\n"
         self._replace(self.ARGS, f"{text}{heading}{note}\n")
 
     def result_lengths(self) -> dict[str, int]:
         """Of the result files, in bytes."""
-        return {name: self._size(name) for name in (self.RESULTS, self.METRICS)}
+        names = [self.RESULTS, self.METRICS, *([self.STATS] if self._has(self.STATS) else [])]
+        return {name: self._size(name) for name in names}
 
     def _size(self, name: str) -> int:
         return (self.path / name).stat().st_size if self._has(name) else 0
@@ -176,6 +181,21 @@ class RunFolder:
 
     def add_metrics(self, record: dict) -> None:
         self._append(self.METRICS, metrics_line(record))
+
+    def add_stats(self, record: dict) -> None:
+        self._append(self.STATS, metrics_line(record))
+
+    def write_predictions(self, arrays: dict) -> None:
+        """Replace predictions.npz."""
+        if not self.writes:
+            return
+        import numpy as np
+
+        temporary = self.path / f"{self.PREDICTIONS}.tmp"
+        with self._writing(self.PREDICTIONS):
+            with open(temporary, "wb") as file:
+                np.savez_compressed(file, **arrays)
+            os.replace(temporary, self.path / self.PREDICTIONS)
 
     def _append(self, name: str, line: str) -> None:
         if not self.writes:

@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,12 +27,13 @@ VISION = (
     "--num_epochs", "3", "--lr", "3e-3", "--device", "cpu", "--activation", "ZiLU",
     "--learn_sigma", "--augment", "--color_jitter", "--noise", "0.1", "--val_fraction", "0.3",
     "--scheduler", "plateau", "--lr_step", "1", "--eval_interval", "3", "--save_interval", "2,1ep",
+    "--stats", "2",
 )  # fmt: skip
 LANGUAGE = (
     "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "2", "--embedding_dim", "16",
     "--num_attention_heads", "2", "--max_seq_length", "32", "--batch_size", "8",
     "--num_epochs", "3", "--dropout", "0.2", "--grad_accum_steps", "2", "--device", "cpu",
-    "--eval_interval", "3", "--save_interval", "2,1ep",
+    "--eval_interval", "3", "--save_interval", "2,1ep", "--stats", "2",
 )  # fmt: skip
 FLAGS = {"vision_main": VISION, "language_main": LANGUAGE}
 
@@ -85,7 +87,18 @@ def results(folder):
 
 
 def assert_same_run(folder, reference):
+    assert_same_result(folder, reference)
+    stats = [(each / "stats.jsonl").read_text() for each in (folder, reference)]
+    assert stats[0] == stats[1]
+    left = {path.name for path in folder.iterdir()} - {path.name for path in reference.iterdir()}
+    assert not left
+
+
+def assert_same_result(folder, reference):
     assert results(folder) == results(reference)
+    predictions = [np.load(each / "predictions.npz") for each in (folder, reference)]
+    for name in predictions[1]:
+        assert np.array_equal(predictions[0][name], predictions[1][name])
     mine, theirs = (load_checkpoint(each / "checkpoint.pt") for each in (folder, reference))
     assert mine["step"] == theirs["step"]
     assert mine["model"].keys() == theirs["model"].keys()
@@ -95,8 +108,6 @@ def assert_same_run(folder, reference):
         for key, value in state.items():
             assert torch.equal(value, theirs["optimizer"]["state"][name][key]), (name, key)
     assert mine["ranks"][0]["random"]["torch"].equal(theirs["ranks"][0]["random"]["torch"])
-    left = {path.name for path in folder.iterdir()} - {path.name for path in reference.iterdir()}
-    assert not left
 
 
 # --- killed, eight times each program ---
@@ -125,6 +136,16 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(run, reference, tmp_path, mo
     code, output = run(module, folder, "--resume")
     assert code == 0, output
     assert_same_run(folder, reference(module))
+
+
+@pytest.mark.parametrize("module", FLAGS)
+def test_stats_change_nothing(forked, text_folder, reference, tmp_path, module):
+    flags = [flag for flag in FLAGS[module] if flag not in ("--stats",)][:-1]
+    where = ["--data_path", text_folder] if module == "language_main" else []
+    (code,), output = forked(module, *flags, *where, "--output_dir", tmp_path / "run")
+    assert code == 0, output
+    assert_same_result(tmp_path / "run", reference(module))
+    assert not (tmp_path / "run" / "stats.jsonl").exists()
 
 
 @pytest.mark.parametrize("module", FLAGS)

@@ -61,6 +61,7 @@ def test_the_run_folder(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {
         "args.txt", "model.txt", "train_eval_results.txt", "metrics.jsonl", "checkpoint.pt",
+            "predictions.npz",
     }  # fmt: skip
     lines = (trained / "train_eval_results.txt").read_text().splitlines()
     assert all(LINE.fullmatch(line) for line in lines[:2])

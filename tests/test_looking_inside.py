@@ -1,0 +1,98 @@
+"""--stats, --tensorboard, predictions.npz and long-tailed training, through the command line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from torch import nn
+
+import vision_main
+
+FLAGS = (
+    "--model", "resnet20", "--dataset", "digits", "--resize", "8", "--batch_size", "240",
+    "--num_epochs", "1", "--device", "cpu", "--activation", "ZiLU",
+)  # fmt: skip
+TAIL = ("--imb_factor", "0.05", "--class_balanced", "0.9", "--stats", "2")
+
+
+@pytest.fixture(scope="module")
+def tailed(forked, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tail") / "run"
+    (code,), output = forked("vision_main", *FLAGS, *TAIL, "--output_dir", folder)
+    assert code == 0, output
+    return folder
+
+
+def test_balanced_accuracy_is_scikit_learns(tailed):
+    predictions = np.load(tailed / "predictions.npz")
+    guesses = predictions["logits"].argmax(1)
+    expected = 100 * balanced_accuracy_score(predictions["labels"], guesses)
+    record = json.loads((tailed / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record["test"]["balanced"] == pytest.approx(expected, abs=1e-9)
+    assert f"Balanced: {expected:.4f}%" in (tailed / "train_eval_results.txt").read_text()
+    assert record["test"]["top1"] == pytest.approx(100 * (guesses == predictions["labels"]).mean())
+    assert len(guesses) == record["test"]["count"] == 359  # the test set stays whole
+    assert "balanced" not in record["train"]
+
+
+def test_stats_of_every_site_and_dead_channels(tailed):
+    records = [json.loads(line) for line in (tailed / "stats.jsonl").read_text().splitlines()]
+    assert [("sites" in r, r["step"]) for r in records] == [
+        (True, 0),
+        (False, 3),
+    ]  # step 2 has a short batch
+    sites = records[0]["sites"]
+    assert list(sites)[:2] == ["act1", "layer1.0.act1"]
+    assert len(sites) == len(records[1]["channels"]) == 19
+    for numbers in sites.values():
+        assert numbers["sigma"] == 1
+        assert all(value is None or math.isfinite(value) for value in numbers.values())
+        assert numbers["gradient_norm"] > 0
+    assert [c["total"] for c in records[1]["channels"].values()] == [16] * 7 + [32] * 6 + [64] * 6
+
+
+def test_tensorboard_has_the_same_numbers(forked, tmp_path):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    flags = ("--stats", "1", "--tensorboard", "--output_dir", tmp_path / "run")
+    (code,), output = forked("vision_main", *FLAGS, *flags)
+    assert code == 0, output
+    events = reading.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()
+    measured = [r for r in map(json.loads, lines) if "sites" in r]
+    curve = events.Scalars("std/layer3.2.act2")
+    assert [event.step for event in curve] == [r["step"] for r in measured]
+    values = [r["sites"]["layer3.2.act2"]["std"] for r in measured]
+    assert [event.value for event in curve] == pytest.approx(values, rel=1e-6)
+
+
+def test_class_balanced_weights_are_the_papers():
+    beta, sizes = 0.99, [100, 10, 1]
+    effective = [(1 - beta**n) / (1 - beta) for n in sizes]
+    weights = vision_main.class_balanced_weights(sizes, beta)
+    assert np.allclose(np.array(weights) * effective, weights[0] * effective[0])
+    assert sum(weights) == pytest.approx(3)
+    assert vision_main.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
+    task = vision_main.Classification("CrossEntropy", class_weights=weights)
+    logits, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    loss, _ = task(nn.Identity(), (logits, targets))
+    rows = nn.functional.cross_entropy(logits, targets, reduction="none")
+    assert loss.item() == pytest.approx((rows * torch.tensor(weights)[targets]).mean().item())
+    with torch.no_grad():
+        loss, _ = task(nn.Identity().eval(), (logits, targets))
+    assert loss.item() == pytest.approx(rows.mean().item())
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--imb_type", "step"), "--imb_type has no effect without --imb_factor"),
+        (("--imb_factor", "0"), "--imb_factor"),
+        (("--class_balanced", "0.9", "--criterion", "MSE"), "--class_balanced is for"),
+        (("--tensorboard",), "--tensorboard has no effect without --stats"),
+    ],
+)
+def test_a_mistake_is_one_line(mistake_in, flags, line):
+    assert line in mistake_in(vision_main, *FLAGS, *flags)
