@@ -168,6 +168,12 @@ _SHARED = (
     Flag("Model", "rescale_init", None, number(float, at_least=1e-30, below=1e30), RESULT,
          "scale the initial weights around each activation, so that the network starts as the "
          "function that --sigma times this would give: the control for scans of sigma"),
+    Flag("Model", "norm", "auto", one_of(*models.NORMS), RESULT,
+         "norms: bn (BatchNorm), gn (GroupNorm) or none in VGGs and ResNets, layer (LayerNorm) or "
+         "none in ViTs and GPT-2; auto is bn or layer"),
+    Flag("Model", "init_gain", "torch", one_of(*models.INIT_GAINS), RESULT,
+         "unit scales the initial weights that read an activation, so that every activation keeps "
+         "the second moment that ReLU does with torch, which has ReLU's gain for all"),
     Flag("Model", "inplace", False, bool, NOTHING,
          f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}"),
     Flag("Training", "max_steps", None, _positive_int, RESULT,
@@ -468,6 +474,8 @@ def check_together(args: argparse.Namespace) -> None:
             f"--rescale_init does not apply to {args.model}, only to the project's own models: "
             "leave it out"
         )
+    if args.init_gain != "torch":
+        check_init_gain(args)
     if args.inplace and name not in activations.INPLACE_NAMES:
         raise UserError(
             f"--inplace: {name} has no in-place form; leave it out, or take one of "
@@ -481,6 +489,26 @@ def check_together(args: argparse.Namespace) -> None:
         raise UserError("--compile_mode has no effect without --use_compiled; add it")
     if args.amp_dtype != "auto" and not args.use_amp:
         raise UserError("--amp_dtype has no effect without --use_amp; add it")
+
+
+def check_init_gain(args: argparse.Namespace) -> None:
+    """Refuse what --init_gain unit cannot be together with.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if models.is_elsewhere(args.model):
+        raise UserError(
+            f"--init_gain does not apply to {args.model}, only to the project's own models: "
+            "leave it out"
+        )
+    if args.rescale_init is not None:
+        raise UserError(
+            "--init_gain unit goes by the activation's own sigma, and --rescale_init by another "
+            "one; leave out one of them"
+        )
+    if getattr(args, "init_from", None) is not None:
+        raise UserError("--init_from replaces what --init_gain scales; leave out one of them")
 
 
 def check_run_flags(args: argparse.Namespace) -> None:

@@ -35,12 +35,14 @@ class Language(program.Program):
     name, kind, flags = "language_main.py", "language", FLAGS
     model_flags = (
         "model", "activation", "sigma", "learn_sigma", *SIZES, "max_seq_length", "vocab_size",
+        "norm",
     )  # fmt: skip
     data_flags = ("dataset", "data_path", "eval_stride")
     test_each_epoch = False
 
     def check(self, args):
         model_shape(args)
+        norm(args)
         if models.is_elsewhere(args.model):
             check_configuration(args)
         if args.prompt is not None and not args.sample:
@@ -130,9 +132,23 @@ def model_options(args: argparse.Namespace, data) -> dict:
     """What decides the network besides the flags: its sizes, or its configuration as it stands in
     the file."""
     options = {**model_shape(args), "vocab_size": args.vocab_size or data.vocab_size}
+    options |= {"norm": norm(args)}
     if models.is_elsewhere(args.model):
         options["configuration"] = configuration(args)
     return options
+
+
+def norm(args: argparse.Namespace) -> str:
+    """What the norms are.
+
+    Raises:
+        UserError: the model has no such ones, or those of --init_from would be lost.
+    """
+    with program.user_errors():
+        resolved = models.resolve_norm(args.model, args.norm)
+    if resolved == "none" and args.init_from is not None:
+        raise UserError(f"--init_from {args.init_from} has norms; leave out --norm none")
+    return resolved
 
 
 def model_shape(args: argparse.Namespace) -> dict[str, int]:
@@ -160,7 +176,6 @@ def model_shape(args: argparse.Namespace) -> dict[str, int]:
 
 def build_model(args: argparse.Namespace, vocab_size: int):
     from models.gpt2 import load_hugging_face
-    from models.rescale import rescale_around_activations
     from utils import seed_everything
 
     seed_everything(program.seed_of(args, "init_seed"))
@@ -172,13 +187,13 @@ def build_model(args: argparse.Namespace, vocab_size: int):
             vocab_size=vocab_size,
             max_seq_length=args.max_seq_length,
             dropout=args.dropout,
+            norm=args.norm,
             **model_shape(args),
         )
     if args.init_from is not None:
         with program.user_errors():
             load_hugging_face(model, args.init_from)
-    if args.rescale_init is not None:
-        rescale_around_activations(model, args.rescale_init)
+    program.scale_weights(args, model)
     return model
 
 

@@ -168,6 +168,17 @@ def activation_factory(args: argparse.Namespace):
     )
 
 
+def scale_weights(args: argparse.Namespace, model) -> None:
+    """Scale the initial weights as --init_gain or --rescale_init ask for."""
+    from models.init_gain import unit_gain
+    from models.rescale import rescale_around_activations
+
+    if args.init_gain == "unit":
+        unit_gain(model, activation_factory(args))
+    if args.rescale_init is not None:
+        rescale_around_activations(model, args.rescale_init)
+
+
 def build_options(args: argparse.Namespace, device, test_each_epoch: bool):
     from train_eval import Options, SaveInterval
     from utils import check_compiler, resolve_amp_dtype
@@ -457,7 +468,8 @@ def adopt_settings(
     # Checkpoints of before there was a second kind do not say theirs.
     if settings.get("kind", "vision") != program.kind or "model_options" not in settings:
         raise UserError(f"--checkpoint {path}: not a checkpoint of a {program.kind} model")
-    saved = settings["args"] | settings["model_options"]
+    # Those of before there was a choice of norms have what auto stands for.
+    saved = {"norm": "auto"} | settings["args"] | settings["model_options"]
     for name in program.model_flags:
         wanted = getattr(args, name)
         if name in given and wanted not in ("auto", saved[name]):

@@ -30,7 +30,8 @@ class Vision(program.Program):
 
     name, kind, flags = "vision_main.py", "vision", FLAGS
     model_flags = (
-        "model", "activation", "sigma", "learn_sigma", "stem", "head", "patch_size", "criterion",
+        "model", "activation", "sigma", "learn_sigma", "stem", "head", "patch_size", "norm",
+        "criterion",
     )  # fmt: skip
     data_flags = (
         "dataset", "data_path", "resize", "val_fraction", "imb_factor", "imb_type", "split_seed",
@@ -39,6 +40,7 @@ class Vision(program.Program):
 
     def check(self, args):
         check_long_tail(args)
+        check_synchronised_norms(args)
         model_options(args, known_image_size(args))
 
     def load_data(self, args, device, settings, prepared):
@@ -121,6 +123,18 @@ class Vision(program.Program):
         return args.criterion
 
 
+def check_synchronised_norms(args: argparse.Namespace) -> None:
+    """Refuse to synchronise norms that are none, or need it not.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if args.sync_batchnorm and args.norm in ("gn", "none"):
+        raise UserError(
+            f"--sync_batchnorm: --norm {args.norm} has no BatchNorm; leave out --sync_batchnorm"
+        )
+
+
 def check_long_tail(args: argparse.Namespace) -> None:
     """Refuse flags of long-tailed sets that cannot be together.
 
@@ -165,21 +179,21 @@ def model_options(args: argparse.Namespace, image_size: int) -> dict:
         UserError: an option that the model does not have, or images too small for it.
     """
     with program.user_errors(), one_line_warnings():
-        return models.resolve_options(args.model, image_size, args.stem, args.head, args.patch_size)
+        return models.resolve_options(
+            args.model, image_size, args.stem, args.head, args.patch_size, args.norm
+        )
 
 
 def build_model(args: argparse.Namespace, num_classes: int, image_size: int):
     import torch
 
-    from models.rescale import rescale_around_activations
     from utils import seed_everything
 
     seed_everything(program.seed_of(args, "init_seed"))
     activation, options = program.activation_factory(args), model_options(args, image_size)
     with program.user_errors(), one_line_warnings():
         model = models.build_model(args.model, activation, num_classes, image_size, **options)
-    if args.rescale_init is not None:
-        rescale_around_activations(model, args.rescale_init)
+    program.scale_weights(args, model)
     return model.to(memory_format=torch.channels_last)
 
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FAMILIES",
     "HEADS",
+    "INIT_GAINS",
     "LANGUAGE_MODELS",
     "LANGUAGE_PACKAGES",
+    "NORMS",
     "STEMS",
     "VISION_MODELS",
     "VISION_PACKAGES",
@@ -31,6 +33,7 @@ __all__ = [
     "hugging_face_shape",
     "is_elsewhere",
     "package_version",
+    "resolve_norm",
     "resolve_options",
     "resolve_shape",
 ]
@@ -58,6 +61,8 @@ LANGUAGE_PACKAGES = {"hf": "transformers"}
 PACKAGES = VISION_PACKAGES | LANGUAGE_PACKAGES
 STEMS = ("auto", "cifar", "imagenet")
 HEADS = ("auto", "linear", "imagenet")
+NORMS = ("auto", "bn", "gn", "layer", "none")
+INIT_GAINS = ("torch", "unit")  # "unit" is models.init_gain
 
 # The last image size, in pixels, at which "auto" means the small-image form.
 SMALL_IMAGE = 64
@@ -66,6 +71,18 @@ OPTION_OWNERS = {
     "stem": ("resnet", "ResNets"),
     "head": ("vgg", "VGGs"),
     "patch_size": ("vit", "ViTs"),
+}
+# The norms that a family can have. The first is the published network's, and what "auto" means.
+FAMILY_NORMS = {
+    "vgg": ("bn", "gn", "none"),
+    "resnet": ("bn", "gn", "none"),
+    "vit": ("layer", "none"),
+    "gpt2": ("layer", "none"),
+}
+NORM_OWNERS = {
+    "bn": "VGGs and ResNets",
+    "gn": "VGGs and ResNets",
+    "layer": "ViTs and GPT-2",
 }
 
 
@@ -90,10 +107,11 @@ def build_model(name: str, activation: Callable[[], nn.Module], *args, **options
     `build_language_model`'s, by the name.
 
     `activation` is a factory, called once for every place where the network has an activation.
-    Weights come from torch's global generator and are the same whatever the activation.
+    Weights come from torch's global generator and are the same whatever the activation and the
+    norm.
 
     Raises:
-        ValueError: an unknown name, or as `resolve_options` or `resolve_shape` does.
+        ValueError: an unknown name, or as `resolve_options`, `resolve_shape` and `resolve_norm`.
         TypeError: an option that no model of the kind has.
     """
     of_language = name in LANGUAGE_MODELS or _prefix(name) in LANGUAGE_PACKAGES
@@ -111,12 +129,13 @@ def build_vision_model(
     stem: str = "auto",
     head: str = "auto",
     patch_size: int | str = "auto",
+    norm: str = "auto",
 ) -> nn.Module:
     """Images (B, 3, image_size, image_size) to logits (B, num_classes).
 
     Raises ValueError as `resolve_options` and, for another package's, `models.elsewhere.build` do.
     """
-    options = resolve_options(name, image_size, stem, head, patch_size)
+    options = resolve_options(name, image_size, stem, head, patch_size, norm)
     if is_elsewhere(name):
         from models.elsewhere import build
 
@@ -138,14 +157,17 @@ def build_language_model(
     num_attention_heads: int | None = None,
     num_layers: int | None = None,
     dropout: float | None = 0.1,
+    norm: str = "auto",
 ) -> nn.Module:
     """Token ids (B, T <= max_seq_length) to logits (B, T, vocab_size).
 
     Of `hf/FOLDER`, FOLDER holds the configuration, and `dropout` None means its own rates.
 
-    Raises ValueError as `resolve_shape` and, for Hugging Face's, `models.causal_lm.build` do.
+    Raises ValueError as `resolve_shape`, `resolve_norm` and, for Hugging Face's,
+    `models.causal_lm.build` do.
     """
     shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
+    norm = resolve_norm(name, norm)
     if is_elsewhere(name):
         from models.causal_lm import build
 
@@ -153,7 +175,7 @@ def build_language_model(
         return build(folder, activation, vocab_size, max_seq_length, dropout)
     from models.gpt2 import GPT2
 
-    return GPT2(activation, vocab_size, max_seq_length, **shape, dropout=dropout)
+    return GPT2(activation, vocab_size, max_seq_length, **shape, dropout=dropout, norm=norm)
 
 
 def resolve_shape(
@@ -201,11 +223,12 @@ def resolve_options(
     stem: str = "auto",
     head: str = "auto",
     patch_size: int | str = "auto",
+    norm: str = "auto",
 ) -> dict[str, int | str]:
     """Return the options that the model's family has, every "auto" replaced by its meaning.
 
-    That is {"head": ...} for a VGG, {"stem": ...} for a ResNet, {"patch_size": ...} for a ViT, and
-    none for another package's model.
+    That is {"norm": ...} and {"head": ...} for a VGG, {"stem": ...} for a ResNet or
+    {"patch_size": ...} for a ViT, and none for another package's model.
 
     Raises ValueError, one line with the remedy, for an unknown name, an option that the model
     does not have, a value that the option does not have, and an image size that does not fit.
@@ -222,16 +245,39 @@ def resolve_options(
                 f"--{option} {given[option]} does not apply to {name}, only to {whose}: "
                 f"leave out --{option}"
             )
+    norm = resolve_norm(name, norm)
     if elsewhere:
         from models.elsewhere import check_architecture
 
         check_architecture(name)
         return {}
     if family == "vgg":
-        return {"head": _resolve_head(name, image_size, head)}
+        return {"head": _resolve_head(name, image_size, head), "norm": norm}
     if family == "resnet":
-        return {"stem": _resolve_stem(name, image_size, stem)}
-    return {"patch_size": _resolve_patch_size(name, image_size, patch_size)}
+        return {"stem": _resolve_stem(name, image_size, stem), "norm": norm}
+    return {"patch_size": _resolve_patch_size(name, image_size, patch_size), "norm": norm}
+
+
+def resolve_norm(name: str, norm: str = "auto") -> str:
+    """Return "bn", "gn", "layer" or "none", "auto" being what the published network has; "auto" for
+    another package's model, which has its own.
+
+    Raises ValueError, one line with the remedy, for an unknown name, a norm that the model cannot
+    have, and a value that the option does not have.
+    """
+    _check_choice("norm", norm, NORMS)
+    elsewhere = is_elsewhere(name)
+    if not elsewhere:
+        _check_name(name, VISION_MODELS + LANGUAGE_MODELS)
+    norms = ("auto",) if elsewhere else FAMILY_NORMS[_family_of(name)]
+    if norm == "auto":
+        return norms[0]
+    if norm not in norms:
+        whose = "this project's models" if elsewhere else NORM_OWNERS[norm]
+        raise ValueError(
+            f"--norm {norm} does not apply to {name}, only to {whose}: leave out --norm"
+        )
+    return norm
 
 
 def _family_of(name: str) -> str:

@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.gpt2_checkpoint import check_fits, read_tensors
+from models.norms import layer_norm
+
+EPS = 1e-5  # of the norms
 
 
 class Attention(nn.Module):
@@ -42,11 +45,18 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block, (B, T, width) to the same shape."""
 
-    def __init__(self, width: int, heads: int, dropout: float, activation: Callable[[], nn.Module]):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        activation: Callable[[], nn.Module],
+        norm: str,
+    ):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)  # torch's eps, 1e-5, is GPT-2's
+        self.ln_1 = layer_norm(width, norm, EPS)
         self.attn = Attention(width, heads, dropout)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = layer_norm(width, norm, EPS)
         self.mlp = nn.Sequential(
             OrderedDict(
                 c_fc=nn.Linear(width, 4 * width),
@@ -65,7 +75,7 @@ class GPT2(nn.Module):
     """Token ids (B, T), int64, to logits (B, T, vocab_size); T is at most `max_seq_length`.
 
     `embedding_dim` must be a multiple of `num_attention_heads`. `dropout` is that of embeddings,
-    attention and residuals.
+    attention and residuals. `norm` is "layer" or "none".
     """
 
     def __init__(
@@ -77,18 +87,20 @@ class GPT2(nn.Module):
         num_attention_heads: int,
         num_layers: int,
         dropout: float,
+        norm: str,
     ):
         super().__init__()
+        self.norm = norm
         self.wte = nn.Embedding(vocab_size, embedding_dim)
         # No nn.Embedding: the weights of those are decayed, and positions must not be.
         self.wpe = nn.Parameter(torch.empty(max_seq_length, embedding_dim))
         self.drop = nn.Dropout(dropout)
         blocks = [
-            Block(embedding_dim, num_attention_heads, dropout, activation)
+            Block(embedding_dim, num_attention_heads, dropout, activation, norm)
             for _ in range(num_layers)
         ]
         self.h = nn.Sequential(*blocks)
-        self.ln_f = nn.LayerNorm(embedding_dim)
+        self.ln_f = layer_norm(embedding_dim, norm, EPS)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -102,7 +114,8 @@ class GPT2(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale."""
+        """The layers that feed an activation, and those that read one; for models.rescale and
+        models.init_gain."""
         return [block.mlp.c_fc for block in self.h], [block.mlp.c_proj for block in self.h]
 
     @property
@@ -182,9 +195,11 @@ def load_hugging_face(model: GPT2, folder: str | Path) -> None:
     values: the checkpoint has none.
 
     Raises:
-        ValueError: the folder holds no GPT-2 checkpoint, a broken one, or one of another shape; one
-            line with the remedy.
+        ValueError: the folder holds no GPT-2 checkpoint, a broken one, or one of another shape, or
+            the model has no norms; one line with the remedy.
     """
+    if model.norm == "none":
+        raise ValueError(f"--init_from {folder} has norms: leave out --norm none")
     check_fits(folder, model.shape)
     theirs = _our_layout(read_tensors(folder), len(model.wpe))
     ours = {key: p for key, p in model.state_dict().items() if ".mlp.act." not in key}

@@ -10,7 +10,8 @@ def rescale_around_activations(model: nn.Module, factor: float) -> None:
 
     The activations must be of the form f_sigma(x) = f_1(sigma x) / sigma. Then f_sigma(S x) is
     S f_(S sigma)(x): what feeds an activation is multiplied by S, what reads one is divided by it.
-    Norms see the values they saw before, so the two models agree in training and in evaluation.
+    Norms, if any, see the values they saw before, so the two models agree in training as well as in
+    evaluation.
 
     `model.around_activations()` gives the layers that feed an activation, which have a bias, and
     those that read one; a layer may do both.

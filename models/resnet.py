@@ -10,23 +10,30 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from models.norms import conv_norm
 
-def build(name: str, activation: Callable[[], nn.Module], num_classes: int, stem: str) -> nn.Module:
+
+def build(
+    name: str, activation: Callable[[], nn.Module], num_classes: int, stem: str, norm: str
+) -> nn.Module:
     block, width, depths = VARIANTS[name]
-    return ResNet(block, width, depths, activation, num_classes, stem)
+    return ResNet(block, width, depths, activation, num_classes, stem, norm)
 
 
-def conv(in_width: int, width: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    # No bias: every convolution here is followed by BatchNorm, which has one.
+def conv(in_width: int, width: int, kernel_size: int, norm: str, stride: int = 1) -> nn.Conv2d:
+    # No bias where a norm follows, which has one.
     padding = kernel_size // 2
-    return nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
+    layer = nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
+    if norm == "none":  # by hand: torch would draw it, and then other weights for what follows
+        layer.bias = nn.Parameter(torch.zeros(width))
+    return layer
 
 
-def make_shortcut(in_width: int, width: int, stride: int) -> nn.Sequential | None:
+def make_shortcut(in_width: int, width: int, stride: int, norm: str) -> nn.Sequential | None:
     """A projection where the block changes the shape; None where its input can be added as is."""
     if stride == 1 and in_width == width:
         return None
-    return nn.Sequential(conv(in_width, width, 1, stride), nn.BatchNorm2d(width))
+    return nn.Sequential(conv(in_width, width, 1, norm, stride), conv_norm(width, norm))
 
 
 class BasicBlock(nn.Module):
@@ -34,14 +41,21 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module]):
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        activation: Callable[[], nn.Module],
+        norm: str,
+    ):
         super().__init__()
-        self.conv1 = conv(in_width, width, 3, stride)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = conv(in_width, width, 3, norm, stride)
+        self.bn1 = conv_norm(width, norm)
         self.act1 = activation()
-        self.conv2 = conv(width, width, 3)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = make_shortcut(in_width, width, stride)
+        self.conv2 = conv(width, width, 3, norm)
+        self.bn2 = conv_norm(width, norm)
+        self.downsample = make_shortcut(in_width, width, stride, norm)
         self.act2 = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,18 +74,25 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module]):
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        activation: Callable[[], nn.Module],
+        norm: str,
+    ):
         super().__init__()
         out_width = width * self.expansion
-        self.conv1 = conv(in_width, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = conv(in_width, width, 1, norm)
+        self.bn1 = conv_norm(width, norm)
         self.act1 = activation()
-        self.conv2 = conv(width, width, 3, stride)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, norm, stride)
+        self.bn2 = conv_norm(width, norm)
         self.act2 = activation()
-        self.conv3 = conv(width, out_width, 1)
-        self.bn3 = nn.BatchNorm2d(out_width)
-        self.downsample = make_shortcut(in_width, out_width, stride)
+        self.conv3 = conv(width, out_width, 1, norm)
+        self.bn3 = conv_norm(out_width, norm)
+        self.downsample = make_shortcut(in_width, out_width, stride, norm)
         self.act3 = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -98,7 +119,7 @@ class ResNet(nn.Sequential):
     """Images (B, 3, H, W) to logits (B, num_classes).
 
     `stem` is "imagenet", which divides H and W by 4 before the first stage, or "cifar", which
-    keeps them. Every stage but the first halves them.
+    keeps them. Every stage but the first halves them. `norm` is "bn", "gn" or "none".
     """
 
     def __init__(
@@ -109,19 +130,21 @@ class ResNet(nn.Sequential):
         activation: Callable[[], nn.Module],
         num_classes: int,
         stem: str,
+        norm: str,
     ):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv1"] = conv(3, width, 7, stride=2) if stem == "imagenet" else conv(3, width, 3)
-        layers["bn1"] = nn.BatchNorm2d(width)
+        large = stem == "imagenet"
+        layers["conv1"] = conv(3, width, 7, norm, stride=2) if large else conv(3, width, 3, norm)
+        layers["bn1"] = conv_norm(width, norm)
         layers["act1"] = activation()
-        if stem == "imagenet":
+        if large:
             layers["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
         in_width = width
         for i, depth in enumerate(depths):
             stage = []
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                stage.append(block(in_width, width * 2**i, stride, activation))
+                stage.append(block(in_width, width * 2**i, stride, activation, norm))
                 in_width = width * 2**i * block.expansion
             layers[f"layer{i + 1}"] = nn.Sequential(*stage)
         layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
@@ -137,10 +160,13 @@ class ResNet(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale.
+        """The layers that feed an activation, and those that read one; for models.rescale and
+        models.init_gain.
 
-        Both terms of a shortcut's sum come from one of these norms, or from an activation as is.
+        Both terms of a shortcut's sum come from one of those that feed (the norms, or without them
+        the convolutions), or from an activation as is.
         """
-        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
-        convs = [m for m in self.modules() if isinstance(m, nn.Conv2d) and m is not self.conv1]
-        return norms, [*convs, self.fc]  # conv1 reads the image
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
+        convs = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        # The first convolution reads the image.
+        return norms or convs, [*convs[1:], self.fc]

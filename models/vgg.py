@@ -1,4 +1,5 @@
-"""VGG with batch normalisation (Simonyan & Zisserman 2015, arXiv 1409.1556; torchvision's vgg*_bn).
+"""VGG with batch normalisation (Simonyan & Zisserman 2015, arXiv 1409.1556; torchvision's vgg*_bn),
+with another norm, or without (torchvision's vgg*).
 
 `build` makes one by name. Parameter names are torchvision's, so its weights load as they stand.
 """
@@ -8,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+
+from models.norms import conv_norm
 
 WIDTHS = (64, 128, 256, 512, 512)
 # 3×3 convolutions in each of the five stages.
@@ -19,18 +22,24 @@ VARIANTS = {
 }
 
 
-def build(name: str, activation: Callable[[], nn.Module], num_classes: int, head: str) -> nn.Module:
-    return VGG(VARIANTS[name], activation, num_classes, head)
+def build(
+    name: str, activation: Callable[[], nn.Module], num_classes: int, head: str, norm: str
+) -> nn.Module:
+    return VGG(VARIANTS[name], activation, num_classes, head, norm)
 
 
-def make_features(depths: tuple[int, ...], activation: Callable[[], nn.Module]) -> nn.Sequential:
+def make_features(
+    depths: tuple[int, ...], activation: Callable[[], nn.Module], norm: str
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     in_width = 3
     for width, depth in zip(WIDTHS, depths, strict=True):
         for _ in range(depth):
             # The bias is redundant before BatchNorm; the published weights have it.
-            conv = nn.Conv2d(in_width, width, kernel_size=3, padding=1)
-            layers += [conv, nn.BatchNorm2d(width), activation()]
+            layers.append(nn.Conv2d(in_width, width, kernel_size=3, padding=1))
+            if norm != "none":  # no place is kept: it would shift the numbers in the names
+                layers.append(conv_norm(width, norm))
+            layers.append(activation())
             in_width = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)
@@ -67,7 +76,8 @@ class VGG(nn.Sequential):
     """Images (B, 3, H, W), H and W at least 32, to logits (B, num_classes).
 
     `head` is "imagenet", the published three linear layers on 7×7 pooled features, or "linear",
-    one linear layer on globally averaged features: the form in use for CIFAR.
+    one linear layer on globally averaged features: the form in use for CIFAR. `norm` is "bn", "gn"
+    or "none".
     """
 
     def __init__(
@@ -76,8 +86,10 @@ class VGG(nn.Sequential):
         activation: Callable[[], nn.Module],
         num_classes: int,
         head: str,
+        norm: str,
     ):
-        layers = OrderedDict(features=make_features(depths, activation))  # (B, 512, H/32, W/32)
+        # (B, 512, H/32, W/32)
+        layers = OrderedDict(features=make_features(depths, activation, norm))
         if head == "imagenet":
             layers["avgpool"] = PoolTo7()
             layers["flatten"] = nn.Flatten()
@@ -100,9 +112,10 @@ class VGG(nn.Sequential):
                 nn.init.zeros_(module.bias)
 
     def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale."""
-        norms = [m for m in self.features if isinstance(m, nn.BatchNorm2d)]
+        """The layers that feed an activation, and those that read one; for models.rescale and
+        models.init_gain."""
+        norms = [m for m in self.features if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
         convs = [m for m in self.features if isinstance(m, nn.Conv2d)]
         linears = [m for m in self.modules() if isinstance(m, nn.Linear)]
         # The first convolution reads the image, and the last linear layer gives the logits.
-        return [*norms, *linears[:-1]], [*convs[1:], *linears]
+        return [*(norms or convs), *linears[:-1]], [*convs[1:], *linears]

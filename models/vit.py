@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.norms import layer_norm
+
+EPS = 1e-6  # of the norms: the published, not torch's 1e-5
 # Width, heads, layers. Small and tiny are DeiT's (arXiv 2012.12877).
 VARIANTS = {
     "vit-tiny": (192, 3, 12),
@@ -26,13 +29,10 @@ def build(
     num_classes: int,
     image_size: int,
     patch_size: int,
+    norm: str,
 ) -> nn.Module:
     width, heads, depth = VARIANTS[name]
-    return ViT(width, heads, depth, activation, num_classes, image_size, patch_size)
-
-
-def layer_norm(width: int) -> nn.LayerNorm:
-    return nn.LayerNorm(width, eps=1e-6)  # the published eps, not torch's 1e-5
+    return ViT(width, heads, depth, activation, num_classes, image_size, patch_size, norm)
 
 
 class PatchEmbed(nn.Module):
@@ -66,11 +66,11 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block, (B, N, width) to the same shape."""
 
-    def __init__(self, width: int, heads: int, activation: Callable[[], nn.Module]):
+    def __init__(self, width: int, heads: int, activation: Callable[[], nn.Module], norm: str):
         super().__init__()
-        self.norm1 = layer_norm(width)
+        self.norm1 = layer_norm(width, norm, EPS)
         self.attn = Attention(width, heads)
-        self.norm2 = layer_norm(width)
+        self.norm2 = layer_norm(width, norm, EPS)
         self.mlp = nn.Sequential(
             OrderedDict(
                 fc1=nn.Linear(width, 4 * width),
@@ -87,7 +87,7 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Images (B, 3, image_size, image_size) to logits (B, num_classes), by way of a class token.
 
-    `image_size` must be a multiple of `patch_size`.
+    `image_size` must be a multiple of `patch_size`. `norm` is "layer" or "none".
     """
 
     def __init__(
@@ -99,14 +99,16 @@ class ViT(nn.Module):
         num_classes: int,
         image_size: int,
         patch_size: int,
+        norm: str,
     ):
         super().__init__()
         num_patches = (image_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + num_patches, width))
-        self.blocks = nn.Sequential(*[Block(width, heads, activation) for _ in range(depth)])
-        self.norm = layer_norm(width)
+        blocks = [Block(width, heads, activation, norm) for _ in range(depth)]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = layer_norm(width, norm, EPS)
         self.head = nn.Linear(width, num_classes)
         self.init_weights()
 
@@ -119,7 +121,8 @@ class ViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale."""
+        """The layers that feed an activation, and those that read one; for models.rescale and
+        models.init_gain."""
         return [block.mlp.fc1 for block in self.blocks], [block.mlp.fc2 for block in self.blocks]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
-from models import GPT2_VARIANTS, LANGUAGE_MODELS, build_model, hugging_face_shape, resolve_shape
+from models import (
+    GPT2_VARIANTS,
+    LANGUAGE_MODELS,
+    build_model,
+    hugging_face_shape,
+    resolve_norm,
+    resolve_shape,
+)
 from models.activation import create_activation
 from models.gpt2 import GPT2, load_hugging_face
 from optimization import parameter_groups
@@ -801,6 +808,29 @@ def test_impossible_shapes_are_refused_with_the_remedy(name, given, message):
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             build(name, **given)
         assert str(caught.value) == message
+
+
+def test_norms_are_the_layer_norms_or_none():
+    assert [resolve_norm("gpt2-xl", norm) for norm in ("auto", "layer", "none")] == [
+        "layer",
+        "layer",
+        "none",
+    ]
+    assert resolve_norm("hf/anywhere") == "auto"
+    message = "--norm gn does not apply to gpt2, only to VGGs and ResNets: leave out --norm"
+    for build in (resolve_norm, lambda name, norm: tiny(norm=norm)):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            build("gpt2", "gn")
+        assert str(caught.value) == message
+    message = r"^--norm layer does not apply to hf/anywhere, only to this project's models: leave"
+    with pytest.raises(ValueError, match=message):
+        build_model("hf/anywhere", nn.ReLU, vocab_size=9, norm="layer")
+
+
+def test_weights_with_norms_are_refused_without(saved):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load_hugging_face(tiny(norm="none"), saved)
+    assert str(caught.value) == f"--init_from {saved} has norms: leave out --norm none"
 
 
 def test_unknown_names_and_options_are_refused():

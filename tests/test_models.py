@@ -370,7 +370,8 @@ def test_inplace_activations_train_alike(name, options, kind):
     ],
 )
 def test_options_resolve_and_are_built(name, size, forced, resolved):
-    assert resolve_options(name, size, **forced) == resolved
+    norm = "layer" if name.startswith("vit") else "bn"
+    assert resolve_options(name, size, **forced) == resolved | {"norm": norm}
     model = on_meta(build_model, name, nn.ReLU, image_size=size, **forced)
     if "head" in resolved:
         assert isinstance(model.classifier, nn.Linear) == (resolved["head"] == "linear")
@@ -435,7 +436,7 @@ def test_tables_of_names_agree():
 def test_names_and_options_need_no_torch():
     code = """
 import sys, models
-assert models.resolve_options("resnet18", 32) == {"stem": "cifar"}
+assert models.resolve_options("resnet18", 32) == {"stem": "cifar", "norm": "bn"}
 try:
     models.resolve_options("resnet19", 32)
 except ValueError:
@@ -484,6 +485,27 @@ ERRORS = [
         ("resnet20", 32, {"stem": "imagenet"}),
         "--stem imagenet does not apply to resnet20, only to resnet18, resnet34 and resnet50: "
         "leave out --stem",
+    ),
+    (
+        ("vit-tiny", 32, {"norm": "gn"}),
+        "--norm gn does not apply to vit-tiny, only to VGGs and ResNets: leave out --norm",
+    ),
+    (
+        ("vit-tiny", 32, {"norm": "bn"}),
+        "--norm bn does not apply to vit-tiny, only to VGGs and ResNets: leave out --norm",
+    ),
+    (
+        ("resnet20", 32, {"norm": "layer"}),
+        "--norm layer does not apply to resnet20, only to ViTs and GPT-2: leave out --norm",
+    ),
+    (
+        ("vgg11", 32, {"norm": "batch"}),
+        "--norm must be one of auto, bn, gn, layer, none, not 'batch'",
+    ),
+    (
+        ("timm/resnet18", 32, {"norm": "none"}),
+        "--norm none does not apply to timm/resnet18, only to this project's models: "
+        "leave out --norm",
     ),
     (
         ("resnet18", 32, {"stem": "large"}),

@@ -32,6 +32,12 @@ NETWORKS = [
 # With the network's own sigma, and the factor; the small ones with more of them.
 CASES = [(*network, 0.7, 4) for network in NETWORKS]
 CASES += [(*network, 1, 0.5) for network in NETWORKS if network[0] in ("resnet20", "gpt2")]
+CASES += [
+    (name, {**options, "norm": norm}, 0.7, 4)
+    for name, options in NETWORKS
+    for norm in (("none",) if name in ("vit-tiny", "gpt2") else ("gn", "none"))
+    if options.get("head") != "imagenet"  # its linear layers have no norms
+]
 
 
 def build(name, options, sigma):
