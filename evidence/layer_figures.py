@@ -46,7 +46,7 @@ QUANTITIES = (
     Quantity("flat_share", "flat units (%)",
              "Share of the units where the activation is flat: |f′| < 0.01.", "share", 100),
     Quantity("gradient_norm", "gradient norm (no unit)",
-             "Norm of the loss's gradient at each activation.", "log"),
+             "Norm of the loss's gradient with respect to each activation's input.", "log"),
     Quantity("dead_share", "dead channels (%)",
              "Share of the channels that had no positive input in a whole evaluation pass.",
              "share", 100),

@@ -101,7 +101,7 @@ def readable_classes(table: pandas.DataFrame, settings: list[Setting]) -> pandas
 
 
 def _mean_and_interval(mean: float, low: float, high: float) -> str:
-    interval = "" if math.isnan(low) else f" ({low:.1f} to {min(high, 100):.1f})"
+    interval = "" if math.isnan(low) else f" ({max(low, 0):.1f} to {min(high, 100):.1f})"
     return "–" if math.isnan(mean) else f"{mean:.1f}{interval}"
 
 

@@ -75,14 +75,17 @@ class CallOrders:
             return Entry(None)
         return Entry(site.name, type(site.new) not in CALLING_NONE, site.writes_back)
 
-    def left_kinds(self, kinds: set[str]) -> dict[nn.Module, tuple[str, ...]]:
-        """Of every module that makes calls of `kinds` which stay: of which."""
+    def left_kinds(
+        self, kinds: set[str], replaced: set[nn.Module]
+    ) -> dict[nn.Module, tuple[str, ...]]:
+        """Of every module that makes calls of `kinds` which stay, which; but for those `replaced`."""
         left: dict[nn.Module, set[str]] = {}
         for run in self._seen.values():
             for call in run.calls:
                 site = self._sites.get(site_key(call))
                 stays = site is None or not site.replaceable
-                if stays and call.owner is not None and call.seen_as in kinds:
+                is_there = call.owner is not None and call.owner not in replaced
+                if stays and is_there and call.seen_as in kinds:
                     left.setdefault(call.owner, set()).add(call.seen_as)
         return {owner: tuple(sorted(of_owner)) for owner, of_owner in left.items()}
 

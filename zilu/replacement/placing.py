@@ -173,7 +173,7 @@ class Placing:
             if found.is_rewritten:
                 of_owner.setdefault(found.owner, []).append(found)
         kinds = {found.kind for calls in of_owner.values() for found in calls}
-        left = self.orders.left_kinds(kinds)
+        left = self.orders.left_kinds(kinds, {found.slot.module for found in self.modules})
         for owner, calls in of_owner.items():
             own = tuple(dict.fromkeys(found.kind for found in calls))
             plan = self.orders.plan(owner, own, left.pop(owner, ()))
