@@ -78,7 +78,7 @@ class CallOrders:
     def left_kinds(
         self, kinds: set[str], replaced: set[nn.Module]
     ) -> dict[nn.Module, tuple[str, ...]]:
-        """Of every module that makes calls of `kinds` which stay, which; but for those `replaced`."""
+        """By module, the kinds of its calls that stay; without modules that are replaced."""
         left: dict[nn.Module, set[str]] = {}
         for run in self._seen.values():
             for call in run.calls:
