@@ -13,7 +13,7 @@ import torch
 import yaml
 from activation_count import OTHERS, Counted, operators_of, units_in
 from test_language_main import write_text
-from test_resume import KILL, assert_same_run
+from test_resume import KILL, assert_same_result
 from torch import nn
 
 import cli
@@ -156,6 +156,7 @@ def test_an_image_classifier_trains_and_is_evaluated(
     folder = train_vision(tmp_path / "run", "--model", model, *flags)
     assert {path.name for path in folder.iterdir()} == {
         "args.txt", "model.txt", "train_eval_results.txt", "metrics.jsonl", "checkpoint.pt",
+        "predictions.npz",
     }  # fmt: skip
     described = (folder / "model.txt").read_text()
     assert f"\nActivation sites: {count}\n" in described
@@ -236,7 +237,7 @@ def test_a_killed_run_goes_on_exactly(forked, configurations, text, tmp_path, mo
             faults={0: fault} if fault else {},
         )  # fmt: skip
         assert code == (-KILL if fault else 0), output
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    assert_same_result(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_norm_with_its_activation_is_synchronised(forked, tmp_path):
@@ -264,6 +265,7 @@ def test_a_norm_that_cannot_be_synchronised_is_refused():
     assert type(network[1]) is nn.BatchNorm2d
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_report(tmp_path, monkeypatch, capsys):
     pytest.importorskip("timm")
     grid = {

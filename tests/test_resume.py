@@ -27,13 +27,13 @@ VISION = (
     "--num_epochs", "3", "--lr", "3e-3", "--device", "cpu", "--activation", "ZiLU",
     "--learn_sigma", "--augment", "--color_jitter", "--noise", "0.1", "--val_fraction", "0.3",
     "--scheduler", "plateau", "--lr_step", "1", "--eval_interval", "3", "--save_interval", "2,1ep",
-    "--stats", "2",
+    "--stats", "4",
 )  # fmt: skip
 LANGUAGE = (
     "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "2", "--embedding_dim", "16",
     "--num_attention_heads", "2", "--max_seq_length", "32", "--batch_size", "8",
     "--num_epochs", "3", "--dropout", "0.2", "--grad_accum_steps", "2", "--device", "cpu",
-    "--eval_interval", "3", "--save_interval", "2,1ep", "--stats", "2",
+    "--eval_interval", "3", "--save_interval", "2,1ep", "--stats", "4",
 )  # fmt: skip
 FLAGS = {"vision_main": VISION, "language_main": LANGUAGE}
 
