@@ -747,6 +747,13 @@ def test_a_class_of_an_activations_name_with_weights_of_its_own_stays():
     assert torch.equal(model(X), f(model[0].linear(X)) * X)
 
 
+def test_a_module_with_an_activations_name_that_calls_one():
+    model = nn.Sequential(nn.Linear(8, 8), SquaredReLU())
+    report = rewritten(model)
+    assert [site.path for site in report.replaced] == ["1.relu_call_0"]
+    assert torch.equal(model(X), f(model[0](X)) ** 2)
+
+
 def test_hooks_of_shared_modules_and_backward_hooks():
     shared = nn.ReLU()
     seen = []

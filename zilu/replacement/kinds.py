@@ -5,6 +5,7 @@ A kind is a name of `zilu.names.ACTIVATIONS`, or one of FURTHER_KINDS, which can
 
 import difflib
 import functools
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +174,8 @@ def _references(kind: str) -> tuple:
 @torch.no_grad()
 def _computes(module: nn.Module, kind: str) -> bool:
     """Whether a module without parameters gives what `kind` gives, or an approximation in use."""
-    if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None:
+    has_state = next(itertools.chain(module.parameters(), module.buffers()), None) is not None
+    if has_state or "forward" in vars(module):  # which has been given other calls
         return False
     try:
         with torch.device("cpu"), torch.random.fork_rng([]):
