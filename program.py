@@ -168,6 +168,11 @@ def activation_factory(args: argparse.Namespace):
     )
 
 
+def activation_type(args: argparse.Namespace) -> type:
+    """The class of what activation_factory makes."""
+    return type(activation_factory(args)())
+
+
 def scale_weights(args: argparse.Namespace, model) -> None:
     """Scale the initial weights as --init_gain or --rescale_init ask for."""
     from models.init_gain import unit_gain
@@ -214,10 +219,9 @@ def build_watch(args: argparse.Namespace, model, device):
     if args.stats is None:
         return None
     from diagnostics.watch import Watch
+    from utils import activation_sites
 
-    site_type = type(activation_factory(args)())
-    sites = {path: m for path, m in model.named_modules() if type(m) is site_type}
-    return Watch(model, sites, device)
+    return Watch(model, activation_sites(model, activation_type(args)), device)
 
 
 def prepare(program: Program, args: argparse.Namespace):
@@ -361,8 +365,8 @@ def describe(args, resolved: dict, facts: dict, model, folder: RunFolder) -> Non
 
     if resolved["warmup_steps"] >= resolved["total_steps"]:
         print(f"Note: the warm-up ({args.warmup}) is longer than the whole training")
-    site_type = type(activation_factory(args)())
-    folder.describe(cli.args_text(args, resolved, facts), describe_model(model, site_type))
+    model_text = describe_model(model, activation_type(args))
+    folder.describe(cli.args_text(args, resolved, facts), model_text)
 
 
 def resolved_arguments(program: Program, args, data, options, device, folder: RunFolder) -> dict:

@@ -395,6 +395,11 @@ class Progress:
         self.bar.close()
 
 
+def activation_sites(model, activation_type: type) -> dict:
+    """A network's modules of that class, by path, in the order of its parts."""
+    return {path: site for path, site in model.named_modules() if type(site) is activation_type}
+
+
 def describe_model(model, activation_type: type) -> str:
     """model.txt: parameter counts, every activation site by path, the architecture.
 
@@ -404,13 +409,16 @@ def describe_model(model, activation_type: type) -> str:
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    sites = [(path, site) for path, site in model.named_modules() if type(site) is activation_type]
+    sites = [*activation_sites(model, activation_type).items()]
     further = []
     if report := getattr(model, "replacement", None):
         sites = [(site.path, site.now) for site in report.replaced]
         further = [str(report), "", _undecayed(model), ""]
     lines = [f"Parameters: {total:,} ({trainable:,} trainable)", ""]
-    lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
+    lines += [
+        f"Activation sites: {len(sites)}",
+        *(f"  {path}: {site}" for path, site in sites.items()),
+    ]
     return "\n".join([*lines, "", *further, str(model), ""])
 
 

@@ -153,10 +153,16 @@ class RunFolder:
         return (self.path / name).stat().st_size if self._has(name) else 0
 
     def _replace(self, name: str, text: str) -> None:
+        with self._replacing(name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def _replacing(self, name: str):
+        """A path to write to, which then takes the place of the file."""
         # A fixed name: whoever is killed here leaves one file, which the next one replaces.
         temporary = self.path / f"{name}.tmp"
         with self._writing(name):
-            temporary.write_text(text, encoding="utf-8")
+            yield temporary
             os.replace(temporary, self.path / name)
 
     @contextmanager
@@ -191,11 +197,8 @@ class RunFolder:
             return
         import numpy as np
 
-        temporary = self.path / f"{self.PREDICTIONS}.tmp"
-        with self._writing(self.PREDICTIONS):
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            os.replace(temporary, self.path / self.PREDICTIONS)
+        with self._replacing(self.PREDICTIONS) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
 
     def _append(self, name: str, line: str) -> None:
         if not self.writes:

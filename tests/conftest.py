@@ -20,6 +20,20 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
+def quick_figures(request, monkeypatch):
+    """Figures of reports without content, where a test does not ask for them (`drawn`)."""
+    from made_runs import without_figures
+
+    if "drawn" not in request.fixturenames:
+        without_figures(monkeypatch)
+
+
+@pytest.fixture
+def drawn():
+    """For tests that want the figures."""
+
+
+@pytest.fixture
 def mistake_in(monkeypatch, capsys):
     """Run a program's module on flags that are a mistake; returns its one line."""
 

@@ -13,7 +13,6 @@ from made_runs import (
     table,
     text,
     vision_run,
-    without_figures,
 )
 from scipy import special, stats
 from sklearn.metrics import balanced_accuracy_score, recall_score
@@ -26,15 +25,7 @@ LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 RELU, ZILU = [90.2, 90.9, 90.4], [91.9, 92.1, 92.4]
 
 
-@pytest.fixture(autouse=True)
-def quick(request, monkeypatch):
-    if "drawn" not in request.fixturenames:
-        without_figures(monkeypatch)
-
-
-@pytest.fixture
-def drawn():
-    """For tests that want the figures."""
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def made(folder, labels=LABELS, classes=10):

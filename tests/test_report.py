@@ -12,7 +12,6 @@ from made_runs import (
     table,
     text,
     vision_run,
-    without_figures,
     write_run,
 )
 from made_runs import report_on as run
@@ -29,16 +28,7 @@ RELU = [91.2, 91.9, 91.4, 91.7, 91.5, 91.3]
 ZILU = [91.9, 92.1, 92.2, 92.2, 91.9, 92.0]
 
 
-@pytest.fixture(autouse=True)
-def quick(request, monkeypatch):
-    """Figures without content, where a test does not look at them."""
-    if "drawn" not in request.fixturenames:
-        without_figures(monkeypatch)
-
-
-@pytest.fixture
-def drawn():
-    """For tests that want the figures."""
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def made(folder, relu=RELU, zilu=ZILU, **flags):

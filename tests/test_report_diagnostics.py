@@ -5,7 +5,7 @@ import itertools
 import matplotlib
 import numpy as np
 import pytest
-from made_runs import add_stats, diverge, report_on, table, text, vision_run, without_figures
+from made_runs import add_stats, diverge, report_on, table, text, vision_run
 
 from evidence import figures, layer_figures
 from evidence.layer_figures import QUANTITIES
@@ -18,15 +18,7 @@ SITES = ["stem.act", "layer1.0.act1", "layer1.0.act2", "head.act"]  # not in the
 STEPS = [100, 200, 300]
 
 
-@pytest.fixture(autouse=True)
-def quick(request, monkeypatch):
-    if "drawn" not in request.fixturenames:
-        without_figures(monkeypatch)
-
-
-@pytest.fixture
-def drawn():
-    """For tests that want the figures."""
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def site(value, **changes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -108,14 +107,16 @@ class Placing:
         stand_ins: dict[object, StandIn] = {}
         for found in (*self.modules, *self.calls):
             stand_ins.setdefault(self._place(found), StandIn(found))
-        with self._undone_after() as changes:
+        changes = Changes()
+        try:
             self._fill(changes, lambda found: stand_ins[self._place(found)])
             for found in self.modules:
                 _share_hooks(found.slot.module, stand_ins[self._place(found)])
-            try:
-                now, _ = observe(self.model, example_input)
-            except Exception as error:
-                raise ValueError(_unlike(f"it fails: {error}")) from error
+            now, _ = observe(self.model, example_input)
+        except Exception as error:
+            raise ValueError(_unlike(f"it fails: {error}")) from error
+        finally:
+            changes.take_back()
         for mode in self.seen.keys() & now.keys():
             difference = self._difference(self.seen[mode], now[mode], mode, stand_ins)
             if difference:
@@ -134,15 +135,6 @@ class Placing:
             if found.new not in done:
                 _take_over_hooks(found.slot.module, found.new, found.slot.module in done)
                 done |= {found.new, found.slot.module}
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _undone_after() -> Iterator[Changes]:
-        changes = Changes()
-        try:
-            yield changes
-        finally:
-            changes.take_back()
 
     def _fill(self, changes: Changes, choose: Callable[[Found], nn.Module]) -> None:
         names, filled = _Names(), set()

@@ -13,11 +13,11 @@ class Site:
 
     path: str  # of the module, or of the one whose forward makes the call
     kind: str  # what it was, "ReLU"
-    was: str  # "ReLU(inplace=True)", or the called function: "F.relu"
+    was: str  # "ReLU(inplace=True)", or the called function: "relu()"
     now: str | None = None  # what it is, if it was replaced
     reason: str | None = None  # why it was left, or what there is to know
     source: str | None = None  # of a call: "torchvision.models.densenet:216"
-    calls: int | None = None  # in the run of example_input (in training mode, if that was possible)
+    calls: int | None = None  # on example_input, in the mode in which there were more
 
     @property
     def replaced(self) -> bool:
