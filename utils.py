@@ -415,10 +415,7 @@ def describe_model(model, activation_type: type) -> str:
         sites = [(site.path, site.now) for site in report.replaced]
         further = [str(report), "", _undecayed(model), ""]
     lines = [f"Parameters: {total:,} ({trainable:,} trainable)", ""]
-    lines += [
-        f"Activation sites: {len(sites)}",
-        *(f"  {path}: {site}" for path, site in sites.items()),
-    ]
+    lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
     return "\n".join([*lines, "", *further, str(model), ""])
 
 
