@@ -573,8 +573,15 @@ def args_text(args: argparse.Namespace, resolved: dict, environment: dict) -> st
     """
     import yaml
 
+    class Dumper(yaml.SafeDumper):
+        """With every list, of a hundred classes' sizes for example, in one line."""
+
+    def in_one_line(dumper, values):
+        return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+
+    Dumper.add_representer(list, in_one_line)
     content = vars(args) | {"resolved": resolved, "environment": environment}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**9)
 
 
 def list_item(content: dict) -> str:

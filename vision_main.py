@@ -93,6 +93,7 @@ class Vision(program.Program):
             "mean": list(data.mean),
             "std": list(data.std),
             "samples": samples(data),
+            **unequal_classes(data),
         }
 
     def settings(self, args, data):
@@ -158,6 +159,11 @@ def num_workers(args: argparse.Namespace) -> int | None:
     if args.num_workers is not None or distributed.world_size() == 1:
         return args.num_workers
     return max(1, usable_cpus() // distributed.local_world_size())
+
+
+def unequal_classes(data) -> dict[str, list[int]]:
+    """Training images of each class, where they are not all as many: a line of args.txt."""
+    return {"class_sizes": data.class_sizes} if len(set(data.class_sizes)) > 1 else {}
 
 
 def samples(data) -> dict[str, int]:

@@ -48,10 +48,9 @@ def flat_share(activation: nn.Module, x: Tensor, limit: float = FLAT) -> Tensor:
     return (slopes.abs() < limit).float().mean()
 
 
-def living_channels(x: Tensor) -> Tensor:
+def living_channels(x: Tensor, dimension: int) -> Tensor:
     """Whether each channel of an input has a positive value; (channels,).
 
-    Channels are the second of four dimensions (images), else the last (tokens, features).
+    dimension: the one of the channels.
     """
-    channels = 1 if x.dim() == 4 else x.dim() - 1
-    return (x > 0).movedim(channels, 0).flatten(1).any(1)
+    return (x > 0).movedim(dimension, 0).flatten(1).any(1)

@@ -17,6 +17,8 @@ from diagnostics.statistics import (
 from objective import Objective
 from runs.random_state import random_state, set_random_state
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 class Watch:
     """The activation sites of a network.
@@ -53,14 +55,31 @@ class Watch:
         living: dict[str, Tensor] = {}
 
         def note(path: str, x: Tensor) -> Tensor:
-            found = living_channels(x)
+            found = living_channels(x, dimensions.get(x.dim(), -1))
             living[path] = living[path] | found if path in living else found
             return x
 
-        with self._hooks(note):
+        with self._channel_dimensions() as dimensions, self._hooks(note):
             yield living
         for path, found in living.items():
             living[path] = distributed.total(found.double(), largest=True) > 0
+
+    @contextlib.contextmanager
+    def _channel_dimensions(self) -> Iterator[dict[int, int]]:
+        """While this lasts, where the channels of tensors with so many dimensions are: as in the
+        last such tensor that a layer made. Some networks of images have them last."""
+        dimensions: dict[int, int] = {}
+
+        def hook(module: nn.Module, _, output: Tensor) -> None:
+            dimensions[output.dim()] = -1 if isinstance(module, nn.Linear) else 1
+
+        layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))]
+        handles = [layer.register_forward_hook(hook) for layer in layers]
+        try:
+            yield dimensions
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @contextlib.contextmanager
     def _inputs(self) -> Iterator[dict[str, Tensor]]:

@@ -13,6 +13,13 @@ from evidence.settings import Group, Setting
 from evidence.statistics import Estimate, estimate
 
 ACCURACY, LOSS = METRICS["top1"], METRICS["loss"]
+# By the training images of a class, from the first to the last number (Liu et al. 2019, arXiv
+# 1904.05160).
+BANDS = {
+    "many (over 100)": (101, math.inf),
+    "medium (20 to 100)": (20, 100),
+    "few (under 20)": (0, 19),
+}
 
 
 def images_by_setting(group: Group, predicted: Predicted) -> dict[Setting, list[Images]]:
@@ -65,9 +72,14 @@ def _interval(number, low: float, high: float) -> str:
     return "–" if math.isnan(low) else f"{number(low)} to {number(high)}"
 
 
-def classes_table(images: dict[Setting, list[Images]], names: list[str]) -> pandas.DataFrame:
+def classes_table(
+    images: dict[Setting, list[Images]], names: list[str], sizes: list[int] | None
+) -> pandas.DataFrame:
     """A row for each setting and class: accuracy on the class's images in percent, the mean over
-    the setting's runs with Student's 95 % interval; NaN for a class without images."""
+    the setting's runs with Student's 95 % interval; NaN for a class without images.
+
+    sizes: training images of each class, where they are known.
+    """
     rows = []
     for setting, runs in images.items():
         recalls = 100 * np.array([run.recalls for run in runs])
@@ -77,6 +89,7 @@ def classes_table(images: dict[Setting, list[Images]], names: list[str]) -> pand
                     "setting": setting.label,
                     "number": number,
                     "class": name,
+                    "training_images": sizes[number] if sizes else pandas.NA,
                     "images": int(runs[0].class_counts[number]),
                     "n": len(runs),
                 }
@@ -90,7 +103,10 @@ def readable_classes(table: pandas.DataFrame, settings: list[Setting]) -> pandas
     columns = {}
     for setting in settings:
         mine = table[table["setting"] == setting.label]
-        columns |= {"class": mine["class"].tolist(), "images": mine["images"].astype(str).tolist()}
+        columns["class"] = mine["class"].tolist()
+        if mine["training_images"].notna().all():
+            columns["training images"] = mine["training_images"].astype(str).tolist()
+        columns["images"] = mine["images"].astype(str).tolist()
         columns[setting.label] = [
             _mean_and_interval(*each)
             for each in zip(
@@ -98,6 +114,34 @@ def readable_classes(table: pandas.DataFrame, settings: list[Setting]) -> pandas
             )
         ]
     return pandas.DataFrame(columns)
+
+
+def bands_table(images: dict[Setting, list[Images]], sizes: list[int] | None) -> pandas.DataFrame:
+    """A row for each setting and band of BANDS that has classes: the mean of their accuracies in
+    percent, over the setting's runs. Empty where the classes are all of one band."""
+    members = {
+        band: [number for number, size in enumerate(sizes or []) if first <= size <= last]
+        for band, (first, last) in BANDS.items()
+    }
+    members = {band: numbers for band, numbers in members.items() if numbers}
+    if len(members) < 2:
+        return pandas.DataFrame()
+    return pandas.DataFrame(
+        {"setting": setting.label, "band": band, "classes": len(numbers), "n": len(runs)}
+        | _columns("accuracy", [100 * np.nanmean(run.recalls[numbers]) for run in runs])
+        for setting, runs in images.items()
+        for band, numbers in members.items()
+    )
+
+
+def readable_bands(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A row for each setting, and a column for each band."""
+    rows = {}
+    for row in table.itertuples():
+        heading = f"{row.band}: {row.classes} class{'es' if row.classes > 1 else ''}"
+        cell = _mean_and_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
+        rows.setdefault(row.setting, {"setting": row.setting})[heading] = cell
+    return pandas.DataFrame(rows.values())
 
 
 def _mean_and_interval(mean: float, low: float, high: float) -> str:

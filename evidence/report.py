@@ -34,16 +34,17 @@ from zilu.names import ACTIVATIONS
 OURS = re.compile(
     r"((curves|differences|scan|time|classes|reliability|std|tail_ratio|flat_share|gradient_norm|"
     r"dead_share|sigma)-\d+|functions)\.(png|svg|pdf)"
-    r"|((settings|comparisons|divergence|calibration|classes|images|mcnemar|blocks|layers)-\d+|"
+    r"|((settings|comparisons|divergence|calibration|bands|classes|images|mcnemar|blocks|layers)-\d+|"
     r"differences|tuning)\.tex"
-    r"|(tuning|divergence|calibration|classes|reliability|mcnemar|blocks|layers)\.csv"
+    r"|(tuning|divergence|calibration|bands|classes|reliability|mcnemar|blocks|layers)\.csv"
 )
 SCAN = 3  # sigmas of one activation that make a scan
+USUAL = ("auto", "torch")  # norms and initial gain that are not worth a mention
 FACTS = (
-    "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer", "lr", "weight_decay",
-    "scheduler", "warmup", "label_smoothing", "augment", "color_jitter", "noise", "dropout",
-    "max_seq_length", "tokenizer", "val_fraction", "split_seed", "samples", "amp_dtype",
-    "compile_mode",
+    "norm", "init_gain", "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer",
+    "lr", "weight_decay", "scheduler", "warmup", "label_smoothing", "imb_factor",
+    "class_balanced", "augment", "color_jitter", "noise", "dropout", "max_seq_length", "tokenizer",
+    "val_fraction", "split_seed", "samples", "amp_dtype", "compile_mode",
 )  # fmt: skip
 METHODS = (
     "**Unit.** A run is one seed of one setting; what is averaged are runs, never epochs. The "
@@ -295,7 +296,7 @@ def _facts(group: Group) -> str:
     facts = [
         f"{name} {shown(group.facts[name])}"
         for name in FACTS
-        if group.facts.get(name) not in (None, False)
+        if group.facts.get(name) not in (None, False, *USUAL)
     ]
     text = plain("; ".join(facts)) + "." if facts else ""
     devices = sorted({run.environment["device"] for run in group.all_runs() if run.is_ours})

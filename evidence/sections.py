@@ -28,9 +28,11 @@ DIVERGENCE_METHOD = (
 )
 IMAGES_METHOD = (
     "**By class.** Balanced accuracy is the mean of the accuracies in the classes that have test "
-    "images. **Calibration.** The confidence is the largest softmax probability. The expected "
-    f"calibration error is the mean over images of |accuracy − confidence| of their bin, in {BINS} "
-    "bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3), of each run by itself.",
+    "images; many, medium and few training images are as in Liu et al. (2019, arXiv 1904.05160). "
+    "**Calibration.** The confidence is the largest softmax probability. The expected calibration "
+    "error is the mean over images of |accuracy − confidence| of their bin, in "
+    f"{BINS} bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3), of each run by "
+    "itself.",
     "**Same images.** McNemar's test (1947), exact, asks of two networks of one seed whether they "
     "err equally often on images of this kind. It says nothing of other seeds, which is what the "
     "paired t test is for (Dietterich 1998). All seeds share one test set, so their counts are not "
@@ -72,9 +74,24 @@ class GroupEvidence:
     def classes(self) -> pandas.DataFrame:
         if not self.images:
             return pandas.DataFrame()
-        number = max(run.classes for run in self.predicted.images.values())
-        names = class_names(self.predicted.images, number)
-        return tables.classes_table(self.images, names)
+        names = class_names(self.predicted.images, self._number_of_classes)
+        return tables.classes_table(self.images, names, self._training_sizes)
+
+    @cached_property
+    def bands(self) -> pandas.DataFrame:
+        return tables.bands_table(self.images, self._training_sizes)
+
+    @property
+    def _number_of_classes(self) -> int:
+        return max(run.classes for run in self.predicted.images.values())
+
+    @property
+    def _training_sizes(self) -> list[int] | None:
+        """Training images of each class, where the runs say that these differ."""
+        sizes = self.group.any_run().resolved.get("class_sizes")
+        if not (isinstance(sizes, list) and all(isinstance(size, int) for size in sizes)):
+            return None
+        return sizes if self.images and len(sizes) == self._number_of_classes else None
 
     @cached_property
     def on_images(self) -> list[OnUnits]:
@@ -95,6 +112,7 @@ def data_frames(evidence: list[GroupEvidence]) -> dict[str, pandas.DataFrame]:
     for name, frame_of in (
         ("calibration", lambda each: each.calibration),
         ("classes", lambda each: each.classes),
+        ("bands", lambda each: each.bands),
         ("reliability", lambda each: tables.reliability_table(each.images)),
         ("mcnemar", lambda each: tables.units_table(each.on_images)),
         ("blocks", lambda each: tables.units_table(each.on_blocks)),
@@ -160,6 +178,12 @@ def _calibration(document: Document, evidence: GroupEvidence, number: int) -> No
 
 
 def _classes(document: Document, evidence: GroupEvidence, number: int) -> None:
+    if len(evidence.bands):
+        document.table(f"bands-{number}", tables.readable_bands(evidence.bands))
+        document.paragraph(
+            "Accuracy (%) by how many training images a class has: the mean over the classes, with "
+            "95 % intervals over seeds."
+        )
     chosen = evidence.main(evidence.images)
     others = _others(evidence.images, chosen, "classes")
     if evidence.classes["number"].max() < MOST_CLASSES:

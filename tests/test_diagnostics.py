@@ -72,8 +72,8 @@ def test_flat_share_of_known_slopes():
 def test_living_channels_of_images_and_tokens():
     images, tokens = -torch.ones(2, 3, 4, 4), -torch.ones(2, 5, 3)
     images[1, 2, 0, 3] = tokens[0, 4, 1] = 0.1
-    assert statistics.living_channels(images).tolist() == [False, False, True]
-    assert statistics.living_channels(tokens).tolist() == [False, True, False]
+    assert statistics.living_channels(images, 1).tolist() == [False, False, True]
+    assert statistics.living_channels(tokens, -1).tolist() == [False, True, False]
 
 
 class Task:
@@ -149,3 +149,34 @@ def test_dead_channels_over_all_batches(network):
         for part in batch[0].chunk(4):
             network(part)
     assert channel_counts(living)["2"] == {"dead": 3, "total": 8}
+
+
+class ChannelsLast(nn.Module):
+    """A convolution, and a block on (B, H, W, C), as in ConvNeXt and Swin; a head before which the
+    last site comes, although it is registered after it, as in a DenseNet made anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()
+        self.mlp, self.second = nn.Linear(6, 9), nn.ReLU()
+        self.out, self.head, self.third = nn.Conv2d(9, 7, 1), nn.Linear(7, 2), nn.ReLU()
+
+    def forward(self, x):
+        x = self.second(self.mlp(self.first(self.stem(x)).permute(0, 2, 3, 1)))
+        return self.head(self.third(self.out(x.permute(0, 3, 1, 2))).mean((2, 3)))
+
+
+def test_channels_are_where_the_layer_before_has_them():
+    network = ChannelsLast()
+    with torch.no_grad():
+        for layer, dead in ((network.stem, 4), (network.mlp, 2), (network.out, 0)):
+            layer.weight.zero_()
+            layer.bias.fill_(1.0)[dead] = -1.0
+    sites = {name: getattr(network, name) for name in ("first", "second", "third")}
+    watch = Watch(network, sites, torch.device("cpu"))
+    with torch.no_grad(), watch.channels() as living:
+        network(torch.randn(50, 3, 5, 4))
+    dead = {name: (~found).nonzero().flatten().tolist() for name, found in living.items()}
+    assert dead == {"first": [4], "second": [2], "third": [0]}
+    assert [len(found) for found in living.values()] == [6, 9, 7]
+    assert not any(module._forward_hooks for module in network.modules())

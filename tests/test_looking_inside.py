@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
@@ -36,6 +37,16 @@ def test_balanced_accuracy_is_scikit_learns(tailed):
     assert record["test"]["top1"] == pytest.approx(100 * (guesses == predictions["labels"]).mean())
     assert len(guesses) == record["test"]["count"] == 359  # the test set stays whole
     assert "balanced" not in record["train"]
+
+
+def test_arguments_name_what_each_class_has_left(tailed):
+    text = (tailed / "args.txt").read_text()
+    resolved = yaml.safe_load(text)["resolved"]
+    sizes = resolved["class_sizes"]
+    assert len(sizes) == 10
+    assert sum(sizes) == resolved["samples"]["train"]
+    assert (sizes[0], sizes[9]) == (max(sizes), int(0.05 * max(sizes)))
+    assert f"\n  class_sizes: {sizes}\n" in text  # in one line
 
 
 def test_stats_of_every_site_and_dead_channels(tailed):

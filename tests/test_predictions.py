@@ -182,6 +182,42 @@ def test_names_of_classes_are_the_checkpoints(tmp_path):
     assert "| &lt;9&gt;" in text(tmp_path)
 
 
+def test_accuracies_by_training_images(tmp_path):
+    sizes = [500, 300, 101, 100, 50, 20, 19, 5, 1, 1]
+    for path in made(tmp_path).glob("*_?/args.txt"):
+        path.write_text(path.read_text().replace("resolved:", f"resolved:\n  class_sizes: {sizes}"))
+    report_on(tmp_path)
+    recalls = []
+    for seed in range(3):
+        file = np.load(tmp_path / f"ZiLU_{seed}/predictions.npz")
+        recalls.append(100 * recall_score(LABELS, file["logits"].argmax(axis=1), average=None))
+    by_band = [
+        np.mean(recalls, axis=0)[part].mean() for part in (slice(3), slice(3, 6), slice(6, 10))
+    ]
+    rows = table(tmp_path, "bands")
+    rows = rows[rows["setting"] == "ZiLU (σ = 1)"]
+    assert rows["accuracy"].tolist() == pytest.approx(by_band)
+    few = [each[6:].mean() for each in recalls]
+    assert rows["accuracy_high"].iloc[2] == pytest.approx(
+        stats.t.interval(0.95, 2, np.mean(few), stats.sem(few))[1]
+    )
+    assert rows["classes"].tolist() == [3, 3, 4]
+    assert "few (under 20): 4 classes" in text(tmp_path)
+    assert table(tmp_path, "classes")["training_images"].tolist() == sizes * 2
+    header = next(line for line in text(tmp_path).splitlines() if line.startswith("| class"))
+    assert [x.strip() for x in header.split("|")[1:4]] == ["class", "training images", "images"]
+
+
+@pytest.mark.parametrize("sizes", [[100, 99], [100] * 9 + [19.5], ["a"] * 10, 7, [600] * 9 + [101]])
+def test_no_bands_where_sizes_do_not_tell(tmp_path, sizes):
+    """Of other code, of another number of classes, or with all classes in one band."""
+    for path in made(tmp_path).glob("*_?/args.txt"):
+        path.write_text(path.read_text().replace("resolved:", f"resolved:\n  class_sizes: {sizes}"))
+    report_on(tmp_path)
+    assert not (tmp_path / "report/bands.csv").exists()
+    assert "training images of" not in text(tmp_path)
+
+
 def test_many_classes_are_a_figure(tmp_path, drawn):
     labels = np.arange(1000) % 25
     report_on(made(tmp_path, labels, classes=25))
