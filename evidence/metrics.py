@@ -46,6 +46,7 @@ METRICS = {
         Metric("top1", "top-1 accuracy", "%", "points", True),
         Metric("perplexity", "perplexity per token", "", "", False, 3),
         Metric("loss", "loss", "nats", "nats", False, 4),
+        Metric("balanced", "balanced accuracy", "%", "points", True),
         Metric("top5", "top-5 accuracy", "%", "points", True),
         Metric("word_perplexity", "perplexity per word", "", "", False, 2),
         Metric("bits_per_byte", "bits per byte", "bits", "bits", False, 4),

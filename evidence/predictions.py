@@ -20,7 +20,8 @@ from runs.folder import RunFolder
 
 FILE = "predictions.npz"
 BINS = 15  # of the confidence, as in Guo et al. 2017
-ROUNDING = 0.01  # of the accuracy: logits in 16 bits may tie, and a tie has no right winner
+ACCURACY_ROUNDING = 1.0  # percent: logits in 16 bits may tie, and a tie has no right winner
+LOSS_ROUNDING = 0.01  # nats: where the results were computed by compiled code in 16 bits
 
 
 @dataclass(frozen=True)
@@ -181,13 +182,15 @@ def _blocks_of(loss: NDArray, tokens: NDArray[np.int64]) -> Blocks:
 
 def _check(predictions: Images | Blocks, run: RunResult) -> None:
     """Refuse predictions that are not of the network that the results are of."""
-    reported = run.final.get("test", {}).get("top1", math.nan) / 100
+    reported = run.final.get("test", {})
     if isinstance(predictions, Images):
-        accuracy = float(predictions.correct.mean())
-        if abs(accuracy - reported) > ROUNDING:
-            raise ValueError(
-                f"its accuracy is {accuracy:.2%}, and that of the run's results {reported:.2%}"
-            )
+        found, said = 100 * float(predictions.correct.mean()), reported.get("top1", math.nan)
+        name, unit, rounding = "accuracy", " %", ACCURACY_ROUNDING
+    else:
+        found = float(np.average(predictions.loss, weights=predictions.tokens))
+        said, name, unit, rounding = reported.get("loss", math.nan), "loss", "", LOSS_ROUNDING
+    if abs(found - said) > rounding:
+        raise ValueError(f"its {name} is {found:.2f}{unit}, and the run's results say {said:.2f}")
 
 
 def _unlike_most(values: dict[Path, int] | dict[Path, bytes]) -> list[Path]:

@@ -358,14 +358,15 @@ def _tuning(document: Document, report: Report) -> None:
 def _functions(document: Document, report: Report) -> None:
     everything = {setting for group in report.groups for setting in group.settings}
     known = [s for s in everything if s.activation in ACTIVATIONS and s.rescaled is None]
-    plain = sorted({Setting(s.activation, s.sigma) for s in known if not s.learned}, key=by_order)
+    plain = sorted({Setting(s.activation, s.sigma) for s in known}, key=by_order)
     if not plain:
         return
     document.heading(2, "The functions")
     shown_ones = plain[: len(figures.COLORS) * 2]
+    learned = " A learned σ as it starts." if any(s.learned for s in known) else ""
     document.figure(
         "functions",
-        "The activations compared, and their derivatives.",
+        f"The activations compared, and their derivatives.{learned}",
         lambda: figures.activation_functions(shown_ones),
     )
 

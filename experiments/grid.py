@@ -30,7 +30,7 @@ from zilu.names import SIGMA_NAMES
 
 PROGRAMS = {"vision": ("vision_main", "Vision"), "language": ("language_main", "Language")}
 KEYS = ("program", "name", "runs", "tune", "report")
-METRICS = ("top1", "top5", "loss", "perplexity", "word_perplexity", "bits_per_byte")
+METRICS = ("top1", "balanced", "top5", "loss", "perplexity", "word_perplexity", "bits_per_byte")
 REPORT_KEYS = {
     "baseline": str,
     "primary": str,

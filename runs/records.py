@@ -20,6 +20,7 @@ _METRICS = {
     "loss": re.compile("Loss" + _NUMBER, re.IGNORECASE),
     "top1": re.compile("Top-?1" + _NUMBER, re.IGNORECASE),
     "top5": re.compile("Top-?5" + _NUMBER, re.IGNORECASE),
+    "balanced": re.compile("Balanced" + _NUMBER, re.IGNORECASE),
     "perplexity": re.compile("Perplexity" + _NUMBER, re.IGNORECASE),
     "word_perplexity": re.compile("per word" + _NUMBER, re.IGNORECASE),
     "bits_per_byte": re.compile(r"([\d.]+) bits per byte"),

@@ -4,12 +4,14 @@ import json
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import yaml
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
+import report
 import vision_main
 
 FLAGS = (
@@ -37,6 +39,16 @@ def test_balanced_accuracy_is_scikit_learns(tailed):
     assert record["test"]["top1"] == pytest.approx(100 * (guesses == predictions["labels"]).mean())
     assert len(guesses) == record["test"]["count"] == 359  # the test set stays whole
     assert "balanced" not in record["train"]
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_a_report_by_balanced_accuracy(tailed):
+    assert report.main([str(tailed.parent), "--metric", "balanced"]) == 0
+    (row,) = pandas.read_csv(tailed.parent / "report/settings.csv").to_dict("records")
+    record = json.loads((tailed / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["mean"] == pytest.approx(record["test"]["balanced"])
+    assert "Test balanced accuracy (%)" in (tailed.parent / "report/report.md").read_text()
+    assert (tailed.parent / "report/bands.csv").exists()
 
 
 def test_arguments_name_what_each_class_has_left(tailed):

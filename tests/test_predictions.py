@@ -323,7 +323,7 @@ def test_a_run_without_predictions_is_not_paired(tmp_path):
         ({"loss": np.ones(3), "tokens": np.ones(2, int)}, "do not fit together"),
         ({"loss": np.ones(3), "tokens": np.zeros(3, int)}, "blocks without tokens"),
         ({"loss": np.full(3, np.nan), "tokens": np.ones(3, int)}, "not all finite"),
-        ({"logits": np.eye(3)[LABELS % 3], "labels": LABELS % 3}, "its accuracy is 100.00%, and"),
+        ({"logits": np.eye(3)[LABELS % 3], "labels": LABELS % 3}, "its accuracy is 100.00 %, and"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_fit_are_named(tmp_path, content, reason):
@@ -363,8 +363,9 @@ def test_losses_of_the_same_blocks(tmp_path):
     for seed in range(3):
         hard = rng.normal(3, 0.5, 31)  # which blocks are hard is the text's
         for name, shift in (("GELU", 0), ("ZiLU", -0.05)):
-            run = language_run(tmp_path / f"{name}_{seed}", 20 + shift, name, seed)
             losses[name, seed] = (hard + shift + rng.normal(0, 0.02, 31)).astype(np.float32)
+            perplexity = math.exp(np.average(losses[name, seed], weights=tokens))
+            run = language_run(tmp_path / f"{name}_{seed}", perplexity, name, seed)
             add_blocks(run, losses[name, seed], tokens)
     report_on(tmp_path)
     rows = table(tmp_path, "blocks").set_index("seed")
@@ -385,8 +386,20 @@ def test_losses_of_the_same_blocks(tmp_path):
 def test_other_blocks_are_not_paired(tmp_path):
     for name in ("GELU", "ZiLU"):
         for seed in range(2):
-            run = language_run(tmp_path / f"{name}_{seed}", 20, name, seed)
-            add_blocks(run, [1, 2], [3, 4 + (name == "ZiLU" and seed)])
+            tokens = [3, 4 + (name == "ZiLU" and seed)]
+            perplexity = math.exp(np.average([1, 2], weights=tokens))
+            run = language_run(tmp_path / f"{name}_{seed}", perplexity, name, seed)
+            add_blocks(run, [1, 2], tokens)
     report_on(tmp_path)
     assert table(tmp_path, "blocks")["seed"].tolist() == ["0", "mean over seeds"]
     assert "ZiLU_1/predictions.npz: it is of other data" in text(tmp_path)
+
+
+def test_blocks_of_another_loss_are_left_out(tmp_path):
+    for name, loss in (("GELU", 2.0), ("ZiLU", 2.02)):
+        add_blocks(language_run(tmp_path / name, math.exp(2), name, 0), [loss] * 3, [8, 8, 2])
+    report_on(tmp_path)
+    assert "ZiLU/predictions.npz: its loss is 2.02, and the run's results say 2.00; left" in text(
+        tmp_path
+    )
+    assert not (tmp_path / "report/blocks.csv").exists()

@@ -261,3 +261,4 @@ def test_all_figures_of_a_report(tmp_path, drawn):
     assert all(OURS.fullmatch(path.name) for path in (tmp_path / "report").glob("*/*"))
     # A sigma that is not learned has no line.
     assert text(tmp_path).count("sigma-1.png") == 1
+    assert "A learned σ as it starts." in text(tmp_path)
