@@ -172,7 +172,9 @@ class Trainer:
         # input of zeros, times zero; in evaluation mode it leaves no trace in norms or dropout.
         was_training = self.model.training
         self.model.eval()
-        loss, sums = objective(tuple(part.new_zeros(1, *part.shape[1:]) for part in batch), False)
+        nothing = tuple(part.new_zeros(1, *part.shape[1:]) for part in batch)
+        with self.watch.ignoring() if self.watch else nullcontext():
+            loss, sums = objective(nothing, False)
         self.model.train(was_training)
         return loss * 0, sums * 0
 
@@ -256,7 +258,7 @@ class Trainer:
         accumulated = self.options.grad_accum_steps
         batches = loader.batches(place.epoch, place.steps * accumulated)
         for group in in_groups(batches, accumulated):
-            self._look_at_sites(group[0], loader)
+            self._look_at_sites(group, loader)
             self.totals = self.totals + self.train_step(group, loader)
             progress.advance(self._log_text(loader))
             self._save_or_stop()
@@ -288,9 +290,7 @@ class Trainer:
         """One step of the optimizer on all of `batches`, which follow those that the epoch has
         had; returns their sums."""
         self._set_learning_rate()
-        state, accumulated = self.state, self.options.grad_accum_steps
-        first = state.place.steps * accumulated
-        sizes = [size_of_batch(loader, first + number) for number in range(len(batches))]
+        state, sizes = self.state, self._sizes(batches, loader)
         totals = self._zero_sums()
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
@@ -309,6 +309,11 @@ class Trainer:
         bad_step = torch.where(finite, NEVER, state.step)
         self.first_bad_step = torch.minimum(self.first_bad_step, bad_step)
         return totals
+
+    def _sizes(self, batches: list[tuple], loader: Loader) -> list[int]:
+        """Samples, over all ranks, in each of `batches`, which follow those the epoch has had."""
+        first = self.state.place.steps * self.options.grad_accum_steps
+        return [size_of_batch(loader, first + number) for number in range(len(batches))]
 
     def _backward(self, batch: tuple, full: bool, samples: int) -> tuple[Tensor, Tensor]:
         """Add this batch's gradients to a step's that has `samples` over all ranks."""
@@ -348,15 +353,16 @@ class Trainer:
 
     # --- looking into the network ---
 
-    def _look_at_sites(self, batch: tuple, loader: Loader) -> None:
-        """Before a step whose turn it is. Not on an epoch's short last batch, of which a process
-        may have nothing."""
+    def _look_at_sites(self, batches: list[tuple], loader: Loader) -> None:
+        """Before a step on `batches` whose turn it is: at the first of them. Not where that is an
+        epoch's short last batch, of which a process may have nothing."""
         state, interval = self.state, self.options.stats_interval
-        first = state.place.steps * self.options.grad_accum_steps
         if interval is None or state.step % interval:
             return
-        if size_of_batch(loader, first) == loader.batch_size:
-            sites = self.watch.measure(self.objective, batch, self.scaler.get_scale())
+        sizes = self._sizes(batches, loader)
+        if sizes[0] == size_of_batch(loader, 0):
+            scale = self.scaler.get_scale()
+            sites = self.watch.measure(self.objective, batches[0], sum(sizes), scale)
             self._add_stats({"sites": sites})
 
     @contextlib.contextmanager

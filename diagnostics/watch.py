@@ -1,6 +1,8 @@
 """Looks into a network between two steps of its training, and leaves no trace in it."""
 
 import contextlib
+import math
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -29,24 +31,34 @@ class Watch:
 
     def __init__(self, model: nn.Module, sites: dict[str, nn.Module], device: torch.device):
         self.model, self.sites, self.device = model, sites, device
+        self._ignores = False
 
     def measure(
-        self, objective: Objective, batch: tuple, scale: float = 1.0
+        self, objective: Objective, batch: tuple, samples: int, scale: float = 1.0
     ) -> dict[str, dict[str, float | None]]:
         """Numbers of every site in a training pass over a batch: mean and standard deviation of the
         site's input, tail index (and a Gaussian's), share of flat slopes, norm of the loss's
         gradient with respect to the input, and sigma.
+
+        The batch may be a share of a step that has so many `samples` in all. The norm is scaled to
+        those: gradients of a mean over n times as many samples, taken together, are 1 / sqrt(n) of
+        it.
 
         The pass is one of its own, eager: weights, their gradients, buffers and random generators
         are as before. The loss is multiplied by `scale` on the way, for gradients in fp16.
         """
         with self._unchanged(), self._inputs() as inputs, torch.enable_grad():
             loss, _ = objective(batch, False)
-            gradients = torch.autograd.grad(loss * scale, list(inputs.values()), allow_unused=True)
-        numbers = {}
-        for (path, x), gradient in zip(inputs.items(), gradients, strict=True):
-            numbers[path] = _numbers(self.sites[path], x.detach(), gradient, scale)
-        return _as_floats(numbers)
+            given = {name: x for name, (_, x) in inputs.items() if x.requires_grad}
+            found = torch.autograd.grad(loss * scale, list(given.values()), allow_unused=True)
+        gradients = dict(zip(given, found, strict=True))
+        factor = math.sqrt(len(batch[0]) / samples) / scale
+        return _as_floats(
+            {
+                name: _numbers(site, x.detach(), gradients.get(name), factor)
+                for name, (site, x) in inputs.items()
+            }
+        )
 
     @contextlib.contextmanager
     def channels(self) -> Iterator[dict[str, Tensor]]:
@@ -54,20 +66,31 @@ class Watch:
         (channels,) by path. Shares of several processes are put together at the end."""
         living: dict[str, Tensor] = {}
 
-        def note(path: str, x: Tensor) -> Tensor:
-            found = living_channels(x, dimensions.get(x.dim(), -1))
-            living[path] = living[path] | found if path in living else found
+        def note(name: str, _, x: Tensor) -> Tensor:
+            found = living_channels(x, dimensions.get(x.dim(), 1 if x.dim() == 4 else -1))
+            if self._ignores:
+                found = torch.zeros_like(found)
+            living[name] = living[name] | found if name in living else found
             return x
 
         with self._channel_dimensions() as dimensions, self._hooks(note):
             yield living
-        for path, found in living.items():
-            living[path] = distributed.total(found.double(), largest=True) > 0
+        for name, found in living.items():
+            living[name] = distributed.total(found.double(), largest=True) > 0
+
+    @contextlib.contextmanager
+    def ignoring(self) -> Iterator[None]:
+        """While this lasts, what goes through the network is no data: it wakes no channel."""
+        self._ignores = True
+        try:
+            yield
+        finally:
+            self._ignores = False
 
     @contextlib.contextmanager
     def _channel_dimensions(self) -> Iterator[dict[int, int]]:
         """While this lasts, where the channels of tensors with so many dimensions are: as in the
-        last such tensor that a layer made. Some networks of images have them last."""
+        last such tensor that a layer of this pass made. Some networks of images have them last."""
         dimensions: dict[int, int] = {}
 
         def hook(module: nn.Module, _, output: Tensor) -> None:
@@ -75,6 +98,7 @@ class Watch:
 
         layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))]
         handles = [layer.register_forward_hook(hook) for layer in layers]
+        handles.append(self.model.register_forward_pre_hook(lambda *_: dimensions.clear()))
         try:
             yield dimensions
         finally:
@@ -82,24 +106,35 @@ class Watch:
                 handle.remove()
 
     @contextlib.contextmanager
-    def _inputs(self) -> Iterator[dict[str, Tensor]]:
-        """What the sites are given, while this lasts; of several runs of a site the last one."""
-        inputs: dict[str, Tensor] = {}
+    def _inputs(self) -> Iterator[dict[str, tuple[nn.Module, Tensor]]]:
+        """The sites, and what they are given, while this lasts."""
+        inputs: dict[str, tuple[nn.Module, Tensor]] = {}
 
-        def note(path: str, x: Tensor) -> Tensor:
-            inputs[path] = x
+        def note(name: str, site: nn.Module, x: Tensor) -> Tensor:
+            inputs[name] = site, x
             # One that works in place must not overwrite what is looked at.
-            return x.clone() if getattr(self.sites[path], "inplace", False) else x
+            return x.clone() if getattr(site, "inplace", False) else x
 
         with self._hooks(note):
             yield inputs
 
     @contextlib.contextmanager
     def _hooks(self, note) -> Iterator[None]:
+        """Have `note(name, site, x)` called before each site, whose input becomes what it returns.
+        The name is the site's path; some networks call one module at several places, which are
+        path, path#2 and so on."""
+        calls: Counter[str] = Counter()
+
         def hook(path: str):
-            return lambda module, arguments: (note(path, arguments[0]), *arguments[1:])
+            def before(site: nn.Module, arguments: tuple) -> tuple:
+                calls[path] += 1
+                name = path if calls[path] == 1 else f"{path}#{calls[path]}"
+                return note(name, site, arguments[0]), *arguments[1:]
+
+            return before
 
         handles = [m.register_forward_pre_hook(hook(path)) for path, m in self.sites.items()]
+        handles.append(self.model.register_forward_pre_hook(lambda *_: calls.clear()))
         try:
             yield
         finally:
@@ -127,7 +162,7 @@ def channel_counts(living: dict[str, Tensor]) -> dict[str, dict[str, int]]:
 
 
 def _numbers(
-    site: nn.Module, x: Tensor, gradient: Tensor | None, scale: float
+    site: nn.Module, x: Tensor, gradient: Tensor | None, factor: float
 ) -> dict[str, Tensor | float | None]:
     some = sample(x).float()
     sigma = getattr(site, "sigma", None)
@@ -137,7 +172,7 @@ def _numbers(
         "tail_index": hill_tail_index(some),
         "gaussian_tail_index": GAUSSIAN_TAIL_INDEX,
         "flat_share": flat_share(site, some),
-        "gradient_norm": None if gradient is None else gradient.float().norm() / scale,
+        "gradient_norm": None if gradient is None else gradient.float().norm() * factor,
         "sigma": None if sigma is None else torch.as_tensor(sigma, device=x.device),
     }
 

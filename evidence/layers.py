@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas
 
 from evidence.settings import Group, Setting
@@ -64,7 +65,10 @@ def read_layers(path: Path) -> dict[str, pandas.DataFrame]:
     Raises:
         ValueError: a line is damaged; the message names it.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ValueError(f"{path}: it cannot be read ({error.strerror})") from None
     sites, channels = {}, {}
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not line.endswith("\n"):
@@ -75,16 +79,16 @@ def read_layers(path: Path) -> dict[str, pandas.DataFrame]:
             for kind, kept in (("sites", sites), ("channels", channels)):
                 if kind in content:
                     kept[step] = {str(site): dict(each) for site, each in content[kind].items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # whatever a foreign or damaged line comes to
             raise ValueError(f"{path}: line {number} is damaged ({error!r})") from None
     try:
         found = {name: _frame(sites, name) for name in RECORDED}
         found |= {"dead": _frame(channels, "dead"), "channels": _frame(channels, "total")}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: it holds what is no number ({error})") from None
     found["tail_ratio"] = found["tail_index"] / found["gaussian_tail_index"]
     found["dead_share"] = found["dead"] / found["channels"]
-    return found
+    return {name: frame.replace([np.inf, -np.inf], np.nan) for name, frame in found.items()}
 
 
 def _frame(by_step: dict[int, dict[str, dict]], name: str) -> pandas.DataFrame:

@@ -4,7 +4,6 @@ A unit is an image, or a block of text.
 """
 
 import math
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -141,7 +140,7 @@ def read_predictions(path: Path) -> Images | Blocks:
     try:
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damage shows in zipfile, zlib, tokenize and more
         raise ValueError(f"it cannot be read ({error})") from None
     if {"logits", "labels"} <= set(content):
         return images_of(content["logits"], content["labels"])
@@ -161,11 +160,10 @@ def images_of(logits: NDArray, labels: NDArray[np.int64]) -> Images:
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.size:
         raise ValueError(f"logits {logits.shape} and labels {labels.shape} do not fit together")
-    if not np.isfinite(logits).all():
-        raise ValueError("its logits are not all finite")
+    _check_kinds(logits, labels, "logits", "labels")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(f"its labels are not all from 0 to {logits.shape[1] - 1}")
-    logits = logits.astype(np.float32)
+    logits = logits.astype(np.float64)
     chosen, highest = logits.argmax(axis=1), logits.max(axis=1, keepdims=True)
     # The chosen class's softmax: e^0 over the sum.
     confidence = 1 / np.exp(logits - highest).sum(axis=1, dtype=np.float64)
@@ -175,9 +173,17 @@ def images_of(logits: NDArray, labels: NDArray[np.int64]) -> Images:
 def _blocks_of(loss: NDArray, tokens: NDArray[np.int64]) -> Blocks:
     if loss.ndim != 1 or loss.shape != tokens.shape or not loss.size:
         raise ValueError(f"losses {loss.shape} and tokens {tokens.shape} do not fit together")
-    if not np.isfinite(loss).all() or tokens.min() < 1:
-        raise ValueError("its losses are not all finite, or it has blocks without tokens")
+    _check_kinds(loss, tokens, "losses", "tokens")
+    if tokens.min() < 1:
+        raise ValueError("it has blocks without tokens")
     return Blocks(loss.astype(np.float64), tokens)
+
+
+def _check_kinds(values: NDArray, counts: NDArray, *names: str) -> None:
+    if values.dtype.kind != "f" or counts.dtype.kind not in "iu":
+        raise ValueError(f"its {names[0]} are no floats, or its {names[1]} no integers")
+    if not np.isfinite(values).all():
+        raise ValueError(f"its {names[0]} are not all finite")
 
 
 def _check(predictions: Images | Blocks, run: RunResult) -> None:

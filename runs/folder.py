@@ -135,10 +135,11 @@ class RunFolder:
         if not self.writes:
             return
         (self.path / self.MARKER).unlink(missing_ok=True)
-        for name, length in lengths.items():
+        # The statistics begin after the first checkpoint, and not every run has them.
+        for name, length in ({self.STATS: 0} | lengths).items():
             if self._has(name) and self._size(name) >= length:
                 os.truncate(self.path / name, length)
-            else:
+            elif name in lengths:
                 self._replace(name, "".join(line + "\n" for line in lines.get(name, ())))
         text = (self.path / self.ARGS).read_text(encoding="utf-8")
         heading = "" if "\nresumed:\n" in text else "resumed:\n"

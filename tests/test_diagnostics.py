@@ -105,7 +105,7 @@ def test_measures_equal_a_direct_computation(network):
     watch, objective, batch = watched(network)
     other = copy.deepcopy(network)
     state = torch.get_rng_state()
-    found = watch.measure(objective, batch)
+    found = watch.measure(objective, batch, len(batch[0]))
     torch.set_rng_state(state)
     first = other[1](other[0](batch[0]))
     second = other[4](other[3](first.relu()))
@@ -127,13 +127,13 @@ def test_measuring_leaves_no_trace(network):
     watch, objective, batch = watched(network)
     before = copy.deepcopy(network.state_dict())
     state = torch.get_rng_state()
-    watch.measure(objective, batch)
+    watch.measure(objective, batch, len(batch[0]))
     with watch.channels():
         network(batch[0].clone())
     assert not torch.equal(torch.get_rng_state(), state)  # the last line has used dropout
     network.load_state_dict(before)
     torch.set_rng_state(state)
-    watch.measure(objective, batch)
+    watch.measure(objective, batch, len(batch[0]))
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None for p in network.parameters())
@@ -149,6 +149,70 @@ def test_dead_channels_over_all_batches(network):
         for part in batch[0].chunk(4):
             network(part)
     assert channel_counts(living)["2"] == {"dead": 3, "total": 8}
+
+
+class OneForAll(nn.Module):
+    """One module at three places and two widths, as in torchvision's Bottleneck."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 9, 1)
+        self.head = nn.Linear(9, 5)
+
+    def forward(self, x):
+        x = self.relu(self.second(self.relu(self.first(self.relu(x.clone())))))
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_module_at_many_places_is_as_many_sites():
+    torch.manual_seed(0)
+    network = OneForAll()
+    with torch.no_grad():
+        for layer, dead in ((network.first, 1), (network.second, 7)):
+            layer.weight.zero_()
+            layer.bias.fill_(1.0)[dead] = -1.0
+    watch = Watch(network, {"relu": network.relu}, torch.device("cpu"))
+    x = torch.randn(16, 3, 6, 5)
+    with torch.no_grad(), watch.channels() as living:
+        for part in x.chunk(4):
+            network(part)
+    counts = {"dead": 0, "total": 3}, {"dead": 1, "total": 4}, {"dead": 1, "total": 9}
+    names = ["relu", "relu#2", "relu#3"]
+    assert channel_counts(living) == dict(zip(names, counts, strict=True))
+    objective = Objective(network, Task(), "cpu", None, None)
+    for _ in range(2):
+        found = watch.measure(objective, (x, torch.arange(16) % 5), 16)
+        assert list(found) == names
+        assert found["relu"]["mean"] == pytest.approx(x.mean().item(), abs=1e-6)
+        assert found["relu"]["gradient_norm"] is None  # the images have none
+        assert found["relu#2"]["mean"] == pytest.approx(0.5)
+        assert found["relu#3"]["mean"] == pytest.approx(7 / 9)
+        assert found["relu#3"]["flat_share"] == pytest.approx(1 / 9, abs=0.01)
+
+
+def test_gradients_of_a_share_are_scaled_to_the_step():
+    """Without norms the squares of the whole batch's norm are the mean of those of its shares."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 5),
+    )
+    watch = Watch(network, {"1": network[1], "3": network[3]}, torch.device("cpu"))
+    objective = Objective(network, Task(), "cpu", None, None)
+    batch = torch.randn(24, 3, 12, 12), torch.arange(24) % 5
+    whole = watch.measure(objective, batch, 24)
+    shares = [
+        watch.measure(objective, part, 24, scale=64.0)
+        for part in zip(*(each.split(6) for each in batch), strict=True)
+    ]
+    for path, numbers in whole.items():
+        squares = [share[path]["gradient_norm"] ** 2 for share in shares]
+        assert np.mean(squares) == pytest.approx(numbers["gradient_norm"] ** 2, rel=1e-4)
 
 
 class ChannelsLast(nn.Module):

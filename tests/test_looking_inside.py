@@ -79,12 +79,15 @@ def test_stats_of_every_site_and_dead_channels(tailed):
 
 def test_tensorboard_has_the_same_numbers(forked, tmp_path):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    flags = ("--stats", "1", "--tensorboard", "--output_dir", tmp_path / "run")
+    # A batch larger than the training set is that of each epoch.
+    flags = ("--batch_size", "2000", "--num_epochs", "2", "--stats", "1", "--tensorboard")
+    flags = (*flags, "--output_dir", tmp_path / "run")
     (code,), output = forked("vision_main", *FLAGS, *flags)
     assert code == 0, output
     events = reading.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()
     measured = [r for r in map(json.loads, lines) if "sites" in r]
+    assert [r["step"] for r in measured] == [0, 1]
     curve = events.Scalars("std/layer3.2.act2")
     assert [event.step for event in curve] == [r["step"] for r in measured]
     values = [r["sites"]["layer3.2.act2"]["std"] for r in measured]

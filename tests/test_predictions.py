@@ -319,6 +319,10 @@ def test_a_run_without_predictions_is_not_paired(tmp_path):
         ({"logits": np.zeros((5, 3)), "labels": np.zeros(4, int)}, "do not fit together"),
         ({"logits": np.zeros((0, 3)), "labels": np.zeros(0, int)}, "do not fit together"),
         ({"logits": np.full((5, 3), np.inf), "labels": np.zeros(5, int)}, "not all finite"),
+        ({"logits": np.zeros((5, 3)), "labels": np.zeros(5)}, "its labels no integers"),
+        ({"logits": np.full((5, 3), "a"), "labels": np.zeros(5, int)}, "its logits are no floats"),
+        ({"loss": np.ones(3, complex), "tokens": np.ones(3, int)}, "its losses are no floats"),
+        ({"loss": np.ones(3), "tokens": np.full(3, np.nan)}, "its tokens no integers"),
         ({"logits": np.zeros((5, 3)), "labels": np.full(5, 3)}, "not all from 0 to 2"),
         ({"loss": np.ones(3), "tokens": np.ones(2, int)}, "do not fit together"),
         ({"loss": np.ones(3), "tokens": np.zeros(3, int)}, "blocks without tokens"),
@@ -343,6 +347,22 @@ def test_a_file_cut_anywhere_is_named(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="cannot be read"):
             read_predictions(path)
+
+
+def test_damage_anywhere_is_told_or_harmless(tmp_path):
+    path = made(tmp_path) / "ReLU_0/predictions.npz"
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    told = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        start = random.integers(0, len(whole) - 64)
+        damaged[start : start + 64] = random.bytes(64)
+        path.write_bytes(damaged)
+        try:
+            read_predictions(path)
+        except ValueError:
+            told += 1
+    assert told > 290  # zip's check sums do not cover all of its own headers
 
 
 def test_other_classes_are_left_out(tmp_path):

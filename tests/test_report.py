@@ -322,6 +322,8 @@ def test_a_line_of_results_gives_its_record_back():
         "epoch": 7, "seconds": 12.5, "train": {"loss": 1.25, "perplexity": 3.49},
         "val": {"loss": 0.15, "perplexity": 4.4817, "word_perplexity": 12.5, "bits_per_byte": 1.1},
     }  # fmt: skip
+    line = "[Epoch 007] [Test] Loss: 2 Accuracy: Top1: 33%, Top5: 83.5%, Balanced: 29.07%"
+    assert record_of(line)["test"] == {"loss": 2, "top1": 33, "top5": 83.5, "balanced": 29.07}
     assert record_of("[Summary] Final: epoch 007") is None
 
 

@@ -141,6 +141,9 @@ def test_a_line_that_was_cut_is_not_read(tmp_path):
         ('{"step": 1, "sites": [1]}', "line 1 is damaged"),
         ('{"step": 1, "sites": {"a": 1}}', "line 1 is damaged"),
         ('{"step": 1, "sites": {"a": {"std": "x"}}}', "what is no number"),
+        ('{"step": Infinity, "sites": {}}', "line 1 is damaged"),
+        ('{"step": 1, "sites": ' + "[" * 100_000, "line 1 is damaged"),
+        ('{"step": 1, "sites": {"a": {"std": 1' + "0" * 400 + "}}}", "what is no number"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, line, reason):
@@ -153,11 +156,20 @@ def test_a_damaged_file_is_named(tmp_path, line, reason):
     assert relu == "stem.act"
 
 
+def test_a_folder_in_its_place_is_named(tmp_path):
+    path = made(tmp_path) / "ReLU_0/stats.jsonl"
+    path.unlink()
+    path.mkdir()
+    report_on(tmp_path)
+    assert "ReLU_0/stats.jsonl: it cannot be read (Is a directory); left out" in text(tmp_path)
+
+
 @pytest.mark.parametrize(
     "content",
     ["", '{"step": 1, "sites": {}}\n', '{"step": 1, "sites": {"a": {"std": null}}}\n',
      '{"step": 1, "sites": {"a": {"std": 0, "flat_share": 0, "gradient_norm": 0}}}\n',
      '{"step": 0, "sites": {"a": {"std": 1, "gradient_norm": 1}}}\n',
+     '{"step": 1, "sites": {"a": {"std": null, "tail_index": -1, "gaussian_tail_index": 0}}}\n',
      '{"step": 5, "channels": {"a": {"dead": 0, "total": 0}}}\n', '{"step": 1, "other": 2}\n'],
 )  # fmt: skip
 def test_files_with_next_to_nothing(tmp_path, drawn, content):

@@ -110,12 +110,13 @@ def assert_same_result(folder, reference):
     assert mine["ranks"][0]["random"]["torch"].equal(theirs["ranks"][0]["random"]["torch"])
 
 
-# --- killed, eight times each program ---
+# --- killed, ten times each program ---
 
 # Where, and how often it is passed before. A run is 15 steps long (5 an epoch).
 KILLS = [
     ("start_up", KILL, 0),
     ("before_training", TERM, 0),
+    ("step", KILL, 1),
     ("step", TERM, 3),
     ("step", KILL, 8),
     ("evaluation", KILL, 4),

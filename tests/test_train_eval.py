@@ -13,6 +13,7 @@ from torch import nn
 import objective
 import optimization
 import train_eval
+from diagnostics.watch import Watch
 from models.activation import ZiLU
 from optimization import Plateau, lr_factor, parameter_groups
 from runs.checkpoint import load_checkpoint
@@ -178,6 +179,28 @@ def test_criteria_against_direct_computations(smoothing):
         model.eval()
         plain = Classification(criterion)
         assert torch.equal(task(model, batch)[0], plain(model, batch)[0])
+
+
+class EmptyShares(ListLoader):
+    """Of the rank that has nothing of any batch."""
+
+    def batches(self, epoch, first=0):
+        for images, targets in super().batches(epoch, first):
+            yield images[:0], targets[:0]
+
+
+def test_the_placeholder_of_an_empty_share_wakes_no_channel():
+    model = tiny_network()
+    with torch.no_grad():
+        model[1].bias.fill_(1.0)  # above 0 for an image of zeros
+    watch = Watch(model, {"2": model[2]}, CPU)
+    trainer = Trainer(model, Classification("CrossEntropy"), CPU, OPTIONS, watch)
+    for loader, alive in ((EmptyShares(), 0), (ListLoader(), 8)):
+        batches = list(loader.batches(0))
+        with torch.no_grad(), watch.channels() as living:
+            for batch in batches:
+                trainer._loss_and_sums(trainer.objective, batch, False)
+        assert living["2"].tolist() == [bool(alive)] * 8
 
 
 def test_nan_outputs_are_never_right():
