@@ -23,14 +23,14 @@ ROOT = Path(__file__).parent.parent
 # 85 images: the last batch has one, so that all processes but the first have none.
 VISION = (
     "--dataset", "imagefolder", "--batch_size", "14", "--num_epochs", "2", "--lr", "1e-3",
-    "--device", "cpu", "--augment", "--color_jitter", "--noise", "0.1",
+    "--device", "cpu", "--augment", "--color_jitter", "--noise", "0.1", "--stats", "2",
 )  # fmt: skip
 VIT = (*VISION, "--model", "vit-tiny", "--grad_accum_steps", "3", "--max_steps", "3")
 LANGUAGE = (
     "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "2", "--embedding_dim", "16",
     "--num_attention_heads", "2", "--max_seq_length", "32", "--batch_size", "7",
     "--num_epochs", "2", "--dropout", "0", "--grad_accum_steps", "2", "--device", "cpu",
-    "--eval_interval", "3", "--learn_sigma",
+    "--eval_interval", "3", "--learn_sigma", "--stats", "2",
 )  # fmt: skip
 
 
@@ -66,7 +66,19 @@ def losses(folder):
     return [r[split]["loss"] for r in records for split in ("train", "val", "test") if split in r]
 
 
+def stats(folder):
+    return [json.loads(x) for x in (folder / "stats.jsonl").read_text().splitlines()]
+
+
 def assert_close(folder, reference, tolerance):
+    for mine, theirs in zip(stats(folder), stats(reference), strict=True):
+        assert mine["step"] == theirs["step"]
+        assert mine.get("channels") == theirs.get("channels")
+        for path, numbers in mine.get("sites", {}).items():
+            # Of a share, scaled to the step.
+            wanted = theirs["sites"][path]
+            assert numbers["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=0.6)
+            assert numbers["sigma"] == pytest.approx(wanted["sigma"], rel=1e-5)
     assert losses(folder) == pytest.approx(losses(reference), rel=tolerance)
     counts = [
         [(r["train"]["count"], r.get("test", {}).get("count")) for r in map(json.loads, lines)]
