@@ -226,7 +226,9 @@ def layers(document: Document, evidence: GroupEvidence, number: int) -> None:
     document.paragraph("At the last step recorded: medians over the layers, means over seeds.")
     for quantity in QUANTITIES:
         known = found.of(quantity.name)
-        if known:
+        if known and not any(frame.any(axis=None) for frame in known.values()):
+            document.paragraph(f"{quantity.caption} It is 0 everywhere, at all times.")
+        elif known:
             chosen = evidence.main(known)
             document.figure(
                 f"{quantity.name}-{number}",

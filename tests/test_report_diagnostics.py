@@ -1,6 +1,7 @@
 """What a report makes of stats.jsonl: means over seeds by depth and time, and their figures."""
 
 import itertools
+import re
 
 import matplotlib
 import numpy as np
@@ -102,6 +103,20 @@ def test_the_table_is_of_the_last_step(tmp_path):
     # Medians over the sites' 3.5, 4.5, 5.5 and 6.5; dead channels 0 + 1 + 2 + 3.
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells == ["ReLU", "2", "5", "2.50", "50.00", "0.005", "6.0 of 64"]
+
+
+def test_a_map_of_zeros_is_a_sentence(tmp_path):
+    folder = made(tmp_path)
+    for path in folder.glob("*_?/stats.jsonl"):
+        path.write_text(re.sub(r'"dead": \d+', '"dead": 0', path.read_text()))
+    report_on(folder)
+    assert (
+        "Share of the channels that had no positive input in a whole evaluation pass. It is 0 "
+        "everywhere, at all times."
+    ) in text(folder)
+    assert not (folder / "report/figures/dead_share-1.svg").exists()
+    assert (folder / "report/figures/std-1.svg").exists()
+    assert "dead" in table(folder, "layers")
 
 
 def test_older_runs_have_no_such_section(tmp_path):
