@@ -58,7 +58,9 @@ def work(rank, rendezvous, wrap, failures):
 def test_results_are_those_of_one_process(wrap, tmp_path):
     if wrap is sharded and torch.__version__ < "2.7":
         pytest.skip("torch 2.6 shards on GPUs only")
-    context = multiprocessing.get_context("fork")
+    # Not forks of this process: backward is not for those, where threads of it have begun here.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_replacement"])
     failures = context.SimpleQueue()
     arguments = tmp_path / "rendezvous", wrap, failures
     processes = [context.Process(target=work, args=(r, *arguments)) for r in range(PROCESSES)]

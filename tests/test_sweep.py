@@ -37,6 +37,8 @@ signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 results = folder / "train_eval_results.txt"
 try:
     with FolderLock(folder):
+        if results.exists() and "[Summary]" in results.read_text():
+            sys.exit()  # another one has finished it
         (folder / "starts.txt").open("a").write(os.environ["OMP_NUM_THREADS"] + "\\n")
         done = results.read_text().count("[Epoch") if results.exists() else 0
         for epoch in range(done + 1, epochs + 1):

@@ -3,7 +3,9 @@
 import functools
 import json
 import re
+import shlex
 import shutil
+import sys
 
 import pytest
 import torch
@@ -86,7 +88,7 @@ def test_args_txt_holds_everything(trained):
     assert sum(resolved["samples"].values()) == 1797
     assert environment["torch"] == torch.__version__
     assert environment["threads"] == torch.get_num_threads()
-    assert "vision_main" in environment["command"] or "pytest" in environment["command"]
+    assert environment["command"] == shlex.join(["python", *sys.argv])
 
 
 def test_model_txt_lists_every_site(trained):
