@@ -31,8 +31,9 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# Two processes, each with the tests of whole files, which share what they have made.
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 test-all: lint
 	$(RUN) -m pytest -m "slow or not slow"

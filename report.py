@@ -19,7 +19,6 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import evidence.report as reports
     from evidence.run_folders import find_runs
-    from evidence.sentences import verdict
 
     runs = find_runs(args.paths)
     plan = plan_of(args, runs)
@@ -31,9 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{group.title}:")
         for comparison in report.of(group):
             if math.isfinite(comparison.difference):
-                print(
-                    ("Primary: " if comparison.primary else "") + verdict(comparison, plan.margin)
-                )
+                print(("Primary: " if comparison.primary else "") + report.verdict(comparison))
     for run, reason in report.result.left_out:
         if run.kind != "finished":
             print(f"Left out: {run.path}: {reason}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas
 
-from evidence.comparisons import ALPHA, Plan, baseline_of
+from evidence.comparisons import ALPHA, Comparison, Plan, baseline_of
 from evidence.counts import fisher_p, share_interval
 from evidence.run_folders import RunResult
 from evidence.sentences import p_value
@@ -128,6 +128,17 @@ def sentence(share: Share) -> str:
     if share.p_holm >= ALPHA:
         return f"{text}: not distinguishable."
     return f"{text}: {'more' if share.share > share.baseline_share else 'less'} often."
+
+
+def survivors(comparison: Comparison, found: list[Share]) -> str:
+    """What must stand behind a sentence on the runs that finished; nothing where all did."""
+    settings = (comparison.setting, comparison.baseline)
+    counts = [
+        f"{each.diverged} of {each.ended} runs of {each.setting.label}"
+        for each in found
+        if each.title == comparison.group.title and each.setting in settings and each.diverged
+    ]
+    return f" Only of runs that finished: {' and '.join(counts)} diverged." if counts else ""
 
 
 def worth_a_sentence(share: Share) -> bool:

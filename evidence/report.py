@@ -17,7 +17,14 @@ from evidence.comparisons import (
     all_comparisons,
     check_plan,
 )
-from evidence.divergence import attempts, divergence_table, sentence, shares, worth_a_sentence
+from evidence.divergence import (
+    attempts,
+    divergence_table,
+    sentence,
+    shares,
+    survivors,
+    worth_a_sentence,
+)
 from evidence.document import Document, plain
 from evidence.layers import layers_of
 from evidence.metrics import SPLIT_WORDS, Metric, metric_of
@@ -93,6 +100,9 @@ class Report:
 
     def of(self, group: Group, *kinds: str) -> list[Comparison]:
         return [c for c in self.comparisons if c.group is group and (not kinds or c.kind in kinds)]
+
+    def verdict(self, comparison: Comparison) -> str:
+        return verdict(comparison, self.plan.margin) + survivors(comparison, self.shares)
 
 
 def write(report: Report, folder: Path) -> None:
@@ -198,10 +208,7 @@ def _in_short(document: Document, report: Report) -> None:
         if not mine:
             document.paragraph("Nothing to compare: it has one setting, or lacks the baseline.")
         document.items(
-            [
-                ("**Primary.** " if c.primary else "") + plain(verdict(c, plan.margin))
-                for c in ordered
-            ]
+            [("**Primary.** " if c.primary else "") + plain(report.verdict(c)) for c in ordered]
         )
     _diverged(document, report)
 

@@ -48,7 +48,7 @@ def test_shares_are_of_the_runs_that_ended(tmp_path):
     assert table(tmp_path, "settings").set_index("setting").loc["ZiLU (σ = 1)", "mean"] == 97.5
 
 
-def test_sentences(tmp_path):
+def test_sentences(tmp_path, capsys):
     made(tmp_path, "ReLU", 10)
     made(tmp_path, "ZiLU", 4, 6)
     made(tmp_path, "GELU", 8, 2)
@@ -63,6 +63,12 @@ def test_sentences(tmp_path):
         "exact test, Holm): not distinguishable."
     ) in text(tmp_path)
     assert "- SiLU: 0 of 10" not in text(tmp_path)
+    lines = text(tmp_path).splitlines()
+    zilu = next(line for line in lines if line.startswith("- ZiLU (σ = 1) against ReLU: "))
+    assert zilu.endswith(". Only of runs that finished: 6 of 10 runs of ZiLU (σ = 1) diverged.")
+    silu = next(line for line in lines if line.startswith("- SiLU against ReLU: "))
+    assert "Only of runs" not in silu
+    assert zilu.removeprefix("- ") in capsys.readouterr().out
     assert (tmp_path / "report/tables/divergence-1.tex").read_text().count("ReLU") == 4
 
 
