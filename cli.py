@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -596,9 +597,14 @@ def run(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal that lacks a character ends no run
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         _fail(error)
+    except BrokenPipeError:  # whoever read what is printed, `head` for example, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as of a program that SIGPIPE ends
     except OSError as error:  # a full disk, a folder without permission
         _fail(error)
     except KeyboardInterrupt:

@@ -217,6 +217,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(run_program):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["--list", "--count"])
+def test_a_reader_that_has_had_enough_is_no_error(flag):
+    """`python sweep.py GRID --list | head -1`"""
+    command = [sys.executable, ROOT / "sweep.py", ROOT / "sweeps/wikitext103_gpt2.yaml", flag]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=ROOT
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
 def test_the_readme_lists_every_flag():
     readme = (ROOT / "README.md").read_text()
     tables = [
