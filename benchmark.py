@@ -2,6 +2,7 @@
 
 python benchmark.py                activations one by one: time, bandwidth, memory, error
 python benchmark.py --training     training steps per activation, against ReLU and GELU
+python benchmark.py --stats        what --stats 100 adds to training steps
 python benchmark.py --loop         training steps of a vision model against a plain PyTorch loop
 python benchmark.py --language     training steps of GPT-2 against a plain GPT and its loop
 python benchmark.py --pipeline     images/s of the input pipeline against torchvision's
@@ -19,6 +20,7 @@ from zilu.names import canonical_name, check_sigma, kernel_mode
 
 MEASUREMENTS = {
     "training": "training steps per activation",
+    "stats": "what --stats adds to a step",
     "loop": "vision: steps, whole epochs",
     "language": "language: steps",
     "pipeline": "the input pipeline of images",
@@ -67,13 +69,19 @@ def build_parser() -> cli.Parser:
         "--compare_plain", action="store_true", help="the plain path too, in another process"
     )
 
-    steps = parser.add_argument_group("--training")
+    steps = parser.add_argument_group("--training, --stats")
     add(steps, "models", MODELS, several(cli.one_of(*MODELS)), "of resnet20, vit-tiny, gpt (all)")
     add(steps, "modes", MODES, several(cli.one_of(*MODES)), "of eager, compiled (both)")
     add(steps, "precisions", PRECISIONS, several(cli.one_of(*PRECISIONS)), "of fp32, amp (both)")
 
     others = parser.add_argument_group("The others")
-    add(others, "activation", None, canonical_name, "(ReLU for --loop, GELU for --language)")
+    add(
+        others,
+        "activation",
+        None,
+        canonical_name,
+        "(ReLU for --loop, --stats; GELU for --language)",
+    )
     add(others, "model", "resnet20", str, "for --loop (resnet20)")
     add(others, "text", None, str, "file to tokenise")
     add(others, "data_path", cli.DEFAULT_DATA_PATH, str, "for --tokenizing: holds gpt2/")
@@ -125,7 +133,7 @@ def measure(args: argparse.Namespace) -> None:
 
         activations.measure(filled(args, rounds=15), devices)
         return
-    from benchmarks import language, training, vision
+    from benchmarks import diagnostics, language, training, vision
     from benchmarks.tables import machine
 
     (device,), (args.device,) = devices, args.device
@@ -134,8 +142,10 @@ def measure(args: argparse.Namespace) -> None:
     text = filled(args, activation="GELU", batch_size=8)
     if args.training:
         training.measure(args, device)
-    if args.loop or args.language or args.pipeline or args.tokenizing:
+    if args.stats or args.loop or args.language or args.pipeline or args.tokenizing:
         print(machine(device))
+    if args.stats:
+        diagnostics.measure(filled(args, activation="ReLU"), device)
     if args.pipeline:
         vision.measure_pipeline(images, device)
     if args.loop:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import pytest
 import torch
@@ -180,6 +181,20 @@ def test_training_steps(run_program, tmp_path):
     assert int(rows["ReLU"]["saved_bytes"]) < int(rows["GELU"]["saved_bytes"])
     assert rows["ZiLU"]["saved_bytes"] == rows["GELU"]["saved_bytes"]
     assert "resnet20, eager, fp32, batch 2" in (tmp_path / "training.md").read_text()
+
+
+def test_what_statistics_add(run_program):
+    done = run_program(
+        "benchmark.py", "--stats", "--models", "resnet20", "--modes", "eager", "--precisions",
+        "amp", "--batch_size", 2, "--rounds", 3, "--device", "cpu", "--activation", "ZiLU",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    _, header, _, row, *_ = [line for line in done.stdout.splitlines() if line]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)]
+    found = dict(zip(*cells, strict=True))
+    assert found["model"] == "resnet20, eager, amp, batch 2"
+    assert all(float(found[f"{name}, ms"].split(" ")[0]) > 0 for name in ("step", "statistics"))
+    assert re.fullmatch(r"\d+\.\d%", found["--stats 100 adds"])
 
 
 # --- mistakes ---
