@@ -49,8 +49,10 @@ class Watch:
         """
         with self._unchanged(), self._inputs() as inputs, torch.enable_grad():
             loss, _ = objective(batch, False)
+            # An activation of the images themselves has no gradient.
             given = {name: x for name, (_, x) in inputs.items() if x.requires_grad}
-            found = torch.autograd.grad(loss * scale, list(given.values()), allow_unused=True)
+            wanted = list(given.values())
+            found = torch.autograd.grad(loss * scale, wanted, allow_unused=True) if given else ()
         gradients = dict(zip(given, found, strict=True))
         factor = math.sqrt(len(batch[0]) / samples) / scale
         return _as_floats(

@@ -191,6 +191,14 @@ def test_a_module_at_many_places_is_as_many_sites():
         assert found["relu#3"]["flat_share"] == pytest.approx(1 / 9, abs=0.01)
 
 
+def test_without_anything_to_differentiate():
+    network = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(12, 5))
+    watch = Watch(network, {"0": network[0]}, torch.device("cpu"))
+    objective = Objective(network, Task(), "cpu", None, None)
+    found = watch.measure(objective, (torch.ones(5, 3, 2, 2), torch.arange(5)), 5)
+    assert (found["0"]["mean"], found["0"]["gradient_norm"]) == (1, None)
+
+
 def test_gradients_of_a_share_are_scaled_to_the_step():
     """Without norms the squares of the whole batch's norm are the mean of those of its shares."""
     torch.manual_seed(0)
