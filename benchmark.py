@@ -2,7 +2,7 @@
 
 python benchmark.py                activations one by one: time, bandwidth, memory, error
 python benchmark.py --training     training steps per activation, against ReLU and GELU
-python benchmark.py --stats        what --stats 100 adds to training steps
+python benchmark.py --stats        what --stats adds to training steps and evaluations
 python benchmark.py --loop         training steps of a vision model against a plain PyTorch loop
 python benchmark.py --language     training steps of GPT-2 against a plain GPT and its loop
 python benchmark.py --pipeline     images/s of the input pipeline against torchvision's
@@ -20,7 +20,7 @@ from zilu.names import canonical_name, check_sigma, kernel_mode
 
 MEASUREMENTS = {
     "training": "training steps per activation",
-    "stats": "what --stats adds to a step",
+    "stats": "what --stats adds",
     "loop": "vision: steps, whole epochs",
     "language": "language: steps",
     "pipeline": "the input pipeline of images",

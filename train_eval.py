@@ -366,7 +366,7 @@ class Trainer:
             self._add_stats({"sites": sites})
 
     @contextlib.contextmanager
-    def _looking_at_channels(self, loader: Loader) -> Iterator[None]:
+    def looking_at_channels(self, loader: Loader) -> Iterator[None]:
         """While an evaluation of `loader` lasts; afterwards they are in `channels`. Compiled code
         cannot be looked at: there, a pass of its own follows."""
         if self.options.stats_interval is None:
@@ -422,10 +422,10 @@ class Trainer:
         results = {}
         try:
             if data.val is not None:
-                with self._looking_at_channels(data.val):
+                with self.looking_at_channels(data.val):
                     results["val"] = self.evaluate(data.val, "Val")
             if self.options.test_each_epoch or self.state.step == self.total_steps:
-                watched = self._looking_at_channels(data.test)
+                watched = self.looking_at_channels(data.test)
                 with nullcontext() if data.val is not None else watched:
                     results["test"] = self.evaluate(data.test, "Test")
         except Diverged as error:

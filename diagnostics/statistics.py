@@ -53,4 +53,14 @@ def living_channels(x: Tensor, dimension: int) -> Tensor:
 
     dimension: the one of the channels.
     """
-    return (x > 0).movedim(dimension, 0).flatten(1).any(1)
+    channels = x.shape[dimension]
+    if not x.numel():
+        return x.new_zeros(channels, dtype=torch.bool)
+    # Over the outermost dimension in memory first: in one go, few channels that lie innermost
+    # (channels_last) take 50 times as long.
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
+    place = order.index(dimension % x.dim())
+    x = x.permute(order)
+    if place > 0:
+        x, place = x.amax(0), place - 1
+    return x.movedim(place, 0).reshape(channels, -1).amax(1) > 0

@@ -113,7 +113,8 @@ class Watch:
         inputs: dict[str, tuple[nn.Module, Tensor]] = {}
 
         def note(name: str, site: nn.Module, x: Tensor) -> Tensor:
-            inputs[name] = site, x
+            if x.numel():  # an expert may have no token
+                inputs[name] = site, x
             # One that works in place must not overwrite what is looked at.
             return x.clone() if getattr(site, "inplace", False) else x
 

@@ -195,6 +195,7 @@ def test_what_statistics_add(run_program):
     assert found["model"] == "resnet20, eager, amp, batch 2"
     assert all(float(found[f"{name}, ms"].split(" ")[0]) > 0 for name in ("step", "statistics"))
     assert re.fullmatch(r"\d+\.\d%", found["--stats 100 adds"])
+    assert float(found["evaluation"]) > 0
 
 
 # --- mistakes ---

@@ -76,6 +76,18 @@ def test_living_channels_of_images_and_tokens():
     assert statistics.living_channels(tokens, -1).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (3, 4, 5), (2, 3, 4, 5), (1, 6, 1, 1), (0, 3)])
+def test_living_channels_wherever_they_are_in_memory(shape):
+    draw = torch.Generator().manual_seed(0)
+    for dimension in range(-1, len(shape)):
+        for _ in range(8):
+            order = torch.randperm(len(shape), generator=draw).tolist()
+            x = (torch.randn(shape, generator=draw) - 1.5).permute(order)
+            found = statistics.living_channels(x, dimension)
+            rows = x.movedim(dimension, 0)
+            assert found.tolist() == [bool((row > 0).any()) for row in rows]
+
+
 class Task:
     def __call__(self, model, batch):
         images, targets = batch
