@@ -75,13 +75,8 @@ def build_parser() -> cli.Parser:
     add(steps, "precisions", PRECISIONS, several(cli.one_of(*PRECISIONS)), "of fp32, amp (both)")
 
     others = parser.add_argument_group("The others")
-    add(
-        others,
-        "activation",
-        None,
-        canonical_name,
-        "(ReLU for --loop, --stats; GELU for --language)",
-    )
+    add(others, "activation", None, canonical_name,
+        "(ReLU for --loop, --stats; GELU for --language)")  # fmt: skip
     add(others, "model", "resnet20", str, "for --loop (resnet20)")
     add(others, "text", None, str, "file to tokenise")
     add(others, "data_path", cli.DEFAULT_DATA_PATH, str, "for --tokenizing: holds gpt2/")
