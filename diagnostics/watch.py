@@ -101,11 +101,8 @@ class Watch:
         layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))]
         handles = [layer.register_forward_hook(hook) for layer in layers]
         handles.append(self.model.register_forward_pre_hook(lambda *_: dimensions.clear()))
-        try:
+        with _removed_after(handles):
             yield dimensions
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextlib.contextmanager
     def _inputs(self) -> Iterator[dict[str, tuple[nn.Module, Tensor]]]:
@@ -138,11 +135,8 @@ class Watch:
 
         handles = [m.register_forward_pre_hook(hook(path)) for path, m in self.sites.items()]
         handles.append(self.model.register_forward_pre_hook(lambda *_: calls.clear()))
-        try:
+        with _removed_after(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[None]:
@@ -155,6 +149,16 @@ class Watch:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def _removed_after(handles: list) -> Iterator[None]:
+    """While this lasts, hooks are there."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def channel_counts(living: dict[str, Tensor]) -> dict[str, dict[str, int]]:

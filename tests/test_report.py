@@ -18,9 +18,11 @@ from made_runs import report_on as run
 from scipy import stats
 
 import report
+from evidence import metrics
 from evidence.report import OURS
 from evidence.run_folders import find_runs, read_arguments, read_run
 from evidence.settings import sort
+from experiments import grid
 from experiments import manifest as manifests
 from runs.records import record_of
 
@@ -311,6 +313,10 @@ def test_a_foreign_nan_is_no_number(tmp_path):
              "Perplexity: 1.00"]  # fmt: skip
     folder = write_run(tmp_path / "a", "activation: ReLU\nepochs: 1\n", lines)
     assert read_run(folder).kind == "diverged"
+
+
+def test_a_grid_may_ask_for_every_metric_of_a_report():
+    assert set(grid.METRICS) == set(metrics.METRICS)
 
 
 def test_a_line_of_results_gives_its_record_back():
