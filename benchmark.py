@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import cli
 from benchmarks.names import DTYPES, MODELS, MODES, PRECISIONS, SIZES
-from program import user_errors
+from training.program import user_errors
 from utils import UserError, resolve_device
 from zilu.names import canonical_name, check_sigma, kernel_mode
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dataset
-import distributed
 import models
+from training import processes
 from utils import UserError, nearest
 from zilu import names as activations
 
@@ -613,7 +613,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _fail(error: Exception) -> None:
-    rank = distributed.rank()
+    rank = processes.rank()
     who = f"(process {rank}) " if rank else ""
     print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)

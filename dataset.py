@@ -104,7 +104,7 @@ def load_text(
     _check_text(name, block_size, batch_size, eval_stride)
     # The loaders bring torch; who has to be told that a file is missing need not wait for it.
     tokens = tokens or prepare_text(name, data_path, tokenizer, progress)
-    from text.loaders import EvalLoader, TrainLoader
+    from pipelines.text.loaders import EvalLoader, TrainLoader
 
     counts = {split: tokens.counts(split) for split in ("train", "val", "test")}
     stride = eval_stride or block_size
@@ -133,14 +133,14 @@ def load_text(
 
 def prepare_text(name, data_path, tokenizer, progress=True):
     """The tokens of a corpus, made where they are not there yet; without torch."""
-    from text import cache
+    from pipelines.text import cache
 
     return cache.load(name, tokenizer, data_path, progress)
 
 
 def tokenizer_fingerprint(name):
     """The same for tokenizers that give the same ids; known without loading them."""
-    from text import tokenizer
+    from pipelines.text import tokenizer
 
     return tokenizer.fingerprint(name)
 
@@ -150,7 +150,7 @@ def load_tokenizer(name, data_path="./Data"):
 
     UserError where it is neither gpt2, bytes nor a folder with one, or cannot be had.
     """
-    from text import tokenizer
+    from pipelines.text import tokenizer
 
     return tokenizer.load(name, data_path)
 
@@ -217,8 +217,8 @@ def load_images(
     _check(name, batch_size, resize, noise, val_fraction)
     import numpy as np
 
-    from images.augment import Transform
-    from images.splits import statistics
+    from pipelines.images.augment import Transform
+    from pipelines.images.splits import statistics
 
     train, val, test, class_names, size, origin = _read(name, data_path, resize, device, progress)
     train, val = _held_out(train, val, val_fraction, split_seed, data_path)
@@ -262,7 +262,7 @@ def load_images(
 
 def _held_out(train, val, fraction, seed, data_path):
     """(train, val) after a share of train went to val."""
-    from images.splits import hold_out
+    from pipelines.images.splits import hold_out
 
     if not fraction:
         return train, val
@@ -281,7 +281,7 @@ def _long_tailed(name, train, factor, kind, seed):
         factor = LONG_TAIL_FACTOR if name in LONG_TAILED else 1
     if factor == 1:
         return train, ""
-    from images.imbalance import long_tail
+    from pipelines.images.imbalance import long_tail
 
     train = train.subset(long_tail(train.targets, factor, kind, seed))
     return train, f" (training set long-tailed: {kind}, {factor:g})"
@@ -312,7 +312,7 @@ def _read(name, data_path, resize, device, progress):
 def _read_cifar(name, data_path, size, device, progress):
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    from images.sources import read_cifar
+    from pipelines.images.sources import read_cifar
 
     cls = {"cifar10": CIFAR10, "cifar100": CIFAR100}[LONG_TAILED.get(name, name)]
     train, test, class_names = read_cifar(cls, data_path, progress)
@@ -321,8 +321,8 @@ def _read_cifar(name, data_path, size, device, progress):
 
 
 def _read_digits(size, device):
-    from images.sources import read_digits
-    from images.splits import hold_out
+    from pipelines.images.sources import read_digits
+    from pipelines.images.splits import hold_out
 
     images, targets, class_names = read_digits()
     digits = _resized(images, targets, size, device)
@@ -334,7 +334,7 @@ def _resized(images, targets, size, device):
     import torch
     from torchvision.transforms.v2 import functional
 
-    from images.splits import ArraySplit, fits_in_memory
+    from pipelines.images.splits import ArraySplit, fits_in_memory
 
     if images.shape[1] != size:
         if not fits_in_memory(len(images), size, device):
@@ -348,8 +348,8 @@ def _resized(images, targets, size, device):
 
 
 def _read_folder(name, data_path, resize, device, progress):
-    from images import decode, folders
-    from images.splits import ArraySplit, FileSplit, fits_in_memory
+    from pipelines.images import decode, folders
+    from pipelines.images.splits import ArraySplit, FileSplit, fits_in_memory
 
     try:
         root = folders.find_root(data_path)

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import cli
 import dataset
-import distributed
 import models
-import program
+from training import processes, program
 from utils import UserError, one_line_warnings
 
 FLAGS = cli.LANGUAGE_FLAGS
@@ -64,8 +63,8 @@ class Language(program.Program):
             data_seed=program.seed_of(args, "data_seed"),
             device=device,
             tokens=prepared,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            rank=processes.rank(),
+            world_size=processes.world_size(),
         )
         if (args.vocab_size or data.vocab_size) < data.vocab_size:
             raise UserError(
@@ -213,7 +212,7 @@ def configuration_folder(model: str) -> Path:
     wanted = "give a folder with a config.json (save_pretrained writes one)"
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise UserError(f"--model {model}: no such folder; {wanted}")
-    from text import hub
+    from pipelines.text import hub
 
     try:
         return hub.fetch((name,), "model", ["config.json"], has_configuration)
@@ -273,7 +272,7 @@ class LanguageModelling:
         import torch
         from torch.nn import functional as F
 
-        from text.loaders import IGNORED
+        from pipelines.text.loaders import IGNORED
 
         ids, targets = batch
         logits = model(ids).float()
@@ -308,7 +307,7 @@ class LanguageModelling:
         """loss (B,), mean nats per token of a block, and tokens (B,), how many those are."""
         from torch.nn import functional as F
 
-        from text.loaders import IGNORED
+        from pipelines.text.loaders import IGNORED
 
         ids, targets = batch
         losses = F.cross_entropy(

@@ -17,8 +17,8 @@ from utils import UserError
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    import evidence.report as reports
-    from evidence.run_folders import find_runs
+    import analysis.report as reports
+    from analysis.run_folders import find_runs
 
     runs = find_runs(args.paths)
     plan = plan_of(args, runs)
@@ -60,7 +60,7 @@ def plan_of(args, runs: list):
     Raises:
         UserError: two sweeps declare different things.
     """
-    from evidence.comparisons import Plan
+    from analysis.comparisons import Plan
 
     given = {name: getattr(args, name) for name in REPORT_KEYS if getattr(args, name) is not None}
     declared = {}

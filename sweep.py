@@ -19,8 +19,8 @@ import cli
 from experiments import manifest as manifests
 from experiments.grid import PROGRAMS, program_of, read_grid
 from experiments.manifest import GRID, TRIAL, TUNED, Manifest, Run
-from runs.signals import TRY_AGAIN, StopSignals
-from runs.status import DIVERGED, ENDED, FINISHED, status_of
+from run_folder.status import DIVERGED, ENDED, FINISHED, status_of
+from training.signals import TRY_AGAIN, StopSignals
 from utils import UserError
 
 ROOT = Path(__file__).parent

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-import distributed
-from diagnostics.board import Board
-from diagnostics.watch import Watch, channel_counts
-from objective import Loader, Objective, Task, in_groups, size_of_batch
-from optimization import Plateau, build_optimizer, lr_factor, schedule_length
-from runs.checkpoint import save_checkpoint
-from runs.folder import RunFolder, metrics_line
-from runs.random_state import random_state, set_random_state
-from runs.results import result_line, summary
+from run_folder.checkpoint import save_checkpoint
+from run_folder.folder import RunFolder, metrics_line
+from run_folder.result_lines import result_line, summary
+from training import processes
+from training.diagnostics.board import Board
+from training.diagnostics.watch import Watch, channel_counts
+from training.objective import Loader, Objective, Task, in_groups, size_of_batch
+from training.optimization import Plateau, build_optimizer, lr_factor, schedule_length
+from training.random_state import random_state, set_random_state
 from utils import Progress, mixed_seed, peak_flops, peak_memory_bytes
 
 LOG_STEPS = 50
@@ -130,7 +130,7 @@ class Trainer:
         self.objective = Objective(
             model, task, device.type, options.amp_dtype, options.compile_mode
         )
-        self.agreement = distributed.Agreement()
+        self.agreement = processes.Agreement()
         self.stop_requested: Callable[[], bool] = lambda: False
         self._clock = self._saved_at = time.perf_counter()
 
@@ -141,7 +141,7 @@ class Trainer:
         return torch.zeros(1, dtype=dtype, device=self.device)
 
     def _metrics(self, sums: Tensor, loader: Loader) -> dict[str, float]:
-        return self.task.metrics(distributed.total(sums).tolist(), loader)
+        return self.task.metrics(processes.total(sums).tolist(), loader)
 
     @torch.no_grad()
     def evaluate(self, loader: Loader, label: str) -> dict[str, float]:
@@ -227,7 +227,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=options.amp_dtype is torch.float16
         )
-        self.replicas = distributed.replicated(self.objective, self.device)
+        self.replicas = processes.replicated(self.objective, self.device)
         self.state = State()
         self.totals = self._zero_sums()  # this rank's, of the epoch so far
         self.first_bad_step = torch.full((), NEVER, device=self.device)
@@ -294,7 +294,7 @@ class Trainer:
         totals = self._zero_sums()
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
-            with distributed.synchronised(self.replicas, number == len(batches)):
+            with processes.synchronised(self.replicas, number == len(batches)):
                 loss, sums = self._backward(batch, size == loader.batch_size, sum(sizes))
             totals = totals + sums
             finite = finite & loss.isfinite()
@@ -319,7 +319,7 @@ class Trainer:
         """Add this batch's gradients to a step's that has `samples` over all ranks."""
         loss, sums = self._loss_and_sums(self.replicas, batch, full)
         # The ranks' gradients are averaged, not added: hence their number.
-        share = len(batch[0]) * distributed.world_size() / samples
+        share = len(batch[0]) * processes.world_size() / samples
         self.scaler.scale(loss * share).backward()
         return loss.detach(), sums.detach()
 
@@ -344,7 +344,7 @@ class Trainer:
                 f"in epoch {self.state.place.epoch}, by step {self.state.step}, the gradients are "
                 "NaN or infinite whatever their fp16 scale; every step is skipped"
             )
-        step = -distributed.total(-self.first_bad_step, largest=True).item()
+        step = -processes.total(-self.first_bad_step, largest=True).item()
         if step < NEVER:
             raise Diverged(
                 f"in epoch {self.state.place.epoch}, step {step}, the training loss is NaN or "
@@ -389,7 +389,7 @@ class Trainer:
             self.board.add(record)
 
     def _open_board(self) -> Board | None:
-        if not self.options.tensorboard or not distributed.is_main():
+        if not self.options.tensorboard or not processes.is_main():
             return None
         return Board(self.folder.path / RunFolder.TENSORBOARD, self.state.step)
 
@@ -404,7 +404,7 @@ class Trainer:
         record |= {} if ended else {"partial": True}
         record |= {"train": self._metrics(self.totals, data.train)}
         self._tick("train_seconds")
-        distributed.share_buffers(self.model)
+        processes.share_buffers(self.model)
         try:
             record |= self._evaluations(data)
         finally:
@@ -441,7 +441,7 @@ class Trainer:
             part = self.objective.predictions(batch) if len(batch[0]) else {}
             parts.append({name: tensor.cpu() for name, tensor in part.items()})
             self._stop_if_requested()
-        if (ranks := distributed.gathered(parts)) is None:
+        if (ranks := processes.gathered(parts)) is None:
             return
         # A batch's shares, in the order of the ranks, are the batch.
         in_order = [part for of_batch in zip(*ranks, strict=True) for part in of_batch if part]
@@ -464,12 +464,12 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": place.train_seconds + place.eval_seconds,
             f"{self.task.unit}_per_second": rate,
-            "peak_memory_bytes": int(distributed.total(memory, largest=True)),
+            "peak_memory_bytes": int(processes.total(memory, largest=True)),
         }
         flops = self.task.flops(self.model)
         peak = peak_flops(self.device, self.options.amp_dtype)
         if flops and peak:
-            costs["mfu"] = rate * flops / (peak * distributed.world_size())
+            costs["mfu"] = rate * flops / (peak * processes.world_size())
         if sigmas := learned_sigmas(self.model):
             costs["sigma"] = sigmas
         return costs
@@ -498,7 +498,7 @@ class Trainer:
         unsaved_seconds = time.perf_counter() - self._saved_at
         time_is_over = unsaved_seconds >= self.options.save_interval.seconds
         stop, save = self.agreement.exchange(
-            self.stop_requested(), distributed.is_main() and time_is_over
+            self.stop_requested(), processes.is_main() and time_is_over
         )
         if stop:
             raise Stopped
@@ -509,8 +509,8 @@ class Trainer:
         self._check_losses()
         self._tick("train_seconds")
         rank = {"random": random_state(self.device), "totals": self.totals.cpu()}
-        ranks = distributed.gathered(rank)
-        if distributed.is_main():
+        ranks = processes.gathered(rank)
+        if processes.is_main():
             state = self.state
             content = {
                 "settings": self.settings,
@@ -525,7 +525,7 @@ class Trainer:
                 "result_lengths": self.folder.result_lengths(),
             }
             save_checkpoint(self.folder.checkpoint, content)
-        distributed.wait_for_all()  # torchrun stops the others as soon as one has ended
+        processes.wait_for_all()  # torchrun stops the others as soon as one has ended
         self._clock = self._saved_at = time.perf_counter()
 
     def _restore(self, saved: dict) -> None:
@@ -534,13 +534,13 @@ class Trainer:
             self.scaler.load_state_dict(saved["scaler"])
         vars(self.plateau).update(saved["plateau"])
         self.state = State(saved["step"], Place(**saved["place"]), saved["records"])
-        ranks, rank = saved["ranks"], distributed.rank()
-        if len(ranks) == distributed.world_size():
+        ranks, rank = saved["ranks"], processes.rank()
+        if len(ranks) == processes.world_size():
             self.totals = ranks[rank]["totals"].to(self.device)
             set_random_state(ranks[rank]["random"], self.device)
             return
         # Another number of processes: the sums go to the main one, dropout draws something new.
-        if distributed.is_main():
+        if processes.is_main():
             self.totals = sum(each["totals"] for each in ranks).to(self.device)
         set_random_state(ranks[0]["random"], self.device)
         drawn = int(torch.randint(2**62, ()))

@@ -420,7 +420,7 @@ def describe_model(model, activation_type: type) -> str:
 
 
 def _undecayed(model) -> str:
-    from optimization import decayed_parameters
+    from training.optimization import decayed_parameters
 
     decayed = decayed_parameters(model)
     others = [n for n, p in model.named_parameters() if p.dim() > 1 and n not in decayed]

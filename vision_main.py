@@ -13,9 +13,8 @@ from pathlib import Path
 
 import cli
 import dataset
-import distributed
 import models
-import program
+from training import processes, program
 from utils import UserError, one_line_warnings, usable_cpus
 
 FLAGS = cli.VISION_FLAGS
@@ -60,8 +59,8 @@ class Vision(program.Program):
             device=device,
             num_workers=num_workers(args),
             normalisation=settings.get("normalisation"),
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            rank=processes.rank(),
+            world_size=processes.world_size(),
         )
 
     def build_model(self, args, data):
@@ -70,8 +69,8 @@ class Vision(program.Program):
     def check_training(self, args, model, data):
         check_shares(args, data.train)
         check_norms(args, model, data.train)
-        if args.sync_batchnorm and distributed.world_size() > 1:
-            from sync_batchnorm import synchronise_norms
+        if args.sync_batchnorm and processes.world_size() > 1:
+            from training.sync_batchnorm import synchronise_norms
 
             with program.user_errors():
                 synchronise_norms(model, next(model.parameters()).device)
@@ -156,9 +155,9 @@ def is_long_tailed(args: argparse.Namespace) -> bool:
 
 def num_workers(args: argparse.Namespace) -> int | None:
     """--num_workers, or by default this process's share of the machine's processors."""
-    if args.num_workers is not None or distributed.world_size() == 1:
+    if args.num_workers is not None or processes.world_size() == 1:
         return args.num_workers
-    return max(1, usable_cpus() // distributed.local_world_size())
+    return max(1, usable_cpus() // processes.local_world_size())
 
 
 def unequal_classes(data) -> dict[str, list[int]]:
@@ -217,10 +216,10 @@ def check_shares(args: argparse.Namespace, loader) -> None:
         UserError: with the remedy.
     """
     smallest = min(batch_sizes(loader))
-    if args.sync_batchnorm and smallest < distributed.world_size():
+    if args.sync_batchnorm and smallest < processes.world_size():
         raise UserError(
             f"--sync_batchnorm: --batch_size {loader.batch_size} gives a batch of {smallest} "
-            f"images, too few for {distributed.world_size()} processes; choose another size"
+            f"images, too few for {processes.world_size()} processes; choose another size"
         )
 
 
@@ -232,7 +231,7 @@ def check_norms(args: argparse.Namespace, model, loader) -> None:
     """
     import torch
 
-    parts = 1 if args.sync_batchnorm else distributed.world_size()
+    parts = 1 if args.sync_batchnorm else processes.world_size()
     if min(batch_sizes(loader)) // parts > 1:
         return
     images, _ = next(iter(loader.batches(0)))

@@ -54,7 +54,7 @@ def row(setup: training.Setup, args: argparse.Namespace, device) -> dict[str, st
 def arms_of(setup: training.Setup, args: argparse.Namespace, device) -> dict[str, Callable]:
     import torch
 
-    from diagnostics.watch import Watch
+    from training.diagnostics.watch import Watch
 
     trainer = training.build(setup, Unit(args.activation), args.sigma, device)
     kind = type(create_activation(args.activation))

@@ -10,9 +10,9 @@ from pathlib import Path
 import cli
 import dataset
 import language_main
-import program
 from benchmarks.tables import print_rates
 from benchmarks.timing import interleaved, own_processes
+from training import program
 from utils import UserError, resolve_amp_dtype, resolve_device, set_arithmetic
 
 # 10.8 million parameters, a size often used to try nanoGPT on a CPU.

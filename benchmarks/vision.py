@@ -8,11 +8,11 @@ import statistics
 import tempfile
 
 import cli
-import program
 import vision_main
 from benchmarks.tables import print_rates
 from benchmarks.timing import interleaved
-from runs.folder import RunFolder
+from run_folder.folder import RunFolder
+from training import program
 from utils import set_arithmetic
 
 # CIFAR-10's proportion of training to test images.
@@ -30,8 +30,8 @@ def measure_pipeline(args: argparse.Namespace, device) -> None:
     from torchvision import transforms
 
     from dataset import PUBLISHED
-    from images.augment import Transform
-    from images.loaders import MemoryLoader
+    from pipelines.images.augment import Transform
+    from pipelines.images.loaders import MemoryLoader
 
     count = 10_000
     mean, std = PUBLISHED["cifar10"]
@@ -178,8 +178,8 @@ def synthetic_data(batch_size: int, device):
     import numpy
 
     from dataset import PUBLISHED, ImageData
-    from images.augment import Transform
-    from images.loaders import MemoryLoader
+    from pipelines.images.augment import Transform
+    from pipelines.images.loaders import MemoryLoader
 
     random = numpy.random.RandomState(0)
     mean, std = PUBLISHED["cifar10"]

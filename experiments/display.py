@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from runs.folder import RunFolder
+from run_folder.folder import RunFolder
 
 
 class Display:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cli
-from program import Program, check
+from training.program import Program, check
 from utils import UserError, nearest
 from zilu.names import SIGMA_NAMES
 

@@ -8,9 +8,9 @@ import yaml
 import cli
 from experiments.manifest import Manifest, Run
 from experiments.tuning import Trial, choose, tuned_flags
-from runs.folder import RunFolder
-from runs.records import read_flags, read_records, score
-from runs.status import DIVERGED, FINISHED, status_of
+from run_folder.folder import RunFolder
+from run_folder.records import read_flags, read_records, score
+from run_folder.status import DIVERGED, FINISHED, status_of
 from utils import UserError
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.display import Display
-from runs.lock import HELD
-from runs.signals import TRY_AGAIN
-from runs.status import ENDED, status_of
+from run_folder.lock import HELD
+from run_folder.status import ENDED, status_of
+from training.signals import TRY_AGAIN
 from utils import UserError, usable_cpus
 
 ROOT = Path(__file__).parent.parent

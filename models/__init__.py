@@ -137,7 +137,7 @@ def build_vision_model(
     """
     options = resolve_options(name, image_size, stem, head, patch_size, norm)
     if is_elsewhere(name):
-        from models.elsewhere import build
+        from models.third_party import build
 
         return build(name, activation, num_classes, image_size)
     family = _family_of(name)
@@ -247,7 +247,7 @@ def resolve_options(
             )
     norm = resolve_norm(name, norm)
     if elsewhere:
-        from models.elsewhere import check_architecture
+        from models.third_party import check_architecture
 
         check_architecture(name)
         return {}

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.elsewhere import check_installed, refusing, with_activation
 from models.gpt2 import sampled
+from models.third_party import check_installed, refusing, with_activation
 
 # What configurations call the largest number of positions. Others have no such limit.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")

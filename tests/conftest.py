@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def quick_figures(request, monkeypatch):
     """Figures of reports without content, where a test does not ask for them (`drawn`)."""
-    from made_runs import without_figures
+    from helpers.made_runs import without_figures
 
     if "drawn" not in request.fixturenames:
         without_figures(monkeypatch)
@@ -77,7 +77,7 @@ def forked(tmp_path_factory):
     """
     logs = tmp_path_factory.mktemp("logs")
     server = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "fork_server.py"],
+        [sys.executable, ROOT / "tests/helpers/fork_server.py"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdout.readline() == "ready\n"
@@ -113,3 +113,13 @@ def run_program():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory):
+    """A folder for `--dataset text`; not to be changed."""
+    folder = tmp_path_factory.mktemp("text")
+    for name, count in (("train", 140), ("valid", 40), ("test", 30)):
+        lines = [f"{name} {i} {'abcdefgh'[i % 8] * (i % 11)}\n" for i in range(count)]
+        (folder / f"{name}.txt").write_text("".join(lines))
+    return folder

@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import os
-import random
 import re
 import shutil
 import time
@@ -13,15 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.corpora import write_text
 from torch.nn import functional as F
 
 import cli
 import dataset
 import language_main
-import program
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
-from runs.checkpoint import load_checkpoint
+from run_folder.checkpoint import load_checkpoint
 from train_eval import Place, Trainer
+from training import program
 
 SMALL = (
     "--dataset", "text", "--tokenizer", "bytes", "--embedding_dim", "16",
@@ -29,16 +29,6 @@ SMALL = (
     "--batch_size", "8", "--num_epochs", "2", "--device", "cpu",
 )  # fmt: skip
 RESULT = r"Loss: \d+\.\d{8} Perplexity: \d+\.\d{4} \(per word [\d.e+]+, \d+\.\d{4} bits per byte\)"
-
-
-def write_text(folder, words=(1200, 200, 150)):
-    """train.txt, valid.txt and test.txt of random words, blank lines between some."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(0)
-    for split, count in zip(("train", "valid", "test"), words, strict=True):
-        chosen = draw.choices(["tree", "leaf", "a", "grün", "of", ",", ".\n", "\n\n"], k=count)
-        (folder / f"{split}.txt").write_text(" ".join(chosen) + " end\n", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +177,7 @@ def test_perplexities_that_no_float_holds_are_infinite():
 
 
 def dataset_counts(**facts):
-    from text.cache import Counts
+    from pipelines.text.cache import Counts
 
     return Counts(**facts)
 

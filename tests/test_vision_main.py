@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import vision_main
-from runs.checkpoint import load_checkpoint
+from run_folder.checkpoint import load_checkpoint
 
 QUICK = (
     "--model", "resnet20", "--dataset", "digits", "--resize", "8", "--batch_size", "256",

@@ -7,23 +7,23 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from zilu import kernels, plain
+from zilu import kernels, reference
 from zilu.names import check_sigma
 
 # torch 2.6 has no is_exporting.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
-def _apply(unit: plain.Unit, x: Tensor, sigma: float | Tensor) -> Tensor:
+def _apply(unit: reference.Unit, x: Tensor, sigma: float | Tensor) -> Tensor:
     if isinstance(sigma, Tensor):
         if sigma.numel() != 1:
             raise ValueError(f"sigma must hold one number, not shape {tuple(sigma.shape)}")
     else:
         sigma = check_sigma(sigma)
     if _needs_plain_operations():
-        return plain.composed(unit, x, sigma)
+        return reference.composed(unit, x, sigma)
     operator = kernels.operator(unit.operator, x, sigma) if unit.operator else None
-    return plain.analytic(unit, x, sigma) if operator is None else operator(x, sigma)
+    return reference.analytic(unit, x, sigma) if operator is None else operator(x, sigma)
 
 
 def _needs_plain_operations() -> bool:
@@ -48,7 +48,7 @@ def arctan(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
 
     Source: arXiv 2603.06861.
     """
-    return _apply(plain.ARCTAN, x, sigma)
+    return _apply(reference.ARCTAN, x, sigma)
 
 
 def arctan_approx(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
@@ -56,7 +56,7 @@ def arctan_approx(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
 
     Arguments and errors as in `arctan`. Source: arXiv 2603.06861.
     """
-    return _apply(plain.ARCTAN_APPROX, x, sigma)
+    return _apply(reference.ARCTAN_APPROX, x, sigma)
 
 
 def zilu(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
@@ -67,7 +67,7 @@ def zilu(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
 
     Arguments and errors as in `arctan`. Source: arXiv 2603.06861.
     """
-    return _apply(plain.ZILU, x, sigma)
+    return _apply(reference.ZILU, x, sigma)
 
 
 def zilu_approx(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
@@ -75,7 +75,7 @@ def zilu_approx(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
 
     Arguments and errors as in `arctan`. Source: arXiv 2603.06861.
     """
-    return _apply(plain.ZILU_APPROX, x, sigma)
+    return _apply(reference.ZILU_APPROX, x, sigma)
 
 
 def gelu_s(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
@@ -83,7 +83,7 @@ def gelu_s(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
 
     Arguments and errors as in `arctan`.
     """
-    return _apply(plain.GELU_S, x, sigma)
+    return _apply(reference.GELU_S, x, sigma)
 
 
 def silu_s(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
@@ -91,12 +91,12 @@ def silu_s(x: Tensor, sigma: float | Tensor = 1.0) -> Tensor:
 
     Arguments and errors as in `arctan`.
     """
-    return _apply(plain.SILU_S, x, sigma)
+    return _apply(reference.SILU_S, x, sigma)
 
 
 def squareplus(x: Tensor) -> Tensor:
     """SquarePlus, (x + sqrt(x^2 + 4)) / 2 (arXiv 2112.11687), for a tensor of any shape."""
-    wide = plain.widened(x)
+    wide = reference.widened(x)
     root = _exported_root(wide) if _is_exporting() else torch.hypot(wide, torch.full_like(wide, 2))
     # For x < 0 the sum cancels; the conjugate form does not.
     left = 2 / (root - wide.clamp(max=0))

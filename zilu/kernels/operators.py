@@ -4,10 +4,13 @@ import importlib.util
 
 import torch
 
-from zilu import plain
+from zilu import reference
 from zilu.kernels import build
 
-_UNITS = {u.operator: u for u in (plain.ZILU, plain.ZILU_APPROX, plain.GELU_S, plain.SILU_S)}
+_UNITS = {
+    u.operator: u
+    for u in (reference.ZILU, reference.ZILU_APPROX, reference.GELU_S, reference.SILU_S)
+}
 
 _libraries: list[torch.library.Library] = []  # what they register lasts as long as they do
 
@@ -39,13 +42,13 @@ def _second_derivatives() -> torch.library.Library:
     return library
 
 
-def _backward_with_autograd(operator, unit: plain.Unit):
+def _backward_with_autograd(operator, unit: reference.Unit):
     """A backward operator as plain operations where its result will be differentiated."""
 
     def backward(grad, x, sigma):
         tensors = [t for t in (grad, x, sigma) if isinstance(t, torch.Tensor)]
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            found = plain.differentiable_gradients(unit, grad, x, sigma)
+            found = reference.differentiable_gradients(unit, grad, x, sigma)
             return found if len(found) == 2 else found[0]
         with torch._C._AutoDispatchBelowAutograd():
             return operator(grad, x, sigma)

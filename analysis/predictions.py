@@ -1,0 +1,222 @@
+"""predictions.npz of a run: what it predicted for every unit of the test set after its last epoch.
+
+A unit is an image, or a block of text.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.run_folders import RunResult
+from analysis.settings import Group
+from run_folder.folder import RunFolder
+
+FILE = "predictions.npz"
+BINS = 15  # of the confidence, as in Guo et al. 2017
+ACCURACY_ROUNDING = 1.0  # percent: logits in 16 bits may tie, and a tie has no right winner
+LOSS_ROUNDING = 0.01  # nats: where the results were computed by compiled code in 16 bits
+
+
+@dataclass(frozen=True)
+class Images:
+    """Of a classifier: labels (N,) int64, correct (N,) bool, confidence (N,) in 0 to 1, which is
+    the probability that it gave to the class that it chose; classes: how many there are."""
+
+    labels: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float64]
+    classes: int
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """What two runs must share to be of the same data in the same order."""
+        return self.labels
+
+    @cached_property
+    def class_counts(self) -> NDArray[np.int64]:
+        return np.bincount(self.labels, minlength=self.classes)
+
+    @cached_property
+    def recalls(self) -> NDArray[np.float64]:
+        """(classes,) share of each class's images that were recognised; NaN for one without."""
+        right = np.bincount(self.labels[self.correct], minlength=self.classes)
+        with np.errstate(invalid="ignore"):
+            return right / self.class_counts
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have images (Brodersen et al. 2010), 0 to 1."""
+        return float(np.nanmean(self.recalls))
+
+    @cached_property
+    def bins(self) -> NDArray[np.float64]:
+        """(BINS, 3): images, their mean confidence, and their accuracy; NaN where there are none.
+
+        Bin m of M holds the confidences in ((m − 1)/M, m/M] (Guo et al. 2017, section 2).
+        """
+        place = np.clip(np.ceil(self.confidence * BINS).astype(int) - 1, 0, BINS - 1)
+        count = np.bincount(place, minlength=BINS)
+        sums = [np.bincount(place, each, BINS) for each in (self.confidence, self.correct)]
+        with np.errstate(invalid="ignore"):
+            return np.stack([count, sums[0] / count, sums[1] / count], axis=1)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, 0 to 1: the mean over images of their bin's distance between
+        accuracy and confidence (Guo et al. 2017, arXiv 1706.04599, equation 3)."""
+        count, confidence, accuracy = self.bins[self.bins[:, 0] > 0].T
+        return float(count @ np.abs(accuracy - confidence) / count.sum())
+
+
+def pooled_bins(runs: list[Images]) -> NDArray[np.float64]:
+    """(BINS, 3) as `Images.bins`, of the predictions of all runs together."""
+    count, confidence, accuracy = np.stack([run.bins for run in runs]).transpose(2, 0, 1)
+    total = count.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        means = [np.nansum(count * each, axis=0) / total for each in (confidence, accuracy)]
+    return np.stack([total, *means], axis=1)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Of a language model: loss (blocks,) in nats per token, tokens (blocks,)."""
+
+    loss: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        return self.tokens
+
+
+@dataclass
+class Predicted:
+    """Of the runs of a group that have predictions, by path; `problems` name those whose
+    predictions cannot be used, `unpaired` are of other data than most of the group."""
+
+    images: dict[Path, Images] = field(default_factory=dict)
+    blocks: dict[Path, Blocks] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unpaired: set[Path] = field(default_factory=set)
+
+
+def predictions_of(group: Group) -> Predicted:
+    found = Predicted()
+    for run in group.all_runs():
+        if not (run.path / FILE).exists():
+            continue
+        try:
+            predictions = read_predictions(run.path / FILE)
+            _check(predictions, run)
+        except ValueError as error:
+            found.problems.append(f"{run.path / FILE}: {error}; left out")
+            continue
+        kind = found.images if isinstance(predictions, Images) else found.blocks
+        kind[run.path] = predictions
+    for path in _unlike_most({path: each.classes for path, each in found.images.items()}):
+        found.problems.append(f"{path / FILE}: it has other classes than most runs; left out")
+        del found.images[path]
+    for kind in (found.images, found.blocks):
+        for path in _unlike_most({path: each.units.tobytes() for path, each in kind.items()}):
+            found.unpaired.add(path)
+            found.problems.append(
+                f"{path / FILE}: it is of other data, or in another order, than those of most "
+                "runs; left out of the pairs"
+            )
+    return found
+
+
+def read_predictions(path: Path) -> Images | Blocks:
+    """
+    Raises:
+        ValueError: it cannot be read, or is no such file; the message says why.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+    except Exception as error:  # damage shows in zipfile, zlib, tokenize and more
+        raise ValueError(f"it cannot be read ({error})") from None
+    if {"logits", "labels"} <= set(content):
+        return images_of(content["logits"], content["labels"])
+    if {"loss", "tokens"} <= set(content):
+        return _blocks_of(content["loss"], content["tokens"])
+    raise ValueError("it holds neither logits and labels nor loss and tokens")
+
+
+def images_of(logits: NDArray, labels: NDArray[np.int64]) -> Images:
+    """
+    Args:
+        logits: (N, classes) floats.
+        labels: (N,) from 0 to classes − 1.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.size:
+        raise ValueError(f"logits {logits.shape} and labels {labels.shape} do not fit together")
+    _check_kinds(logits, labels, "logits", "labels")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"its labels are not all from 0 to {logits.shape[1] - 1}")
+    logits = logits.astype(np.float64)
+    chosen, highest = logits.argmax(axis=1), logits.max(axis=1, keepdims=True)
+    # The chosen class's softmax: e^0 over the sum.
+    confidence = 1 / np.exp(logits - highest).sum(axis=1, dtype=np.float64)
+    return Images(labels, chosen == labels, confidence, logits.shape[1])
+
+
+def _blocks_of(loss: NDArray, tokens: NDArray[np.int64]) -> Blocks:
+    if loss.ndim != 1 or loss.shape != tokens.shape or not loss.size:
+        raise ValueError(f"losses {loss.shape} and tokens {tokens.shape} do not fit together")
+    _check_kinds(loss, tokens, "losses", "tokens")
+    if tokens.min() < 1:
+        raise ValueError("it has blocks without tokens")
+    return Blocks(loss.astype(np.float64), tokens)
+
+
+def _check_kinds(values: NDArray, counts: NDArray, *names: str) -> None:
+    if values.dtype.kind != "f" or counts.dtype.kind not in "iu":
+        raise ValueError(f"its {names[0]} are no floats, or its {names[1]} no integers")
+    if not np.isfinite(values).all():
+        raise ValueError(f"its {names[0]} are not all finite")
+
+
+def _check(predictions: Images | Blocks, run: RunResult) -> None:
+    """Refuse predictions that are not of the network that the results are of."""
+    reported = run.final.get("test", {})
+    if isinstance(predictions, Images):
+        found, said = 100 * float(predictions.correct.mean()), reported.get("top1", math.nan)
+        name, unit, rounding = "accuracy", " %", ACCURACY_ROUNDING
+    else:
+        found = float(np.average(predictions.loss, weights=predictions.tokens))
+        said, name, unit, rounding = reported.get("loss", math.nan), "loss", "", LOSS_ROUNDING
+    if abs(found - said) > rounding:
+        raise ValueError(f"its {name} is {found:.2f}{unit}, and the run's results say {said:.2f}")
+
+
+def _unlike_most(values: dict[Path, int] | dict[Path, bytes]) -> list[Path]:
+    usual = Counter(values.values()).most_common(1)
+    return [path for path, value in values.items() if value != usual[0][0]]
+
+
+def class_names(paths: Iterable[Path], classes: int) -> list[str]:
+    """As the first checkpoint beside the predictions has them, else numbers."""
+    import torch
+
+    for path in paths:
+        try:
+            # Mapped, not read: a checkpoint is large, and the names are a few bytes of it.
+            content = torch.load(
+                path / RunFolder.CHECKPOINT, map_location="cpu", mmap=True, weights_only=True
+            )
+            names = [str(name) for name in content["settings"]["class_names"]]
+        except Exception:  # a name is not worth a report: any checkpoint may be damaged or foreign
+            continue
+        if len(names) == classes:
+            return names
+    return [str(number) for number in range(classes)]

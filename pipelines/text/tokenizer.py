@@ -1,0 +1,223 @@
+"""Tokenizers by name: `gpt2`, `bytes`, or a folder with somebody's own.
+
+All have
+
+    label        the name it was asked for by
+    fingerprint  hex; two tokenizers with the same one give the same ids
+    vocab_size   how many ids there are, end of text included
+    end_of_text  the id that stands before and after a text
+    encode(str) -> list of int, decode(list of int) -> str
+    encode_lines(list of bytes) -> the ids of these lines, one after the other, as an array;
+        UnicodeDecodeError where they are not UTF-8 and that matters
+"""
+
+import hashlib
+import io
+import json
+import os
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.text import hub
+from pipelines.text.forms import reading
+from utils import UserError, nearest
+
+KNOWN = ("gpt2", "bytes")
+
+GPT2_REPOSITORIES = ("openai-community/gpt2", "gpt2")
+GPT2_END_OF_TEXT = "<|endoftext|>"
+# Of its vocabulary and its merges, in whatever files they come: see _digest.
+GPT2_FINGERPRINT = "031d296c7c33c915cd7fcc2015283b29"
+BYTES_FINGERPRINT = hashlib.blake2b(b"bytes, end of text 256", digest_size=16).hexdigest()
+
+BPE_FILES = ["vocab.json", "merges.txt"]
+# What AutoTokenizer reads; config.json only where tokenizer_config.json does not name the class.
+AUTO_FILES = ("tokenizer.json", "tokenizer_config.json")
+OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "*.model")
+
+
+def fingerprint(name):
+    """The fingerprint of the tokenizer called `name`, known without loading it.
+
+    UserError where it is neither a known name nor a folder with a tokenizer.
+    """
+    if name == "gpt2":
+        return GPT2_FINGERPRINT
+    if name == "bytes":
+        return BYTES_FINGERPRINT
+    digest = hashlib.blake2b(digest_size=16)
+    for path in _files(name):
+        with reading(path):
+            content = path.read_bytes()
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def load(name, data_path):
+    """The tokenizer called `name`. UserError for whatever the user can mend."""
+    if name == "bytes":
+        return ByteTokenizer()
+    return _load_gpt2(data_path) if name == "gpt2" else _load_folder(name)
+
+
+def _as_utf8(text):
+    """Half of a surrogate pair, which a shell makes of bytes that are no text, becomes a `?`."""
+    return text.encode(errors="replace")
+
+
+class ByteTokenizer:
+    """Every byte of the UTF-8 text is a token."""
+
+    label, fingerprint, vocab_size, end_of_text = "bytes", BYTES_FINGERPRINT, 257, 256
+
+    def encode(self, text):
+        return self.encode_lines([_as_utf8(text)]).tolist()
+
+    def decode(self, ids):
+        """End of text shows as it does with GPT-2; bytes that are not UTF-8 as U+FFFD."""
+        text = b"".join(bytes([i]) if i < 256 else GPT2_END_OF_TEXT.encode() for i in ids)
+        return text.decode(errors="replace")
+
+    def encode_lines(self, lines):
+        return np.frombuffer(b"".join(lines), np.uint8)
+
+
+class FastTokenizer:
+    """Around a `tokenizers.Tokenizer`, which works in Rust with a thread per processor."""
+
+    def __init__(self, backend, label, fingerprint, end_of_text):
+        # Its files may ask for texts cut or filled up to a model's length.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.label, self.fingerprint, self.end_of_text = label, fingerprint, end_of_text
+        # Ids may have gaps; an embedding needs a row for the largest.
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text):
+        """By lines, as texts for training are."""
+        return self.encode_lines(io.BytesIO(_as_utf8(text)).readlines()).tolist()
+
+    def decode(self, ids):
+        return self._backend.decode(ids, skip_special_tokens=False)
+
+    def encode_lines(self, lines):
+        # The library asks at its first use, and takes one thread where it is not told.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        texts = [line.decode() for line in lines]
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        ids = chain.from_iterable(encoding.ids for encoding in encodings)
+        return np.fromiter(ids, np.uint32)
+
+
+def _load_gpt2(data_path):
+    folder = Path(data_path, "gpt2")
+    if not _has_gpt2(folder):
+        try:
+            folder = hub.fetch(GPT2_REPOSITORIES, "model", BPE_FILES, _has_gpt2)
+        except OSError as error:
+            raise UserError(
+                f"--tokenizer gpt2: no vocab.json and merges.txt in {folder}, and not to be had"
+                f" from Hugging Face ({error}); copy them there from"
+                f" https://huggingface.co/{GPT2_REPOSITORIES[0]}, or take --tokenizer bytes"
+            ) from None
+    vocabulary, merges = _read_bpe(folder)
+    if _digest(vocabulary, merges) != GPT2_FINGERPRINT:
+        raise UserError(
+            f"{folder}: holds another tokenizer than GPT-2's, or a damaged one; pass it as"
+            f" --tokenizer {folder}, or put GPT-2's vocab.json and merges.txt there"
+        )
+    return _byte_level("gpt2", GPT2_FINGERPRINT, vocabulary, merges)
+
+
+def _has_gpt2(folder):
+    return _has_bpe(folder) or (folder / "tokenizer.json").is_file()
+
+
+def _has_bpe(folder):
+    return all((folder / name).is_file() for name in BPE_FILES)
+
+
+def _read_bpe(folder):
+    """(vocabulary: token to id, merges: pairs) of a byte-pair encoding."""
+    from tokenizers.models import BPE
+
+    try:
+        if _has_bpe(folder):
+            return BPE.read_file(*(str(folder / name) for name in BPE_FILES))
+        model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
+        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+        return model["vocab"], [tuple(pair) for pair in pairs]
+    except Exception as error:  # the library raises bare Exceptions
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder, error):
+    return UserError(
+        f"{folder}: its tokenizer cannot be read ({hub.one_line(error)}); get the files anew"
+    )
+
+
+def _digest(vocabulary, merges):
+    facts = json.dumps([sorted(vocabulary.items()), [list(pair) for pair in merges]])
+    return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+
+
+def _byte_level(label, fingerprint, vocabulary, merges):
+    """What GPT2TokenizerFast is, without the seconds that importing transformers takes."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+
+    backend = Tokenizer(BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([GPT2_END_OF_TEXT])
+    return FastTokenizer(backend, label, fingerprint, backend.token_to_id(GPT2_END_OF_TEXT))
+
+
+def _files(name):
+    """The files in the folder `name` that its tokenizer depends on."""
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(
+            f"--tokenizer {name}: no such folder; {nearest(str(name), KNOWN)}, or a folder"
+        )
+    found = [folder / file for file in AUTO_FILES if (folder / file).is_file()]
+    if not found and _has_bpe(folder):
+        return [folder / file for file in BPE_FILES]
+    if not found:
+        raise UserError(
+            f"--tokenizer {name}: the folder has no tokenizer.json, tokenizer_config.json, or"
+            " vocab.json with merges.txt"
+        )
+    names = [*BPE_FILES, *OTHER_FILES]
+    if AUTO_FILES[1] not in [path.name for path in found]:
+        names.append("config.json")
+    return found + [path for name in names for path in sorted(folder.glob(name))]
+
+
+def _load_folder(name):
+    found = _files(name)
+    if found[0].name == BPE_FILES[0]:
+        return _byte_level(name, fingerprint(name), *_read_bpe(Path(name)))
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except Exception as error:  # whatever the files make of its two hundred classes
+        raise _unreadable(name, error) from None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"--tokenizer {name}: {type(tokenizer).__name__} is not a fast tokenizer; it needs a"
+            " tokenizer.json (AutoTokenizer's save_pretrained writes one)"
+        )
+    end_of_text = tokenizer.eos_token_id
+    end_of_text = tokenizer.bos_token_id if end_of_text is None else end_of_text
+    if end_of_text is None:
+        raise UserError(
+            f"--tokenizer {name}: has no end of text; name its eos_token in tokenizer_config.json"
+        )
+    return FastTokenizer(backend, name, fingerprint(name), end_of_text)

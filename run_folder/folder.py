@@ -1,0 +1,221 @@
+"""The files of one run."""
+
+import json
+import math
+import os
+import shutil
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from run_folder.lock import FolderLock
+from training.processes import torchrun_id
+from utils import UserError
+
+
+class RunFolder:
+    """args.txt (every argument, as YAML), model.txt, train_eval_results.txt (a line per epoch,
+    appended as it happens), metrics.jsonl (the same for machines), checkpoint.pt; at the end
+    predictions.npz, and with --stats stats.jsonl.
+
+    CONTINUE is there after a run was interrupted that wants to go on. With `writes` off, as in
+    all processes of a run but the main one, nothing is read or written.
+
+    Nothing but the lock is written before the folder is claimed.
+    """
+
+    ARGS, MODEL, RESULTS = "args.txt", "model.txt", "train_eval_results.txt"
+    METRICS, CHECKPOINT, TEST = "metrics.jsonl", "checkpoint.pt", "test_results.txt"
+    STATS, PREDICTIONS, TENSORBOARD = "stats.jsonl", "predictions.npz", "tensorboard"
+    MARKER = "CONTINUE"
+
+    def __init__(self, path: str | Path, writes: bool = True):
+        self.path, self.writes = Path(path), writes
+        self.claimed = False
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / self.CHECKPOINT
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    # --- whose it is ---
+
+    def locked(self):
+        """A context in which no other process can write here.
+
+        Raises:
+            UserError: one does already, or the folder cannot be written.
+        """
+        return FolderLock(self.path) if self.writes else nullcontext()
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a folder that holds a run already.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        held = self._held()
+        if self.writes and held and not overwrite:
+            raise UserError(
+                f"{self.path} holds a run already ({', '.join(held)}); give --resume to go on "
+                "with it, --overwrite to replace it, or choose another --output_dir"
+            )
+
+    def _held(self) -> list[str]:
+        names = (self.ARGS, self.RESULTS, self.METRICS, self.CHECKPOINT)
+        return [name for name in names if self._has(name)]
+
+    def claim(self, resume: bool) -> None:
+        """Under the lock: this run's from now on, if it holds no other."""
+        self.claimed = self.writes and (resume or not self._held())
+
+    def check_unstarted(self) -> None:
+        """Refuse to start anew where there are results whose checkpoint is gone.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.writes and self._size(self.RESULTS):
+            raise UserError(
+                f"{self.path} holds results, but no {self.CHECKPOINT} to go on from; choose "
+                "another --output_dir, or give --overwrite instead of --resume"
+            )
+
+    def mark_unfinished(self) -> bool:
+        """Leave the marker, if the folder is this run's. It names the torchrun that was stopped."""
+        if self.claimed:
+            (self.path / self.MARKER).write_text(str(torchrun_id()), encoding="utf-8")
+        return self.claimed
+
+    def is_marked_by_us(self) -> bool:
+        """Whether this torchrun has left the marker."""
+        marker = self.path / self.MARKER
+        return marker.exists() and marker.read_text(encoding="utf-8") == str(torchrun_id())
+
+    # --- from start to end ---
+
+    def clear(self) -> None:
+        """Remove whatever an old run left."""
+        if not self.writes:
+            return
+        # In this order: results without a checkpoint are a run that nobody goes on with.
+        names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
+        for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / self.TENSORBOARD, ignore_errors=True)
+        self.claimed = True
+
+    def described(self) -> bool:
+        """Whether args.txt is there, or is another process's affair."""
+        return not self.writes or self._has(self.ARGS)
+
+    def is_started_by_us(self) -> bool:
+        """Whether args.txt is of a run that this torchrun has started."""
+        if torchrun_id() is None or not self._has(self.ARGS):
+            return False
+        import yaml
+
+        content = yaml.safe_load((self.path / self.ARGS).read_text(encoding="utf-8"))
+        return content["environment"].get("torchrun") == torchrun_id()
+
+    def describe(self, args_text: str, model_text: str) -> None:
+        """Write args.txt and model.txt."""
+        self._replace(self.MODEL, model_text)
+        self._replace(self.ARGS, args_text)
+
+    def resume(self, lengths: dict[str, int], lines: dict[str, list[str]], note: str) -> None:
+        """Take back what was written after a checkpoint, and note in args.txt that it goes on.
+
+        Args:
+            lengths: of the result files when the checkpoint was made, in bytes.
+            lines: what stood in them then, for a folder that lacks it.
+            note: an item of a YAML list.
+        """
+        if not self.writes:
+            return
+        (self.path / self.MARKER).unlink(missing_ok=True)
+        # The statistics begin after the first checkpoint, and not every run has them.
+        for name, length in ({self.STATS: 0} | lengths).items():
+            if self._has(name) and self._size(name) >= length:
+                os.truncate(self.path / name, length)
+            elif name in lengths:
+                self._replace(name, "".join(line + "\n" for line in lines.get(name, ())))
+        text = (self.path / self.ARGS).read_text(encoding="utf-8")
+        heading = "" if "\nresumed:\n" in text else "resumed:\n"
+        self._replace(self.ARGS, f"{text}{heading}{note}\n")
+
+    def result_lengths(self) -> dict[str, int]:
+        """Of the result files, in bytes."""
+        names = [self.RESULTS, self.METRICS, *([self.STATS] if self._has(self.STATS) else [])]
+        return {name: self._size(name) for name in names}
+
+    def _size(self, name: str) -> int:
+        return (self.path / name).stat().st_size if self._has(name) else 0
+
+    def _replace(self, name: str, text: str) -> None:
+        with self._replacing(name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def _replacing(self, name: str):
+        """A path to write to, which then takes the place of the file."""
+        # A fixed name: whoever is killed here leaves one file, which the next one replaces.
+        temporary = self.path / f"{name}.tmp"
+        with self._writing(name):
+            yield temporary
+            os.replace(temporary, self.path / name)
+
+    @contextmanager
+    def _writing(self, name: str):
+        """Raises a UserError in place of an OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written ({error.strerror}); what was saved before "
+                "is kept: make room, see that the folder can be written, and go on with --resume"
+            ) from None
+
+    # --- lines ---
+
+    def add_result(self, line: str) -> None:
+        self._append(self.RESULTS, line)
+
+    def add_test_result(self, line: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._append(self.TEST, line)
+
+    def add_metrics(self, record: dict) -> None:
+        self._append(self.METRICS, metrics_line(record))
+
+    def add_stats(self, record: dict) -> None:
+        self._append(self.STATS, metrics_line(record))
+
+    def write_predictions(self, arrays: dict) -> None:
+        """Replace predictions.npz."""
+        if not self.writes:
+            return
+        import numpy as np
+
+        with self._replacing(self.PREDICTIONS) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def _append(self, name: str, line: str) -> None:
+        if not self.writes:
+            return
+        with self._writing(name), open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner
+
+
+def metrics_line(record: dict) -> str:
+    return json.dumps(_json_ready(record), allow_nan=False)
+
+
+def _json_ready(value):
+    """Infinities and NaN, which JSON lacks, as null."""
+    if isinstance(value, dict):
+        return {key: _json_ready(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,242 @@
+"""The command line: flags, configuration files, run names, and that none of it loads torch."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cli
+from utils import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def parse(*argv):
+    return cli.parse("vision_main.py", "", cli.VISION_FLAGS, list(argv))
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [("vision_main", cli.VISION_FLAGS), ("language_main", cli.LANGUAGE_FLAGS)],
+)
+def test_help_answers_without_torch(run_program, program, flags):
+    done = run_program(f"{program}.py", "--help")
+    assert done.returncode == 0
+    for flag in flags:
+        assert f"--{flag.name}" in done.stdout
+    code = (
+        f"import sys, {program}\n"
+        f"try: {program}.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'numpy', 'sklearn', 'yaml', 'datasets', 'transformers'}\n"
+        "heavy &= set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    alone = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 0, alone.stderr
+
+
+def test_defaults_are_the_documented_ones():
+    args, given = parse()
+    assert given == set()
+    wanted = {
+        "model": "vgg11", "activation": "ZiLU", "sigma": 1.0, "dataset": "cifar10",
+        "data_path": "./Data", "batch_size": 256, "num_epochs": 150, "optimizer": "adamw",
+        "lr": 1e-3, "weight_decay": 1e-6, "momentum": 0.9, "scheduler": "none", "warmup": "0",
+        "lr_step": 20, "lr_gamma": 0.1, "clip_grad_norm": 1.0, "criterion": "CrossEntropy",
+        "label_smoothing": 0.0, "val_fraction": 0.0, "noise": 0.0, "device": "auto", "seed": 0,
+        "compile_mode": "default", "amp_dtype": "auto", "use_amp": False, "max_steps": None,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in wanted} == wanted
+
+
+def test_every_flag_says_what_it_changes():
+    names = [flag.name for flag in cli.VISION_FLAGS]
+    assert len(set(names)) == len(names)
+    effects = {flag.name: flag.effect for flag in cli.VISION_FLAGS}
+    assert set(effects.values()) == {cli.RESULT, cli.ARITHMETIC, cli.NOTHING}
+    assert effects["sigma"] == effects["seed"] == cli.RESULT
+    assert effects["device"] == effects["use_amp"] == effects["use_compiled"] == cli.ARITHMETIC
+    assert effects["output_dir"] == effects["num_workers"] == cli.NOTHING
+
+
+def test_names_are_matched_without_regard_to_case():
+    args, _ = parse("--activation", "iglu_approx", "--optimizer", "SGD", "--criterion", "mse")
+    assert (args.activation, args.optimizer, args.criterion) == ("ZiLU_Approx", "sgd", "MSE")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--activation", "gelus"], r"--activation: unknown activation 'gelus'; did you mean GELU"),
+        (["--model", "resnet19"], r"--model: .*did you mean resnet18\? known: vgg11"),
+        (["--dataset", "cifar"], r"--dataset: .*did you mean cifar10\?"),
+        (["--lr", "fast"], r"--lr: expected a number above 0, not 'fast'"),
+        (["--lr", "nan"], r"--lr: expected a number above 0"),
+        (["--sigma", "0"], r"--sigma: sigma must be a finite number above 0"),
+        (["--sigma", "inf"], r"--sigma: sigma must be a finite number above 0"),
+        (["--sigma", "wide"], r"--sigma: sigma must be a finite number above 0"),
+        (["--seed", str(2**64)], r"--seed: expected a whole number"),
+        (["--device", "cuda:00"], r"--device: unknown device 'cuda:00'"),
+        (["--batch_size", "0"], r"--batch_size: expected a whole number of at least 1"),
+        (["--batch_size", "1.5"], r"--batch_size: expected a whole number"),
+        (["--val_fraction", "1"], r"--val_fraction: expected .* at least 0 and below 1"),
+        (["--warmup", "3epochs"], r"--warmup: expected steps"),
+        (["--warmup", "120%"], r"--warmup: expected at most 100%"),
+        (["--device", "gpu"], r"--device: unknown device 'gpu'; known: auto, cpu, cuda"),
+        (["--seed", "-1"], r"--seed: expected a whole number of at least 0"),
+        (["--learning_rate", "1"], r"unknown argument '--learning_rate'.*--help"),
+        (["--activaton", "ReLU"], r"unknown argument '--activaton'; did you mean --activation\?"),
+        (["--lr"], r"--lr: expected one argument"),
+        (["--save_interval", "0"], r"--save_interval: expected epochs \(1ep\), steps \(500\)"),
+        (["--save_interval", "1ep,2ep"], r"--save_interval: expected .* not '1ep,2ep'"),
+        (["--save_interval", "10s"], r"--save_interval: expected .* not '10s'"),
+        (["--patch_size", "four"], r"--patch_size: expected a whole number"),
+        (["--config", "missing.yaml"], r"--config missing.yaml: not a readable YAML file"),
+    ],
+)
+def test_a_bad_flag_is_named_with_the_remedy(argv, message):
+    with pytest.raises(UserError, match=message):
+        parse(*argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--activation", "ReLU", "--learn_sigma"], "--learn_sigma: ReLU has no sigma"),
+        (["--inplace"], "--inplace: ZiLU has no in-place form"),
+        (["--activation", "GELU", "--inplace"], "--inplace: GELU has no in-place form"),
+        (["--compile_mode", "reduce-memory"], "--compile_mode .* without --use_compiled"),
+        (["--amp_dtype", "bf16"], "--amp_dtype has no effect without --use_amp"),
+        (["--checkpoint", "x.pt"], "--checkpoint is for --test_only"),
+        (["--resume", "--overwrite"], "--resume goes on with a run and --overwrite replaces it"),
+        (["--resume", "run", "--test_only"], "--resume trains and --test_only does not"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(argv, message):
+    args = parse(*argv)[0]
+    with pytest.raises(UserError, match=message):  # noqa: PT012
+        cli.check_run_flags(args)
+        cli.check_together(args)
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [([], None), (["--resume"], "auto"), (["--resume", "run"], "run"), (["--resume=a b"], "a b")],
+)
+def test_resume_takes_a_path_or_none(argv, value):
+    assert parse(*argv, "--lr", "0.5")[0].resume == value
+
+
+def test_resume_in_a_file_may_be_true(tmp_path):
+    (tmp_path / "flags.yaml").write_text("resume: true\n")
+    assert parse("--config", str(tmp_path / "flags.yaml"))[0].resume == "auto"
+
+
+def test_the_command_line_overrides_the_config_file(tmp_path):
+    config = tmp_path / "flags.yaml"
+    config.write_text("lr: 1e-2\nmodel: resnet20\naugment: true\nuse_amp: true\nresize: null\n")
+    args, given = parse("--config", str(config), "--lr", "0.5", "--no-use_amp")
+    assert (args.lr, args.model, args.augment, args.use_amp) == (0.5, "resnet20", True, False)
+    assert given == {"config", "lr", "model", "augment", "use_amp"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 1", "unknown flag 'learning_rate'"),
+        ("lr: [1, 2]", "--lr: expected a number"),
+        ("augment: maybe", "--augment: expected true or false"),
+        ("on: true", "unknown flag True"),
+        ("output_dir: 2024-13-45", "not a readable YAML file"),
+        ("- lr", "expected lines of the form"),
+        ("lr: {", "not a readable YAML file"),
+        ("config: other.yaml", "unknown flag 'config'"),
+    ],
+)
+def test_a_bad_config_file_is_named(tmp_path, text, message):
+    config = tmp_path / "flags.yaml"
+    config.write_text(text)
+    with pytest.raises(UserError, match=message):
+        parse("--config", str(config))
+
+
+def test_args_txt_reads_back_without_what_belongs_to_that_run(tmp_path):
+    args, _ = parse("--lr", "3e-3", "--output_dir", "somewhere", "--overwrite", "--warmup", "5%")
+    path = tmp_path / "args.txt"
+    path.write_text(cli.args_text(args, {"init_seed": 7}, {"torch": "2"}))
+    assert yaml.safe_load(path.read_text())["resolved"] == {"init_seed": 7}
+    again, _ = parse("--config", str(path))
+    assert (again.lr, again.warmup) == (3e-3, "5%")
+    assert (again.output_dir, again.overwrite, again.init_seed) == (None, False, None)
+
+
+def test_run_names():
+    def name(*argv):
+        return str(cli.default_output_dir(parse(*argv)[0], cli.VISION_FLAGS))
+
+    assert name() == "Output/cifar10/vgg11/ZiLU_sigma1_seed0"
+    assert name("--activation", "ReLU", "--seed", "3") == "Output/cifar10/vgg11/ReLU_seed3"
+    assert name("--sigma", "0.5", "--learn_sigma").endswith("ZiLU_sigma0.5-learned_seed0")
+    assert re.search(r"seed0_[0-9a-f]{8}$", name("--lr", "0.1"))
+    assert name("--lr", "0.1") == name("--lr", "1e-1", "--num_workers", "4")
+    assert name("--device", "cuda") == name()
+    assert name("--sigma", "1.25331") != name("--sigma", "1.2533141373155")
+    folders = ("--dataset", "imagefolder", "--data_path")
+    assert name(*folders, "a") != name(*folders, "b")
+    texts = [["--dataset", "text", "--data_path", path] for path in "ab"]
+    parsed = [cli.parse("", "", cli.LANGUAGE_FLAGS, argv)[0] for argv in texts]
+    first, second = (cli.default_output_dir(args, cli.LANGUAGE_FLAGS) for args in parsed)
+    assert first != second
+    assert len({name(), name("--lr", "0.1"), name("--lr", "0.2"), name("--use_amp")}) == 4
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_is_understood_and_names_its_source(recipe):
+    text = recipe.read_text()
+    flags = cli.LANGUAGE_FLAGS if "\ntokenizer:" in text else cli.VISION_FLAGS
+    args, given = cli.parse("", "", flags, ["--config", str(recipe)])
+    cli.check_together(args)
+    assert {"model", "dataset", "lr", "num_epochs"} <= given
+    comment = text.split("\nmodel")[0]
+    assert recipe.stem.endswith("_demo") or (
+        "Source:" in comment and ("ReLU" in comment or "GELU" in comment)
+    )
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(run_program):
+    done = run_program("vision_main.py", "--model", "resnet21")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: --model: unknown value 'resnet21'; did you mean resnet")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--list", "--count"])
+def test_a_reader_that_has_had_enough_is_no_error(flag):
+    """`python sweep.py GRID --list | head -1`"""
+    command = [sys.executable, ROOT / "sweep.py", ROOT / "sweeps/wikitext103_gpt2.yaml", flag]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=ROOT
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_the_readme_lists_every_flag():
+    readme = (ROOT / "README.md").read_text()
+    tables = [
+        {flag.name: flag for flag in flags} for flags in (cli.VISION_FLAGS, cli.LANGUAGE_FLAGS)
+    ]
+    for flag in (*cli.VISION_FLAGS, *cli.LANGUAGE_FLAGS):
+        same = [
+            f if (f := table.get(flag.name)) and f.help == flag.help else None for table in tables
+        ]
+        defaults = " | ".join(cli.shown_default(f) if f else "–" for f in same)
+        assert f"| `--{flag.name}` | {defaults} | {flag.help} |" in readme

@@ -1,0 +1,195 @@
+"""Runs the programs in forks of a process that has loaded everything: a start costs no import.
+
+Reads a JSON object per line, the arguments of `run`, and answers with the list of the processes'
+exit codes, negative for a signal. A fault is a name of FAULTS, the signal that the process sends
+itself, and how many times it passes the place before.
+"""
+
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+
+def kill(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def at_call(owner, name: str, number: int, passes: int, half=None) -> None:
+    """Send signal `number` in a call of `owner.name`, after `passes` calls that go well: before
+    it begins, or, where `half` is given, after half(arguments)."""
+    function, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == passes + 1:
+            if half is not None:
+                half(*args)
+            kill(number)
+        return function(*args, **kwargs)
+
+    setattr(owner, name, wrapper)
+
+
+def half_a_file(content, file) -> None:
+    """A checkpoint of which half has reached the disk."""
+    import pickle
+
+    whole = pickle.dumps(content)
+    file.write(whole[: len(whole) // 2])
+    file.flush()
+
+
+def half_a_line(folder, name: str, line: str) -> None:
+    with open(folder.path / name, "a", encoding="utf-8") as file:
+        file.write(line[: len(line) // 2])
+
+
+def start_up(number, passes):
+    from training import program
+
+    at_call(program, "built_model", number, passes)
+
+
+def before_training(number, passes):
+    import train_eval
+
+    at_call(train_eval.Trainer, "fit", number, passes)
+
+
+def step(number, passes):
+    import train_eval
+
+    at_call(train_eval.Trainer, "train_step", number, passes)
+
+
+def evaluation(number, passes):
+    import train_eval
+
+    batch = train_eval.Trainer._loss_and_sums
+    calls = []
+
+    def wrapper(self, objective, *args):
+        calls.extend([None] * (not self.model.training))
+        if len(calls) == passes + 1:
+            calls.append(None)
+            kill(number)
+        return batch(self, objective, *args)
+
+    train_eval.Trainer._loss_and_sums = wrapper
+
+
+def half_a_save(number, passes):
+    import torch
+
+    at_call(torch, "save", number, passes, half_a_file)
+
+
+def renaming(number, passes):
+    at_call(os, "replace", number, passes)
+
+
+def result_line(number, passes):
+    from run_folder.folder import RunFolder
+
+    at_call(RunFolder, "_append", number, passes, half_a_line)
+
+
+def interrupt_twice(number, passes):
+    import train_eval
+
+    def never_ends(*_):
+        kill(number)
+        kill(number)
+
+    at_call(train_eval.Trainer, "train_step", 0, passes, never_ends)
+
+
+def poisoned(number, passes):
+    """Weights that are not numbers; `number` is 0, which is no signal."""
+    import torch
+
+    import train_eval
+
+    def poison(trainer, *_):
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter.fill_(float("nan"))
+
+    at_call(train_eval.Trainer, "train_step", number, passes, poison)
+
+
+FAULTS = {
+    fault.__name__: fault
+    for fault in (
+        start_up, before_training, step, evaluation, half_a_save, renaming, result_line,
+        interrupt_twice, poisoned,
+    )
+}  # fmt: skip
+
+
+def run(module, arguments, output, faults, processes, joined) -> list[int]:
+    """The exit codes of `processes` processes, ranks of one run if `joined`; `faults` by rank."""
+    children, port = [], free_port()
+    for rank in range(processes):
+        child = os.fork()
+        if not child:
+            if processes > 1 and joined:
+                os.environ |= {
+                    "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                }  # fmt: skip
+            work(module, arguments, output, faults.get(str(rank)))
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def work(module, arguments, output, fault) -> None:
+    os.setpgid(0, 0)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    import cli
+
+    sys.argv = [f"{module}.py", *arguments]
+    if fault:
+        name, number, passes = fault
+        FAULTS[name](number, passes)
+    try:
+        cli.run(importlib.import_module(module).main)
+    except SystemExit as stop:
+        sys.stdout.flush()
+        os._exit(stop.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    # Whatever a run imports, but nothing that starts threads, which a fork would lose.
+    for name in (
+        "torch", "torchvision.transforms.v2", "sklearn.datasets", "torch.optim", "torch._dynamo",
+        "train_eval", "training.program", "vision_main", "language_main",
+        "pipelines.images.loaders", "pipelines.text.loaders",
+    ):  # fmt: skip
+        importlib.import_module(name)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(run(**json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

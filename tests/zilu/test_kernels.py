@@ -1,0 +1,463 @@
+"""The fused operators: against the plain path and float64, and under what torch does to them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import zilu
+from zilu import functional as F
+from zilu import kernels, reference
+from zilu.names import FUSED_NAMES
+
+UNITS = {
+    u.operator: u
+    for u in (reference.ZILU, reference.ZILU_APPROX, reference.GELU_S, reference.SILU_S)
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+pytestmark = pytest.mark.skipif(
+    kernels.path("cpu") != "fused", reason="no fused kernels on this machine"
+)
+by_unit = pytest.mark.parametrize("name", UNITS)
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+by_sigma = pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
+
+
+def sigma_of(learned: bool, value: float = 0.7):
+    return torch.tensor(value, requires_grad=True) if learned else value
+
+
+def operator(name: str, learned: bool):
+    packet = getattr(torch.ops.zilu, name)
+    return packet.learned if learned else packet.default
+
+
+def backward_operator(name: str, learned: bool):
+    return operator(f"{name}_backward", learned)
+
+
+def run_with(mode: str, code: str):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ZILU_KERNELS": mode},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def exact(name: str, x, sigma: float, grad):
+    """Value and gradients in float64, of a path that tests/test_functional.py holds to mpmath."""
+    x = x.detach().double().requires_grad_()
+    sigma = torch.tensor(sigma, dtype=torch.float64, requires_grad=True)
+    y = getattr(F, name)(x, sigma)
+    return y.detach(), *torch.autograd.grad(y, (x, sigma), grad.double())
+
+
+def test_functions_take_the_operators():
+    assert {name.lower() for name in FUSED_NAMES} == set(UNITS)
+    x = torch.randn(5, requires_grad=True)
+    for name in UNITS:
+        assert "FixedFunction" in getattr(F, name)(x).grad_fn.name()
+        assert "LearnedFunction" in getattr(F, name)(x, sigma_of(True)).grad_fn.name()
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(5, dtype=torch.float64),
+        torch.randn(5).as_subclass(type("Own", (torch.Tensor,), {})),
+    ],
+    ids=["float64", "subclass"],
+)
+def test_functions_take_plain_operations(x):
+    assert "Analytic" in str(F.zilu(x.requires_grad_()).grad_fn)
+
+
+@by_unit
+@by_sigma
+@by_dtype
+def test_operators_are_well_made(name, learned, dtype):
+    """Schema, autograd registration, shapes for tracers, compiled with dynamic shapes."""
+    x = torch.randn(3, 5, dtype=dtype, requires_grad=True)
+    grad = torch.randn(3, 5, dtype=dtype, requires_grad=True)
+    torch.library.opcheck(operator(name, learned), (x, sigma_of(learned)))
+    torch.library.opcheck(backward_operator(name, learned), (grad, x, sigma_of(learned)))
+
+
+# --- numbers ---
+
+
+@by_unit
+@by_dtype
+@pytest.mark.parametrize("sigma", [1e-3, 0.5, 1.0, 1e3])
+def test_fused_and_plain_agree(name, dtype, sigma):
+    """To some ulp of the largest term; the tails are held by tests/test_functional.py."""
+    x = (torch.randn(5000) * 3 / sigma).clamp(-6e4, 6e4).to(dtype)
+    grad = torch.randn(5000).to(dtype)
+    results = []
+    for call in (operator(name, False), lambda x, s: reference.analytic(UNITS[name], x, s)):
+        leaf = x.clone().requires_grad_()
+        y = call(leaf, sigma)
+        results.append((y.detach().float(), torch.autograd.grad(y, leaf, grad)[0].float()))
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=4 * eps, atol=4 * eps / sigma)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=4 * eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("gelu_s", 7), ("silu_s", 4)])
+@pytest.mark.parametrize("sigma", [1e-3, 0.5, 0.7, 1.253, 1e3])
+def test_rivals_hold_their_tails(name, limit, sigma):
+    """In ulp, down to the smallest normal number; torch's own lose every digit there. The slopes
+    cross zero: theirs is of the larger of the two terms that make it up there."""
+    z = torch.linspace(-14, 14, 20_001) if name == "gelu_s" else torch.linspace(-95, 95, 20_001)
+    x = (z / sigma).requires_grad_()
+    want, wanted_slope, _ = exact(name, x, sigma, torch.ones_like(x))
+    y = operator(name, False)(x, sigma)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    eps, tiny = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
+    ulp = eps * torch.exp2(want.abs().clamp(min=tiny).log2().floor())
+    error = (y.detach().double() - want).abs() / ulp
+    assert error[want.abs() >= tiny].max() <= limit
+    gate = torch.where(x == 0, 0.5, want / x.detach().double())
+    term = torch.maximum(wanted_slope.abs(), gate).clamp(min=tiny)
+    assert ((slope.double() - wanted_slope).abs() / (eps * term)).max() <= 8
+
+
+@by_unit
+@by_dtype
+@pytest.mark.parametrize("sigma", [1e-3, 0.7, 1e3])
+@pytest.mark.parametrize("count", [1, 63, 64, 1000, 100_000])
+def test_the_gradient_of_sigma_against_float64(name, dtype, sigma, count):
+    x = (torch.randn(count) * 3 / sigma).clamp(-6e4, 6e4).to(dtype)
+    grad = torch.randn(count).to(dtype)
+    learned = torch.tensor(sigma, requires_grad=True)
+    got = torch.autograd.grad(getattr(F, name)(x, learned), learned, grad)[0].item()
+    # Each term is some ulp of fp32 off, or 2^-16 with the short polynomials, and |f_sigma| has
+    # one sign: this bounds the sum however much cancels in it.
+    tolerance = 1e-6 if dtype == torch.float32 else 4e-5
+    _, _, want = exact(name, x, learned.item(), grad)
+    _, _, size = exact(name, x, learned.item(), grad.abs())
+    assert abs(got - want.item()) <= tolerance * size.item()
+
+
+@by_unit
+@by_dtype
+def test_finite_for_every_number(name, dtype):
+    """All finite fp16 and bf16 numbers, and as many of fp32; sigma's gradient in small sums."""
+    bits = torch.arange(-(2**15), 2**15)
+    if dtype == torch.float32:
+        x = (bits * 2**16 + 12345).to(torch.int32).view(dtype)
+    else:
+        x = bits.to(torch.int16).view(dtype)
+    x = x[x.isfinite()]
+    for sigma in (1e-3, 1.0, 1e3):
+        y = operator(name, False)(x, sigma)
+        slope = backward_operator(name, False)(torch.ones_like(x), x, sigma)
+        assert y.isfinite().all()
+        assert slope.isfinite().all()
+        learned = torch.tensor(sigma)
+        for part in x.split(64):
+            _, by_sigma = backward_operator(name, True)(torch.ones_like(part), part, learned)
+            assert by_sigma.isfinite()
+
+
+@by_unit
+@by_dtype
+def test_nan_and_infinity(name, dtype):
+    x = torch.tensor([math.nan, math.inf, -math.inf], dtype=dtype)
+    y = operator(name, False)(x, 1.0)
+    slope = backward_operator(name, False)(torch.ones_like(x), x, 1.0)
+    limit = {"zilu": -1 / math.pi, "zilu_approx": -0.5}.get(name, 0.0)
+    assert y[0].isnan()
+    assert slope[0].isnan()
+    assert y[1] == math.inf
+    assert y[2].item() == pytest.approx(limit, rel=4e-3)
+    assert slope[1:].tolist() == [1, 0]
+
+
+@by_unit
+@by_sigma
+def test_second_derivatives(name, learned):
+    """In fp32, against those of the float64 path."""
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([-3.0, -1.1, -0.4, 0.3, 0.9, 2.5], dtype=dtype, requires_grad=True)
+        sigma = torch.tensor(0.7, dtype=dtype, requires_grad=True) if learned else 0.7
+        inputs = (x, sigma) if learned else (x,)
+        first = torch.autograd.grad(
+            getattr(F, name)(x, sigma).sin().sum(), inputs, create_graph=True
+        )
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+        grads.append([g.double() for g in (*first, *second)])
+    torch.testing.assert_close(grads[0], grads[1], rtol=2e-5, atol=2e-6)
+
+
+# --- layouts, sizes, threads ---
+
+LAYOUTS = {
+    "contiguous": lambda: torch.randn(6, 8, 10, 12),
+    "channels_last": lambda: torch.randn(6, 8, 10, 12).to(memory_format=torch.channels_last),
+    "transposed": lambda: torch.randn(300, 70).t(),
+    "rows": lambda: torch.randn(70, 600)[:, ::2],
+    "half of each row": lambda: torch.randn(9, 1000)[:, 300:600],
+    "narrow rows": lambda: torch.randn(500, 9)[:, :5],
+    "unaligned": lambda: torch.randn(10_001)[1:],
+    "expanded": lambda: torch.randn(1, 300).expand(20, 300),
+    "scalar": lambda: torch.randn(()),
+    "empty": lambda: torch.randn(3, 0, 2),
+}
+
+
+@by_unit
+@by_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(name, dtype, layout):
+    """The numbers of a dense copy bit for bit, in the strides that torch's own functions give."""
+    x = LAYOUTS[layout]().to(dtype)
+    dense = x.contiguous()
+    y = operator(name, False)(x, 0.7)
+    assert y.stride() == torch.nn.functional.silu(x).stride()
+    assert torch.equal(y, operator(name, False)(dense, 0.7))
+    ones = torch.ones((), dtype=dtype).expand(x.shape)  # what sum() sends back
+    for grad in (torch.randn(x.shape).to(dtype), torch.randn_like(x), ones):
+        got = backward_operator(name, False)(grad, x, 0.7)
+        want = backward_operator(name, False)(grad.contiguous(), dense, 0.7)
+        assert torch.equal(got, want)
+        got, by_sigma = backward_operator(name, True)(grad, x, torch.tensor(0.7))
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(got, want, rtol=4 * eps, atol=4 * eps)
+        _, dense_by_sigma = backward_operator(name, True)(
+            grad.contiguous(), dense, torch.tensor(0.7)
+        )
+        torch.testing.assert_close(by_sigma, dense_by_sigma, rtol=1e-5, atol=1e-4)
+
+
+@by_unit
+@pytest.mark.parametrize("count", [100, 32_768, 200_003, 5_000_001])
+def test_results_do_not_depend_on_the_number_of_threads(name, count):
+    x, grad = torch.randn(count), torch.randn(count)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = operator(name, False)(x, 0.7)
+            results.append((y, *backward_operator(name, True)(grad, x, torch.tensor(0.7))))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@by_dtype
+def test_neighbours_do_not_matter(dtype):
+    """An element's result is the same wherever it stands: streamed, whole group or remainder."""
+    numbers = torch.randn(77).to(dtype)
+    for count in (1, 64, 77, 1000, 4_000_000):
+        x = numbers.repeat(count // 77 + 1)[:count].clone()
+        for name in UNITS:
+            y = operator(name, False)(x, 0.7)
+            want = operator(name, False)(numbers, 0.7).repeat(count // 77 + 1)[:count]
+            assert torch.equal(y, want)
+
+
+@pytest.mark.slow
+def test_more_than_two_to_the_31_elements():
+    count = 2**31 + 100
+    x = torch.zeros(count, dtype=torch.bfloat16)
+    x[-1] = 3
+    y = F.zilu_approx(x, 0.5)
+    assert y[-1].item() == F.zilu_approx(x[-1:], 0.5).item() != 0
+    del y
+    grad = torch.ones((), dtype=torch.bfloat16).expand(count)
+    slope, by_sigma = torch.ops.zilu.zilu_approx_backward.learned(grad, x, torch.tensor(0.5))
+    assert slope[0] == 0.5
+    assert slope[-1] > 0.9
+    assert by_sigma.item() == pytest.approx(0.5 * (3 / 2.5) ** 2, rel=1e-4)
+
+
+def test_wrong_gradients_are_refused():
+    x = torch.randn(4)
+    with pytest.raises(ValueError, match="the gradient must have the input's shape and dtype"):
+        torch.ops.zilu.zilu_backward(torch.randn(3), x, 1.0)
+    with pytest.raises(TypeError, match="float32, bfloat16 or float16"):
+        torch.ops.zilu.zilu(x.double(), 1.0)
+
+
+# --- what torch does to operators ---
+
+
+@pytest.fixture
+def forced(monkeypatch):
+    """ZILU_KERNELS=fused: the operators under torch.compile too."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(kernels, "MODE", "fused")
+    yield
+    torch._dynamo.reset()
+
+
+@by_unit
+@by_sigma
+def test_compiled_operators_equal_eager_ones(name, learned, forced):
+    def call(x, sigma):
+        return getattr(F, name)(x * 2, sigma).square().sum()
+
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(module)
+        return module
+
+    x = torch.randn(33, 65, requires_grad=True)
+    sigma = sigma_of(learned)
+    inputs = (x, sigma) if learned else (x,)
+    want = torch.autograd.grad(call(x, sigma), inputs)
+    for how in ({}, {"dynamic": True}, {"backend": backend}):
+        compiled = torch.compile(call, fullgraph=True, **how)
+        torch.testing.assert_close(torch.autograd.grad(compiled(x, sigma), inputs), want)
+    if not hasattr(torch.compiler, "is_exporting"):
+        return  # torch 2.6 cannot tell compiling from exporting, which needs plain operations
+    targets = [node.target for node in graphs[0].graph.nodes if node.op == "call_function"]
+    assert operator(name, learned) in targets
+
+
+def test_the_first_use_may_be_compiled(tmp_path):
+    """Nothing has loaded the operators before dynamo traces the call."""
+    code = """
+import torch
+from zilu import functional as F
+x = torch.randn(100, requires_grad=True)
+y = torch.compile(F.zilu, fullgraph=True, backend="aot_eager")(x, 0.5)
+y.sum().backward()
+assert torch.allclose(y, F.zilu(x, 0.5))
+"""
+    for mode in ("auto", "fused"):
+        run = run_with(mode, code)
+        assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(reentrant):
+    layer = torch.nn.Sequential(torch.nn.Linear(8, 8), zilu.ZiLU(0.5, learnable=True))
+    x = torch.randn(4, 8, requires_grad=True)
+    wanted = (x, *layer.parameters())
+    want = torch.autograd.grad(layer(x).square().sum(), wanted)
+    checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
+    for parameter, gradient in zip(wanted, want, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_keeps_the_operator_and_the_dtype(dtype):
+    layer = torch.nn.Linear(8, 8)
+    with torch.autocast("cpu", dtype):
+        y = F.zilu(layer(torch.randn(2, 8)))
+    assert y.dtype == dtype
+    assert "FixedFunction" in y.grad_fn.name()
+
+
+def test_distributed_data_parallel(tmp_path):
+    """Gradients of a wrapped network, sigma's among them, in a group of one process."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    try:
+        network = torch.nn.Sequential(torch.nn.Linear(8, 8), zilu.ZiLU(0.5, learnable=True))
+        x = torch.randn(4, 8)
+        want = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+        wrapped = torch.nn.parallel.DistributedDataParallel(network)
+        wrapped(x).square().sum().backward()
+        for parameter, gradient in zip(network.parameters(), want, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_subnormal_numbers_survive_in_the_process():
+    """-ffast-math in the build would have them flushed to zero everywhere."""
+    F.zilu(torch.randn(4))
+    tiny = torch.tensor(1e-40)
+    assert (tiny * 0.5).item() > 0
+    assert float.fromhex("0x0.0000000000001p-1022") > 0
+    assert F.zilu(tiny).item() == pytest.approx(5e-41, rel=1e-4)
+
+
+def test_torchs_own_threads_are_the_only_ones():
+    """A second OpenMP in the process would fight with torch's for the processors."""
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    code = """
+import torch
+from zilu import functional as F
+torch.set_num_threads(2)
+F.zilu(torch.randn(2**20))
+F.gelu_s(torch.randn(2**20, requires_grad=True), torch.tensor(1.0)).sum().backward()
+files = {line.split()[-1] for line in open("/proc/self/maps")}
+print(sum("omp" in name.rsplit("/", 1)[-1] and ".so" in name for name in files))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "1"
+
+
+# --- the choice ---
+
+
+def test_the_mode_decides():
+    code = """
+import torch
+from zilu import functional as F, kernels
+print(kernels.path("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn)
+"""
+    plain_run = run_with("plain", code).stdout
+    assert plain_run.startswith("plain")
+    assert "Analytic" in plain_run
+    for mode in ("auto", "fused"):
+        assert run_with(mode, code).stdout.startswith("fused")
+        assert "Analytic" not in run_with(mode, code).stdout
+    assert "ZILU_KERNELS=fast: must be one of auto, plain, fused" in run_with("fast", code).stderr
+
+
+def test_a_program_says_its_path_and_refuses_an_unknown_mode(run_program, tmp_path):
+    flags = ("--dataset", "digits", "--model", "resnet20", "--max_steps", "1")
+    for mode, path in (("auto", "fused"), ("plain", "plain")):
+        folder = tmp_path / mode
+        run = run_program(
+            "vision_main.py", *flags, "--output_dir", folder, "--device", "cpu", ZILU_KERNELS=mode
+        )
+        assert run.returncode == 0, run.stderr
+        assert f"kernels: {path}" in (folder / "args.txt").read_text()
+    folder = tmp_path / "no"
+    for program in (
+        ("vision_main.py", *flags),
+        ("vision_main.py", *flags, "--test_only"),
+        ("benchmark.py",),
+    ):
+        run = run_program(*program, "--output_dir", folder, ZILU_KERNELS="fast")
+        assert run.returncode == 2
+        assert run.stderr == "error: ZILU_KERNELS=fast: must be one of auto, plain, fused\n"
+        assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_training_follows_the_same_curve(run_program, tmp_path):
+    """ResNet-20, three epochs: the paths' rounding differs, and nothing else."""
+    flags = ("--dataset", "digits", "--model", "resnet20", "--num_epochs", "3", "--lr", "0.001")
+    losses = []
+    for mode in ("plain", "fused"):
+        run = run_program(
+            "vision_main.py", *flags, "--batch_size", "64", "--device", "cpu",
+            "--output_dir", tmp_path / mode, ZILU_KERNELS=mode,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        lines = (tmp_path / mode / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        losses.append([record["train"]["loss"] for record in records if "epoch" in record])
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -1,0 +1,72 @@
+"""A network with replaced calls and learned sigmas in DistributedDataParallel and in FSDP."""
+
+import copy
+
+import pytest
+import torch
+from helpers.networks_to_rewrite import Both, Calls, rewritten
+from torch import distributed, multiprocessing, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+PROCESSES = 2
+
+
+def data_parallel(model):
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def sharded(model):
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    fully_shard(model.calls, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def flattened(model):
+    return FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
+
+
+def gradients(model, x):
+    model.zero_grad()
+    model(x).square().mean().backward()
+    grads = [p.grad for p in model.parameters()]
+    return [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
+
+
+def work(rank, rendezvous, wrap, failures):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=PROCESSES
+    )
+    try:
+        torch.manual_seed(0)
+        x = torch.randn(4, 8)
+        model = Both(Calls())
+        rewritten(model, x=x, learnable=True, sigma=0.7)
+        alone = copy.deepcopy(model)
+        wrapped, mine = wrap(model), x.chunk(PROCESSES)[rank]
+        torch.testing.assert_close(wrapped(mine), alone(mine))
+        if wrap is not flattened:  # which keeps pieces of gradients
+            torch.testing.assert_close(gradients(wrapped, mine), gradients(alone, x))
+    except Exception as error:
+        failures.put(repr(error))
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrap", [data_parallel, sharded, flattened])
+def test_results_are_those_of_one_process(wrap, tmp_path):
+    if wrap is sharded and torch.__version__ < "2.7":
+        pytest.skip("torch 2.6 shards on GPUs only")
+    # Not forks of this process: backward is not for those, where threads of it have begun here.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_replacement"])
+    failures = context.SimpleQueue()
+    arguments = tmp_path / "rendezvous", wrap, failures
+    processes = [context.Process(target=work, args=(r, *arguments)) for r in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert failures.empty(), failures.get()
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
