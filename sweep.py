@@ -13,26 +13,64 @@ import os
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cli
+from cli import errors
+from cli.converters import number
+from cli.errors import one_line_errors
+from cli.parser import Parser, checked, parsed_into, tool_parser
 from experiments import manifest as manifests
-from experiments.grid import PROGRAMS, program_of, read_grid
+from experiments.display import Display
+from experiments.grid import PROGRAMS, read_grid
 from experiments.manifest import GRID, TRIAL, TUNED, Manifest, Run
+from experiments.results import chosen_flags, other_flags
+from experiments.runner import FAILED, Job, Outcome, Runner, places
 from run_folder.status import DIVERGED, ENDED, FINISHED, status_of
-from training.signals import TRY_AGAIN, StopSignals
+from training.signals import StopSignals
 from utils import UserError
 
 ROOT = Path(__file__).parent
-DIVERGED_CODE = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """Hold the command line; build_parser explains the flags."""
+
+    grid: Path
+    jobs: int | None
+    output_dir: str | None
+    extend: bool
+    list: bool
+    dry_run: bool
+    count: str | None
+    index: int | None
+    folder: bool
+
+    @property
+    def only_looks(self) -> bool:
+        """Return whether less is asked for than to run everything."""
+        return bool(self.list or self.dry_run or self.count or self.index)
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.folder and self.index is None:
+            raise UserError("--folder is of one run; give its --index")
+        if self.extend and (self.list or self.dry_run):
+            raise UserError(
+                "--extend changes the sweep, and the other flag only looks; leave out one"
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    if args.folder and args.index is None:
-        raise UserError("--folder is of one run; give its --index")
-    if args.extend and (args.list or args.dry_run):
-        raise UserError("--extend changes the sweep, and the other flag only looks; leave out one")
+    """Run the sweep, or what the flags ask for; return the exit code."""
+    args = parsed_into(Options, build_parser(), argv)
+    args.check()
     manifest = find_manifest(args)
     if args.count is not None:
         print(sum(run.role == TRIAL or args.count == "all" for run in manifest.runs))
@@ -46,12 +84,13 @@ def main(argv: list[str] | None = None) -> int:
     return run_all(manifest, args.jobs)
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.tool_parser("%(prog)s GRID.yaml [flags]", __doc__)
-    number = cli.checked(cli.number(int, at_least=1))
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = tool_parser("%(prog)s GRID.yaml [flags]", __doc__)
+    positive = checked(number(int, at_least=1))
     parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid file")
     add = parser.add_argument
-    add("--jobs", type=number, metavar="N", help="runs at a time (one per GPU, else per CPU)")
+    add("--jobs", type=positive, metavar="N", help="runs at a time (one per GPU, else per CPU)")
     add("--output_dir", metavar="VALUE", help="folder of the sweep (./Output/NAME)")
     add("--extend", action="store_true", help="add to the sweep what the edited grid has more")
     what = parser.add_mutually_exclusive_group()
@@ -60,20 +99,20 @@ def build_parser() -> cli.Parser:
     add("--dry_run", action="store_true", help="show the commands of the runs still to do")
     add("--count", nargs="?", const="all", choices=("all", "trials"), metavar="trials",
         help="print the number of runs, or of a tuning's trials, which are the first")  # fmt: skip
-    add("--index", type=number, metavar="K", help="do run K alone, from 1, in this process")
+    add("--index", type=positive, metavar="K", help="do run K alone, from 1, in this process")
     add = parser.add_argument
     add("--folder", action="store_true", help="with --index: print its run folder instead")
     return parser
 
 
-def find_manifest(args) -> Manifest:
-    """What the runs are: by the manifest, once there is one, else by the grid file."""
+def find_manifest(args: Options) -> Manifest:
+    """Return what the runs are: by the manifest, once there is one, else by the grid file."""
     try:
         grid = read_grid(args.grid)
         folder = Path(args.output_dir or Path("Output") / grid.name)
         plan = manifests.planned(grid, args.grid, folder)
     except UserError as error:
-        # A job of a cluster goes on whatever has become of the grid file or a recipe.
+        # A job of a cluster goes on even if the grid file or a recipe has changed or gone.
         there = manifests.load(Path(args.output_dir or Path("Output") / args.grid.stem))
         if there is None or args.index is None:
             raise
@@ -87,8 +126,8 @@ def find_manifest(args) -> Manifest:
     return manifest
 
 
-def check_unchanged(manifest: Manifest, plan: Manifest, args) -> None:
-    """A grid that was edited after its sweep began changes nothing by itself.
+def check_unchanged(manifest: Manifest, plan: Manifest, args: Options) -> None:
+    """Refuse to go on where the grid was edited after its sweep began, unless --extend says how.
 
     Raises:
         UserError: all of it is to be run, and which one is meant is not clear.
@@ -100,7 +139,7 @@ def check_unchanged(manifest: Manifest, plan: Manifest, args) -> None:
     if not more and not (gone and not args.extend):
         return
     text = f"{args.grid} has changed since its sweep began ({more} more runs, {gone} gone)"
-    if args.list or args.dry_run or args.count or args.index:
+    if args.only_looks:
         print(f"Note: {text}; {manifest.folder / manifests.FILE} counts", file=sys.stderr)
         return
     raise UserError(
@@ -111,21 +150,19 @@ def check_unchanged(manifest: Manifest, plan: Manifest, args) -> None:
 # --- what a run is ---
 
 
-def flags_of(manifest: Manifest, run: Run) -> dict:
-    """All flags of a run, the tuned ones chosen.
+def flags_of(manifest: Manifest, run: Run) -> dict[str, Any]:
+    """Return all flags of a run, the tuned ones chosen.
 
     Raises:
         UserError: its trials have not all ended, or all diverged.
     """
     if run.role != TUNED:
         return run.flags
-    from experiments.results import chosen_flags
-
     return run.flags | chosen_flags(manifest, run)
 
 
 def share_folder(manifest: Manifest, run: Run) -> None:
-    """Where the chosen setting is the grid's own, its runs are the grid's, not made twice."""
+    """Link a tuned run to the grid's, where the chosen flags are the grid's own."""
     path = manifest.path(run)
     if path.is_symlink() and not path.exists():
         path.unlink()  # the grid's run is gone
@@ -139,10 +176,11 @@ def share_folder(manifest: Manifest, run: Run) -> None:
 
 
 def command(manifest: Manifest, run: Run) -> list[str]:
-    """The program and its flags, those at their defaults left out."""
+    """Return the program and its flags, without those at their defaults."""
     flags = flags_of(manifest, run)
-    words = [sys.executable, str(ROOT / f"{PROGRAMS[manifest.program][0]}.py")]
-    for flag in program_of(manifest.program).flags:
+    program = PROGRAMS[manifest.program]
+    words = [sys.executable, str(ROOT / program.PROGRAM)]
+    for flag in program.flags().values():
         value = flags.get(flag.name, flag.default)
         if value == flag.default:
             continue
@@ -154,10 +192,8 @@ def command(manifest: Manifest, run: Run) -> list[str]:
 
 
 def others_there(manifest: Manifest, run: Run) -> list[str]:
-    """In what the run that its folder holds differs from it."""
-    from experiments.results import other_flags
-
-    known = program_of(manifest.program).flags
+    """Return in what the run that its folder holds differs from it."""
+    known = PROGRAMS[manifest.program].flags()
     return other_flags(manifest.path(run), flags_of(manifest, run), known)
 
 
@@ -165,7 +201,8 @@ def others_there(manifest: Manifest, run: Run) -> list[str]:
 
 
 def show_list(manifest: Manifest) -> int:
-    counts = {}
+    """Print every run with its status."""
+    counts: dict[str, int] = {}
     for run in manifest.runs:
         status = status_of(manifest.path(run))
         counts[status.kind] = counts.get(status.kind, 0) + 1
@@ -175,6 +212,7 @@ def show_list(manifest: Manifest) -> int:
 
 
 def show_commands(manifest: Manifest) -> int:
+    """Print the commands of the runs that have not ended."""
     for run in manifest.runs:
         if status_of(manifest.path(run)).kind in ENDED:
             continue
@@ -188,7 +226,7 @@ def show_commands(manifest: Manifest) -> int:
 
 
 def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
-    """Become the program of one run, so that signals and exit codes are its own."""
+    """Replace this process by the program of one run, whose signals and exit code then count."""
     if index > len(manifest.runs):
         raise UserError(f"--index {index}: the sweep has {len(manifest.runs)} runs")
     run = manifest.runs[index - 1]
@@ -204,24 +242,22 @@ def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
         if others := others_there(manifest, run):
             raise UserError(f"{folder} holds another run ({', '.join(others)}); move it away")
         print(f"{run.name}: {status.kind} {status.reason}".rstrip())
-        return DIVERGED_CODE if status.kind == DIVERGED else 0
+        return errors.DIVERGED if status.kind == DIVERGED else 0
     words = command(manifest, run)
     print(f"Run {index} of {len(manifest.runs)}: {run.name}", flush=True)
     os.execv(words[0], words)
 
 
 def run_all(manifest: Manifest, jobs: int | None) -> int:
-    from experiments.display import Display
-    from experiments.runner import FAILED, Runner, places
-
+    """Run everything that has not ended, `jobs` runs at a time."""
     cpu_only = all(run.flags.get("device") == "cpu" for run in manifest.runs)
     display = Display(len(manifest.runs))
-    outcomes = []
+    outcomes: list[Outcome] = []
     with StopSignals() as signals, signals.deferred():
         where = places(jobs, len(manifest.runs), use_gpus=not cpu_only)
         runner = Runner(where, display, lambda: signals.requested)
         try:
-            for tuned in (False, True):  # the choices go by all of the others
+            for tuned in (False, True):  # the choices depend on all of the others
                 runs = [run for run in manifest.runs if (run.role == TUNED) == tuned]
                 outcomes += do(runner, manifest, runs)
         except KeyboardInterrupt:
@@ -234,20 +270,18 @@ def run_all(manifest: Manifest, jobs: int | None) -> int:
             display.close()
     if signals.requested:
         print("Interrupted; the same command goes on")
-        return TRY_AGAIN
+        return errors.TRY_AGAIN
     kinds = [outcome.kind for outcome in outcomes]
     print(", ".join(f"{kinds.count(kind)} {kind}" for kind in (FINISHED, DIVERGED, FAILED)))
     for outcome in outcomes:
         if outcome.kind != FINISHED:
             print(f"{outcome.kind}: {outcome.name}: {outcome.reason}")
     print(f"The report: python report.py {manifest.folder}")
-    return 1 if FAILED in kinds else 0
+    return errors.FAILED if FAILED in kinds else 0
 
 
-def do(runner, manifest: Manifest, runs: list[Run]) -> list:
-    """Do `runs`; those that cannot start have failed."""
-    from experiments.runner import FAILED, Job, Outcome
-
+def do(runner: Runner, manifest: Manifest, runs: list[Run]) -> list[Outcome]:
+    """Run `runs`, and return how they ended; those that cannot start have failed."""
     jobs, failed = [], []
     for run in runs:
         try:
@@ -260,4 +294,6 @@ def do(runner, manifest: Manifest, runs: list[Run]) -> list:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    with one_line_errors():
+        code = main()
+    sys.exit(code)

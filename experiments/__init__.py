@@ -1,1 +1,10 @@
-"""Grids of runs: what they are, which are still to do, and doing them."""
+"""Sweeps: many runs from one grid file, with tuning.
+
+| file | what it does |
+|---|---|
+| `grid.py` | reads a grid file, and completes the flags of its runs |
+| `tuning.py` | plans the trials of `tune:`, and chooses by their scores |
+| `manifest.py` | numbers and names the runs, once and for all |
+| `results.py` | reads what trials have found |
+| `runner.py`, `display.py` | run several programs at a time, and show how they go on |
+"""

@@ -1,27 +1,42 @@
-"""What a sweep shows while it runs: a bar on a terminal, else a line for every run that ends."""
+"""Show how a sweep goes on: a bar on a terminal, else a line for every run that ends."""
+
+from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
 
 from run_folder.folder import RunFolder
 
 
+class Shown(Protocol):
+    """Name a run and its folder."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+
 class Display:
-    """Of `total` runs."""
+    """Show the runs of a sweep, `total` in all."""
 
     def __init__(self, total: int):
-        from tqdm import tqdm
-
-        self.total, self.done, self.started = total, 0, {}
+        self.total, self.done = total, 0
+        self.started: dict[str, float] = {}
         self.width = len(str(total))
         self.bar = tqdm(
             total=total, unit="run", dynamic_ncols=True, disable=not sys.stderr.isatty(),
             bar_format="{n:.0f}/{total} runs |{bar}| {elapsed}<{remaining}{postfix}",
         )  # fmt: skip
 
-    def show(self, running: list) -> None:
-        """The runs that are on their way."""
+    def show(self, running: Sequence[Shown]) -> None:
+        """Show the runs that are on their way."""
         for job in running:
             self.started.setdefault(job.name, time.monotonic())
         if not self.bar.disable:
@@ -29,7 +44,8 @@ class Display:
             self.bar.set_postfix_str("; ".join(texts), refresh=False)
             self.bar.refresh()
 
-    def ended(self, job, kind: str, reason: str, was_there: bool) -> None:
+    def ended(self, job: Shown, kind: str, reason: str, was_there: bool) -> None:
+        """Print how a run ended, or that it had ended before."""
         self.done += 1
         self.bar.update()
         took = time.monotonic() - self.started.get(job.name, time.monotonic())
@@ -43,7 +59,7 @@ class Display:
 
 
 def epochs(folder: Path) -> str:
-    """How far a run has come."""
+    """Return how far a run has come."""
     path = folder / RunFolder.RESULTS
     if not path.exists():
         return "starting"

@@ -1,4 +1,4 @@
-"""A grid file: fixed flags and lists of values, and the runs that they come to.
+"""Read a grid file: fixed flags and lists of values, and the runs that they come to.
 
     program: vision               # or language
     name: digits                  # of the folder in Output/; without it, the file's
@@ -17,50 +17,60 @@
 Everything is checked before anything runs. Nothing here needs torch.
 """
 
-import importlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cli
-from training.program import Program, check
+import yaml
+
+from cli.config import Config
+from cli.converters import number, one_of
+from cli.language import LanguageConfig
+from cli.parser import converted, read_config
+from cli.vision import VisionConfig
+from run_folder.metrics import METRICS
 from utils import UserError, nearest
-from zilu.names import SIGMA_NAMES
 
-PROGRAMS = {"vision": ("vision_main", "Vision"), "language": ("language_main", "Language")}
+Flags = dict[str, Any]  # of a run, by name
+
+PROGRAMS: dict[str, type[Config]] = {
+    config.KIND: config for config in (VisionConfig, LanguageConfig)
+}
 KEYS = ("program", "name", "runs", "tune", "report")
-METRICS = ("top1", "balanced", "top5", "loss", "perplexity", "word_perplexity", "bits_per_byte")
-REPORT_KEYS = {
+REPORT_KEYS: dict[str, Callable[[str], Any]] = {
     "baseline": str,
     "primary": str,
-    "margin": cli.number(float, above=0),
-    "mde": cli.number(float, above=0),
-    "metric": cli.one_of(*METRICS),
+    "margin": number(float, above=0),
+    "mde": number(float, above=0),
+    "metric": one_of(*METRICS),
 }
-# What a grid cannot set: the sweep decides where its runs are, and how they start.
-NOT_IN_GRIDS = tuple(name for name in cli.ARGUMENTS_OF_ONE_RUN if name != "config")
 # Flags of the activation alone, which one without a sigma has no use for.
 SIGMA_FLAGS = ("sigma", "learn_sigma", "rescale_init")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """`combinations` are complete: every flag that decides a run, by name."""
+    """Hold what a grid file says.
+
+    Attributes:
+        combinations: every flag that decides a run, for each run.
+    """
 
     program: str
     name: str
     text: str
-    combinations: list[dict]
-    tune: dict = field(default_factory=dict)
-    report: dict = field(default_factory=dict)
+    combinations: list[Flags]
+    tune: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid in a file.
+    """Return the grid in a file.
 
     Raises:
-        UserError: it is none, or a run of it could not start.
+        UserError: it is no grid, or a run of it could not start.
     """
     text = _read_text(path)
     content = _mapping(path, text)
@@ -91,21 +101,20 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read as a grid file ({reason})") from None
 
 
-def _mapping(path: Path, text: str) -> dict:
-    import yaml
+class _Loader(yaml.SafeLoader):
+    """Refuse a mapping with a key twice, of which PyYAML takes the last without a word."""
 
-    class Loader(yaml.SafeLoader):
-        """PyYAML takes the last of two lines with one key, and says nothing."""
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        twice = [key for place, key in enumerate(keys) if key in keys[:place]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands there twice")
+        return super().construct_mapping(node, deep)
 
-        def construct_mapping(self, node, deep=False):
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = [key for number, key in enumerate(keys) if key in keys[:number]]
-            if twice:
-                raise ValueError(f"{twice[0]!r} stands there twice")
-            return super().construct_mapping(node, deep)
 
+def _mapping(path: Path, text: str) -> dict[str, Any]:
     try:
-        content = yaml.load(text, Loader)
+        content = yaml.load(text, _Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
@@ -113,11 +122,11 @@ def _mapping(path: Path, text: str) -> dict:
     return content
 
 
-def check_report(path: Path, report: dict) -> dict:
-    """`report:` with numbers where they belong.
+def check_report(path: Path, report: Any) -> dict[str, Any]:
+    """Return what `report:` says, its texts converted.
 
     Raises:
-        UserError: it is none.
+        UserError: an unknown key, or a value that its key refuses.
     """
     if not isinstance(report, dict):
         raise UserError(f"{path}: `report:` must hold lines of the form `key: value`")
@@ -134,9 +143,10 @@ def check_report(path: Path, report: dict) -> dict:
     return checked
 
 
-def products(flags: dict) -> Iterator[dict]:
-    """Every combination of the lists' values. A mapping in a list sets several flags at once, and
-    counts more than the flags around it.
+def products(flags: Flags) -> Iterator[Flags]:
+    """Yield every combination of the lists' values.
+
+    A mapping in a list sets several flags at once, and overrides the flags around it.
 
     Raises:
         UserError: a list is empty.
@@ -148,7 +158,8 @@ def products(flags: dict) -> Iterator[dict]:
         yield plain | {name: value for one in together for name, value in one.items()}
 
 
-def _choices(name: str, value) -> Iterator[tuple[dict, bool]]:
+def _choices(name: str, value: Any) -> Iterator[tuple[Flags, bool]]:
+    """Yield what a flag may be: flags to set, and whether it is a plain value."""
     if value in ([], {}):
         raise UserError(f"{name}: nothing to choose from; give values, or leave it out")
     for each in value if isinstance(value, list) else [value]:
@@ -158,60 +169,68 @@ def _choices(name: str, value) -> Iterator[tuple[dict, bool]]:
             yield {name: each}, True
 
 
-def _unique(combinations: Iterator[dict]) -> list[dict]:
-    unique = []
+def _unique(combinations: Iterable[Flags]) -> list[Flags]:
+    unique: list[Flags] = []
     for each in combinations:
         if each not in unique:
             unique.append(each)
     return unique
 
 
-def program_of(kind: str) -> Program:
-    """The program that makes runs of this kind, vision or language."""
-    module, name = PROGRAMS[kind]
-    return getattr(importlib.import_module(module), name)()
-
-
 class Checker:
-    """Completes the flags of a program's runs, and refuses what it would refuse."""
+    """Complete the flags of a program's runs, and refuse what the program would refuse.
+
+    Args:
+        program: a key of PROGRAMS.
+        path: the grid file, for messages.
+    """
 
     def __init__(self, program: str, path: Path):
-        self.program = program_of(program)
-        self.path, self.flags = path, {flag.name: flag for flag in self.program.flags}
-        self._configs = {}
+        self.config, self.path = PROGRAMS[program], path
+        self.flags = self.config.flags()
+        self._recipes: dict[str, Flags] = {}
 
-    def complete(self, flags: dict) -> dict:
-        """Every flag that decides a run.
+    def complete(self, flags: Flags) -> Flags:
+        """Return every flag that decides a run.
 
         Raises:
             UserError: the program would refuse them.
         """
         for name in flags:
-            if name in NOT_IN_GRIDS:
+            if name != "config" and name in self.flags and self.flags[name].one_run:
                 raise UserError(f"{self.path}: {name} is the sweep's to decide; leave it out")
         try:
-            args = cli.complete(self._with_config(flags), self.flags)
-            if args.activation not in SIGMA_NAMES:
-                for name in SIGMA_FLAGS:
-                    setattr(args, name, self.flags[name].default)
-            check(self.program, args)
+            config = converted(self.config, self._with_recipe(flags))
+            if not config.model.has_sigma:
+                defaults = {name: self.flags[name].default for name in SIGMA_FLAGS}
+                config = config.replaced(**defaults)
+            config.check()
+            _check_third_party(config)
         except UserError as error:
             shown = ", ".join(f"{name}: {value}" for name, value in flags.items())
             raise UserError(f"{self.path}: {error} (in the run {shown})") from None
-        if args.device.startswith("cuda:"):
+        if config.run.device.startswith("cuda:"):
             raise UserError(
-                f"{self.path}: device {args.device}: a sweep shares out the devices; give cuda, "
-                "and choose by CUDA_VISIBLE_DEVICES"
+                f"{self.path}: device {config.run.device}: a sweep shares out the devices; give "
+                "cuda, and choose by CUDA_VISIBLE_DEVICES"
             )
-        kept = vars(args).items()
-        return {name: value for name, value in kept if name not in cli.ARGUMENTS_OF_ONE_RUN}
+        kept = config.values().items()
+        return {name: value for name, value in kept if not self.flags[name].one_run}
 
-    def _with_config(self, flags: dict) -> dict:
-        """The flags over those of the recipe that they name."""
+    def _with_recipe(self, flags: Flags) -> Flags:
+        """Return the flags over those of the recipe that they name."""
         given = {name: value for name, value in flags.items() if value is not None}
-        config = str(given.pop("config", ""))
-        if not config:
+        recipe = str(given.pop("config", ""))
+        if not recipe:
             return given
-        if config not in self._configs:
-            self._configs[config] = cli.read_config(config, self.flags)
-        return self._configs[config] | given
+        if recipe not in self._recipes:
+            self._recipes[recipe] = read_config(recipe, self.config)
+        return self._recipes[recipe] | given
+
+
+def _check_third_party(config: Config) -> None:
+    """Refuse a configuration of Hugging Face's that no causal language model has."""
+    if isinstance(config, LanguageConfig) and config.model.is_third_party:
+        from tasks.language import check_configuration  # loads torch, for such runs alone
+
+        check_configuration(config.model)

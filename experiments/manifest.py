@@ -1,7 +1,7 @@
-"""The manifest of a sweep: its runs, resolved and numbered once and for all.
+"""Keep the manifest of a sweep: its runs, resolved and numbered once and for all.
 
-It is written when a grid is first run or counted, and from then on it alone says what run K is,
-whatever becomes of the grid file or the recipes.
+It is written when a grid is first run or counted. From then on it alone says what run K is,
+however the grid file or the recipes change.
 """
 
 import hashlib
@@ -10,8 +10,9 @@ import re
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from experiments.grid import PROGRAMS, SIGMA_FLAGS, Checker, Grid, program_of
+from experiments.grid import PROGRAMS, SIGMA_FLAGS, Checker, Flags, Grid
 from experiments.tuning import check_tune, groups, trials, tuned_flags, without
 from utils import UserError, one_at_a_time, replacing
 from zilu.names import SIGMA_NAMES
@@ -19,42 +20,53 @@ from zilu.names import SIGMA_NAMES
 FILE = "manifest.json"
 FORMAT = 1
 LONGEST_NAME = 200  # bytes; file systems allow 255
-# What a run is for: it is one of a grid; it tries a setting; it is at a chosen setting.
+# What a run is for: it is one of a grid, it tries tuned flags, or it has the chosen ones.
 GRID, TRIAL, TUNED = "grid", "trial", "tuned"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `flags` are all that decide it, but the tuned ones where they are yet to be chosen
-    (role "tuned"): those of the best trial of its `group`."""
+    """Describe one run.
 
-    index: int  # from 1
-    name: str  # of its folder in the sweep's
+    Attributes:
+        index: from 1.
+        name: of its folder in the sweep's.
+        role: GRID, TRIAL or TUNED.
+        flags: all that decide it. A tuned run lacks the tuned ones until they are chosen, those of
+            the best trial of its group.
+        group: the flags that a tuned run shares with its trials.
+    """
+
+    index: int
+    name: str
     role: str
-    flags: dict
-    group: dict = field(default_factory=dict)
+    flags: Flags
+    group: Flags = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Manifest:
+    """Hold the runs of a sweep, and the grid file that they come from."""
+
     folder: Path
     program: str
-    tune: dict
-    report: dict
+    tune: dict[str, Any]
+    report: dict[str, Any]
     runs: list[Run]
     grid: str  # the file's text
     created: str
 
     def path(self, run: Run) -> Path:
+        """Return the run's folder."""
         return self.folder / run.name
 
     def trials_of(self, run: Run) -> list[Run]:
-        """Those that the choice for a tuned run goes by."""
+        """Return the trials that decide the flags of a tuned run."""
         return [each for each in self.runs if each.role == TRIAL and each.group == run.group]
 
 
 def load(folder: Path) -> Manifest | None:
-    """The manifest of the sweep in a folder, if it holds one.
+    """Return the manifest of the sweep in a folder, if it holds one.
 
     Raises:
         UserError: it is damaged.
@@ -78,10 +90,10 @@ def load(folder: Path) -> Manifest | None:
 
 
 def planned(grid: Grid, path: Path, folder: Path) -> Manifest:
-    """What the grid file at `path` comes to now.
+    """Return the manifest that the grid file at `path` would give now.
 
     Raises:
-        UserError: its `tune:` is no choice, or has nothing to choose by.
+        UserError: its `tune:` is no choice, or there is no validation to choose by.
     """
     checker = Checker(grid.program, path)
     found = []
@@ -109,8 +121,11 @@ def planned(grid: Grid, path: Path, folder: Path) -> Manifest:
 
 
 def frozen(plan: Manifest, extend: bool = False) -> Manifest:
-    """The manifest in the plan's folder, written if there is none. With `extend`, the plan's
-    further runs are added at its end.
+    """Return the manifest in the plan's folder, written if there is none.
+
+    Args:
+        plan: what the grid file gives now.
+        extend: add the plan's further runs at the end.
 
     Raises:
         UserError: the folder cannot be written.
@@ -172,11 +187,11 @@ def _save(manifest: Manifest) -> Manifest:
 
 
 def added(there: Manifest, plan: Manifest) -> list[Run]:
-    """Runs of the plan that the manifest lacks."""
+    """Return the runs of the plan that the manifest lacks."""
     # The manifest may be older than a flag; its runs have the default.
-    defaults = {flag.name: flag.default for flag in program_of(there.program).flags}
+    defaults = {name: flag.default for name, flag in PROGRAMS[there.program].flags().items()}
 
-    def identity(run: Run) -> tuple[str, dict, dict]:
+    def identity(run: Run) -> tuple[str, Flags, Flags]:
         tuned = tuned_flags(plan.tune if run in plan.runs else there.tune)
         flags = without(defaults, tuned) if run.role == TUNED else defaults
         return run.role, flags | run.flags, run.group
@@ -188,8 +203,8 @@ def added(there: Manifest, plan: Manifest) -> list[Run]:
 # --- names ---
 
 
-def _names(found: list[tuple[str, dict, dict]], checker: Checker) -> list[str]:
-    """A folder's name for each run, of what distinguishes it from the others."""
+def _names(found: list[tuple[str, Flags, Flags]], checker: Checker) -> list[str]:
+    """Return a folder's name for each run, made of what distinguishes it from the others."""
     flags = [each[1] for each in found]
     first = flags[0]
     varied = [
@@ -204,7 +219,7 @@ def _names(found: list[tuple[str, dict, dict]], checker: Checker) -> list[str]:
     ]
 
 
-def _name(flags: dict, varied: list[str]) -> str:
+def _name(flags: Flags, varied: list[str]) -> str:
     leading = ("dataset", "model")
     parts = [str(flags[name]) for name in leading if name in varied]
     parts += [
@@ -222,5 +237,5 @@ def _name(flags: dict, varied: list[str]) -> str:
     return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
-def _shown(value) -> str:
+def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,11 +1,12 @@
-"""What the trials of a sweep's tuning have found."""
+"""Choose tuned flags by the results of trials, and compare runs with the sweep's."""
 
 import math
 from pathlib import Path
 
 import yaml
 
-import cli
+from cli.fields import Effect, Flag
+from experiments.grid import Flags
 from experiments.manifest import Manifest, Run
 from experiments.tuning import Trial, choose, tuned_flags
 from run_folder.folder import RunFolder
@@ -14,31 +15,31 @@ from run_folder.status import DIVERGED, FINISHED, status_of
 from utils import UserError
 
 
-def chosen_flags(manifest: Manifest, run: Run) -> dict:
-    """The tuned flags for a run, by the final validation results of its trials.
+def chosen_flags(manifest: Manifest, run: Run) -> Flags:
+    """Return the tuned flags for a run, chosen by the final validation results of its trials.
 
     Raises:
-        UserError: they have not all ended, or all diverged.
+        UserError: the trials have not all ended, or all diverged.
     """
     trials = manifest.trials_of(run)
     results = [Trial(trial.flags, trial_result(manifest.path(trial))) for trial in trials]
     missing = [t.name for t, result in zip(trials, results, strict=True) if result.score is None]
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(trials)} trials that it goes by have not ended "
+            f"{len(missing)} of the {len(trials)} trials that decide its flags have not ended "
             f"({missing[0]}, ...)"
         )
     return choose(tuned_flags(manifest.tune), results)
 
 
-def other_flags(folder: Path, flags: dict, known: tuple[cli.Flag, ...]) -> list[str]:
-    """What makes the run in a folder another one than that of `flags`: "lr 0.2, not 0.9"."""
+def other_flags(folder: Path, flags: Flags, known: dict[str, Flag]) -> list[str]:
+    """Return in what the run in a folder differs from `flags`: "lr 0.2, not 0.9"."""
     try:
         there = read_flags(folder)
         return [
             f"{flag.name} {there[flag.name]}, not {flags[flag.name]}"
-            for flag in known
-            if flag.effect == cli.RESULT
+            for flag in known.values()
+            if flag.effect == Effect.RESULT
             and flag.name in there
             and there[flag.name] != flags.get(flag.name, flag.default)
         ]
@@ -47,8 +48,10 @@ def other_flags(folder: Path, flags: dict, known: tuple[cli.Flag, ...]) -> list[
 
 
 def trial_result(folder: Path) -> float | None:
-    """The final score on validation, minus infinity for a trial that diverged; None before it has
-    ended, or where its results cannot be read."""
+    """Return the final score on validation, minus infinity for a trial that diverged.
+
+    It is None before the trial has ended, or where its results cannot be read.
+    """
     kind = status_of(folder).kind
     if kind == DIVERGED:
         return -math.inf

@@ -1,8 +1,10 @@
-"""Runs of a sweep, several at a time, each a process of its own.
+"""Run a sweep's programs, several at a time, each in a process of its own.
 
-A run is finished, or interrupted and to be resumed, by its folder alone: what this process knows
-may die with it.
+The folder of a run alone says whether it is finished, or interrupted and to be resumed: what this
+process knows may die with it.
 """
+
+from __future__ import annotations
 
 import ctypes
 import os
@@ -15,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.errors import TRY_AGAIN, USER_ERROR
 from experiments.display import Display
 from run_folder.lock import HELD
 from run_folder.status import ENDED, status_of
-from training.signals import TRY_AGAIN
 from utils import UserError, usable_cpus
 
 ROOT = Path(__file__).parent.parent
@@ -26,14 +28,16 @@ LOG = "sweep.log"  # in the run's folder: what the program printed
 FAILED = "failed"
 POLL = 0.2  # seconds
 BUSY = 5.0  # seconds until another look at a folder that another process writes to
-USER_ERROR = 2  # exit code
 MPS = "mps"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done: its name, folder and command; `others` tells in what a run that is
-    there already differs from it."""
+    """Describe a run to be made.
+
+    Attributes:
+        others: returns in what a run that is in the folder already differs from this one.
+    """
 
     name: str
     folder: Path
@@ -43,14 +47,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Running:
-    """A job on its way. `start`: what the log held before, in bytes."""
+    """Hold a job on its way; `start` is the size of its log before, in bytes."""
 
     job: Job
     process: subprocess.Popen
     start: int
 
     def said(self) -> str:
-        """What the program has printed."""
+        """Return what the program has printed."""
         with open(self.job.folder / LOG, encoding="utf-8", errors="replace") as log:
             log.seek(self.start)
             return log.read()
@@ -58,7 +62,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: finished, diverged or failed, and in the last two cases why."""
+    """Say how a run ended: finished, diverged or failed, and in the last two cases why."""
 
     name: str
     kind: str
@@ -66,8 +70,15 @@ class Outcome:
 
 
 def places(jobs: int | None, runs: int, use_gpus: bool) -> list[dict[str, str]]:
-    """Where one run at a time can be, each with the environment that it has there: a GPU, else a
-    CPU; or as many as `jobs` says, which share GPUs and CPUs. No more than there are runs."""
+    """Return the places where one run at a time can be, as their environment variables.
+
+    There is one for each GPU, else for each CPU, and no more than there are runs.
+
+    Args:
+        jobs: as many places as this, which share GPUs and CPUs.
+        runs: how many runs there are.
+        use_gpus: look for GPUs.
+    """
     gpus, cpus = visible_gpus() if use_gpus else [], usable_cpus()
     count = min(jobs or len(gpus) or cpus, runs)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpus // count))
@@ -79,7 +90,7 @@ def places(jobs: int | None, runs: int, use_gpus: bool) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """The CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES names them; or MPS alone."""
+    """Return the CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES names them; or MPS alone."""
     # In a process of its own: a sweep needs no torch, and no memory on any GPU.
     code = "import torch; print(torch.cuda.device_count(), torch.backends.mps.is_available())"
     done = subprocess.run(
@@ -98,7 +109,7 @@ def visible_gpus() -> list[str]:
 
 
 class Runner:
-    """Runs jobs in places. After a signal it stops them, saved, and starts no more."""
+    """Run jobs in places; after a signal, stop them, saved, and start no more."""
 
     def __init__(self, places: list[dict[str, str]], display: Display, stopped: Callable[[], bool]):
         self.places, self.display, self.stopped = places, display, stopped
@@ -107,7 +118,7 @@ class Runner:
         self.waiting: deque[tuple[float, Job]] = deque()  # not before that time
 
     def run(self, jobs: list[Job]) -> list[Outcome]:
-        """Do all that is left of `jobs`; how each has ended. Fewer of them if it was stopped."""
+        """Run `jobs` until all have ended, and return how; fewer of them if it was stopped."""
         self.outcomes = []
         self.waiting.extend((0.0, job) for job in jobs)
         terminated = False
@@ -129,6 +140,7 @@ class Runner:
             running.process.terminate()
 
     def kill(self) -> None:
+        """End the running programs at once."""
         for running in self.running.values():
             running.process.kill()
 
@@ -159,7 +171,7 @@ class Runner:
         else:
             self._end(job, status.kind, status.reason, was_there=True)
 
-    def _started(self, job: Job, place: dict[str, str]) -> "Running":
+    def _started(self, job: Job, place: dict[str, str]) -> Running:
         job.folder.mkdir(parents=True, exist_ok=True)
         with open(job.folder / LOG, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
@@ -185,7 +197,7 @@ class Runner:
             if status.kind in ENDED:
                 self._end(job, status.kind, status.reason)
             elif code == USER_ERROR and HELD in said:
-                # Another sweep, or a program that an earlier one has left behind, is at it.
+                # Another sweep, or a program left behind by an earlier one, is making this run.
                 self.waiting.append((time.monotonic() + BUSY, job))
             elif not interrupted:
                 self._end(job, FAILED, failure(said, code, job.folder / LOG))
@@ -196,15 +208,14 @@ class Runner:
 
 
 def end_with_parent() -> None:
-    """In a child: ask the kernel, where it is Linux's, for SIGTERM when the parent dies. A sweep
-    that is killed leaves no programs behind."""
+    """Ask Linux for SIGTERM when the parent dies, so that a killed sweep leaves no programs."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def failure(said: str, code: int, log: Path) -> str:
-    """Why a program ended: the last error that it printed, else its last line."""
+    """Return why a program ended: the last error that it printed, else its last line."""
     lines = [line for line in said.splitlines() if line]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     last = errors[-1:] or ([] if code < 0 else lines[-1:])

@@ -1,5 +1,6 @@
-"""Tuning: the same number of trials for every activation, chosen on validation, with seeds apart
-from those that are reported.
+"""Tune flags with the same number of trials for every activation, chosen on validation.
+
+The seeds of the trials are not those that are reported.
 
     tune:
       lr: [1.0e-3, 3.0e-3, 1.0e-2]
@@ -16,25 +17,27 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cli
-from experiments.grid import products
+from cli.fields import Effect
+from experiments.grid import Checker, Flags, products
 from utils import UserError
 
 OPTIONS = ("seeds", "equal_settings")
-# What a choice is made for and by.
+# A choice is made for, or by, these flags.
 UNTUNABLE = (
     "activation", "model", "dataset", "val_fraction", "seed", "init_seed", "data_seed",
     "split_seed",
 )  # fmt: skip
 
 
-def tuned_flags(tune: dict) -> dict[str, list]:
+def tuned_flags(tune: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the values to try of each flag that is tuned."""
     return {name: values for name, values in tune.items() if name not in OPTIONS}
 
 
-def check_tune(path: Path, tune: dict, combinations: list[dict], checker) -> None:
-    """Refuse a `tune:` that is no choice, or has nothing to choose by.
+def check_tune(path: Path, tune: Any, combinations: list[Flags], checker: Checker) -> None:
+    """Refuse a `tune:` that is no choice, or without validation to choose by.
 
     Raises:
         UserError: with the remedy.
@@ -43,7 +46,7 @@ def check_tune(path: Path, tune: dict, combinations: list[dict], checker) -> Non
         raise UserError(f"{path}: `tune:` must hold lines of the form `flag: [values]`")
     for name, values in tuned_flags(tune).items():
         flag = checker.flags.get(name)
-        if flag is None or flag.effect != cli.RESULT or name in UNTUNABLE:
+        if flag is None or flag.effect != Effect.RESULT or name in UNTUNABLE:
             raise UserError(f"{path}: {name!r} in `tune:` is no flag that can be tuned")
         if not isinstance(values, list) or len({repr(value) for value in values}) < 2:
             raise UserError(f"{path}: {name} in `tune:` must be a list of two values or more")
@@ -52,7 +55,7 @@ def check_tune(path: Path, tune: dict, combinations: list[dict], checker) -> Non
     if not isinstance(tune.get("equal_settings", True), bool):
         raise UserError(f"{path}: equal_settings in `tune:` must be true or false")
     if any(each.get("val_fraction") == 0 for each in combinations):
-        raise UserError(f"{path}: tuning goes by validation; give val_fraction in `runs:`")
+        raise UserError(f"{path}: tuning depends on validation; give val_fraction in `runs:`")
     seeds = tune.get("seeds", [])
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or len(set(seeds)) < len(seeds):
@@ -63,14 +66,17 @@ def check_tune(path: Path, tune: dict, combinations: list[dict], checker) -> Non
         )
 
 
-def without(flags: dict, names: Iterable[str]) -> dict:
+def without(flags: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the flags but those called `names`."""
     return {name: value for name, value in flags.items() if name not in names}
 
 
-def groups(tune: dict, combinations: list[dict]) -> list[dict]:
-    """What a choice is made for: the runs that differ in seed and tuned flags alone, as the flags
-    that they share."""
-    found = []
+def groups(tune: dict[str, Any], combinations: list[Flags]) -> list[Flags]:
+    """Return the groups of runs that one choice is made for, as the flags that they share.
+
+    The runs of a group differ in seed and tuned flags alone.
+    """
+    found: list[Flags] = []
     for each in combinations:
         group = without(each, ("seed", *tuned_flags(tune)))
         if group not in found:
@@ -78,12 +84,14 @@ def groups(tune: dict, combinations: list[dict]) -> list[dict]:
     return found
 
 
-def trials(tune: dict, combinations: list[dict], checker) -> list[tuple[dict, dict]]:
-    """(group, flags of a trial), the same number for every group."""
+def trials(
+    tune: dict[str, Any], combinations: list[Flags], checker: Checker
+) -> list[tuple[Flags, Flags]]:
+    """Return (group, flags of a trial), the same number for every group."""
     choices = list(products(tuned_flags(tune)))
     settings = []
     for group in groups(tune, combinations):
-        distinct = []
+        distinct: list[Flags] = []
         for choice in choices:
             each = without(checker.complete(group | choice), ("seed",))
             if each not in distinct:
@@ -106,15 +114,17 @@ def trials(tune: dict, combinations: list[dict], checker) -> list[tuple[dict, di
 
 @dataclass(frozen=True)
 class Trial:
-    """`score` is minus infinity where the trial diverged, None where it has not ended."""
+    """Hold a trial's score: minus infinity if it diverged, None if it has not ended."""
 
-    flags: dict
+    flags: Flags
     score: float | None
 
 
-def choose(names: Iterable[str], results: list[Trial]) -> dict:
-    """The tuned flags, called `names`, of the best setting: that with the best mean score over
-    its seeds. A setting of which a trial diverged is never the best."""
+def choose(names: Iterable[str], results: list[Trial]) -> Flags:
+    """Return the values of the tuned flags `names` with the best mean score over their seeds.
+
+    Values with which a trial diverged are never the best.
+    """
     by_setting = mean_scores(names, results)
     best = max(by_setting, key=lambda each: each[1])
     if best[1] == -math.inf:
@@ -122,8 +132,8 @@ def choose(names: Iterable[str], results: list[Trial]) -> dict:
     return best[0]
 
 
-def mean_scores(names: Iterable[str], results: list[Trial]) -> list[tuple[dict, float]]:
-    """(tuned flags, mean score) of each setting; minus infinity where a trial diverged."""
+def mean_scores(names: Iterable[str], results: list[Trial]) -> list[tuple[Flags, float]]:
+    """Return (values of the tuned flags, mean score); minus infinity where a trial diverged."""
     names, scores = list(names), []
     for result in results:
         setting = {name: result.flags[name] for name in names}

@@ -31,7 +31,7 @@ __all__ = [
     "build_model",
     "check_fits",
     "hugging_face_shape",
-    "is_elsewhere",
+    "is_third_party",
     "package_version",
     "resolve_norm",
     "resolve_options",
@@ -86,7 +86,7 @@ NORM_OWNERS = {
 }
 
 
-def is_elsewhere(name: str) -> bool:
+def is_third_party(name: str) -> bool:
     """Whether it is an architecture of another package: `timm/resnet18`, `hf/FOLDER`."""
     return _prefix(name) in PACKAGES
 
@@ -115,7 +115,7 @@ def build_model(name: str, activation: Callable[[], nn.Module], *args, **options
         TypeError: an option that no model of the kind has.
     """
     of_language = name in LANGUAGE_MODELS or _prefix(name) in LANGUAGE_PACKAGES
-    if not is_elsewhere(name):
+    if not is_third_party(name):
         _check_name(name, VISION_MODELS + LANGUAGE_MODELS)
     build = build_language_model if of_language else build_vision_model
     return build(name, activation, *args, **options)
@@ -136,7 +136,7 @@ def build_vision_model(
     Raises ValueError as `resolve_options` and, for another package's, `models.elsewhere.build` do.
     """
     options = resolve_options(name, image_size, stem, head, patch_size, norm)
-    if is_elsewhere(name):
+    if is_third_party(name):
         from models.third_party import build
 
         return build(name, activation, num_classes, image_size)
@@ -168,7 +168,7 @@ def build_language_model(
     """
     shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
     norm = resolve_norm(name, norm)
-    if is_elsewhere(name):
+    if is_third_party(name):
         from models.causal_lm import build
 
         folder = name.partition("/")[2]
@@ -266,7 +266,7 @@ def resolve_norm(name: str, norm: str = "auto") -> str:
     have, and a value that the option does not have.
     """
     _check_choice("norm", norm, NORMS)
-    elsewhere = is_elsewhere(name)
+    elsewhere = is_third_party(name)
     if not elsewhere:
         _check_name(name, VISION_MODELS + LANGUAGE_MODELS)
     norms = ("auto",) if elsewhere else FAMILY_NORMS[_family_of(name)]

@@ -1,1 +1,12 @@
-"""What a run leaves on disk, and how it survives being interrupted."""
+"""The files of one run: written while it trains, read by sweeps and reports.
+
+| file | what it does |
+|---|---|
+| `folder.py` | names and writes the files of a run |
+| `lock.py` | keeps other processes out of the folder |
+| `checkpoint.py` | saves and loads checkpoint.pt |
+| `result_lines.py` | writes and parses the lines of train_eval_results.txt |
+| `metrics.py` | names the metrics, with their units and where a line has them |
+| `records.py` | reads the evaluations of a run back |
+| `status.py` | tells whether a run is new, interrupted, finished or diverged |
+"""

@@ -1,19 +1,20 @@
-"""Checkpoints on disk: whole and verified, or refused."""
+"""Save and load checkpoints: whole and verified, or refused."""
 
 import os
 import pickle
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 
-from utils import UserError
+from utils import UserError, replacing
 
 # --- saving ---
 
 
-def save_checkpoint(path: Path, content: dict) -> None:
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Put `content`, plain values and tensors, in place of the checkpoint at `path`.
 
     The one before stays until the new one is whole and on the disk.
@@ -21,10 +22,9 @@ def save_checkpoint(path: Path, content: dict) -> None:
     Raises:
         UserError: it cannot be written. The one before is still there.
     """
-    temporary = path.with_name(path.name + ".tmp")  # fixed: a killed process leaves one at most
     try:
-        _write(temporary, content)
-        os.replace(temporary, path)
+        with replacing(path, unique=False) as temporary:
+            _write(temporary, content)
     except (OSError, RuntimeError) as error:
         failure = _failed_write(error)
         if failure is None:
@@ -34,17 +34,14 @@ def save_checkpoint(path: Path, content: dict) -> None:
             f"{path}: the checkpoint could not be saved ({failure.strerror or failure}), {kept}; "
             "make room and see that the folder can be written, then go on with --resume"
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     _sync_folder(path.parent)
 
 
-def _write(path: Path, content: dict) -> None:
-    """All of it on the disk, or an exception.
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write all of it to the disk, or raise.
 
-    Through a file of Python's, which raises on a short write and says why; torch's own writer
-    only finds its position unexpected.
+    A file of Python's raises on a short write and says why; torch's own writer only finds its
+    position unexpected.
     """
     with open(path, "wb") as file:
         torch.save(content, file)
@@ -53,7 +50,7 @@ def _write(path: Path, content: dict) -> None:
 
 
 def _failed_write(error: BaseException | None) -> OSError | None:
-    """The reason behind torch's "unexpected pos"; None where the disk is not to blame."""
+    """Return the reason behind torch's "unexpected pos"; None where the disk is not to blame."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -72,11 +69,11 @@ def _sync_folder(path: Path) -> None:
 # --- loading ---
 
 
-def load_checkpoint(path: os.PathLike) -> dict:
-    """A checkpoint that `save_checkpoint` wrote, its tensors on the CPU. No code in it is run.
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what `save_checkpoint` wrote, its tensors on the CPU. No code in it is run.
 
     Raises:
-        UserError: missing, damaged, or not one of ours.
+        UserError: it is missing, damaged, or not one of ours.
     """
     try:
         with open(path, "rb") as file:
@@ -85,7 +82,7 @@ def load_checkpoint(path: os.PathLike) -> dict:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a checkpoint.pt") from None
-    except Exception as error:  # whatever the broken bytes led the readers to
+    except Exception as error:  # broken bytes lead the readers to many kinds
         raise UserError(
             f"{path}: not a readable checkpoint ({_reason(error)}); put back a copy of it, or "
             "give another"
@@ -95,7 +92,7 @@ def load_checkpoint(path: os.PathLike) -> dict:
     return content
 
 
-def _verify(file) -> None:
+def _verify(file: IO[bytes]) -> None:
     """Refuse an archive that is not as torch.save wrote it: torch.load looks at no checksum.
 
     Raises:
@@ -114,9 +111,9 @@ def _verify(file) -> None:
 
 
 def _is_plain(member: zipfile.ZipInfo) -> bool:
-    """A file, stored as it is.
+    """Return whether an archive's member is a file, stored as it is.
 
-    A tensor that is marked as a folder torch would not read: it gives what was in memory before.
+    torch does not read a tensor that is marked as a folder: it returns what was in memory before.
     """
     stored = member.compress_type == zipfile.ZIP_STORED
     whole = member.compress_size == member.file_size
@@ -125,7 +122,7 @@ def _is_plain(member: zipfile.ZipInfo) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """In one sentence."""
+    """Return what is wrong, in one sentence."""
     if isinstance(error, pickle.UnpicklingError):  # whose advice is to load it all the same
         return "it holds other things than plain values and tensors"
     text = str(getattr(error, "strerror", None) or error)

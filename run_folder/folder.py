@@ -1,26 +1,30 @@
-"""The files of one run."""
+"""Name and write the files of one run."""
 
 import json
 import math
 import os
 import shutil
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from run_folder.lock import FolderLock
-from training.processes import torchrun_id
-from utils import UserError
+from utils import UserError, replacing, torchrun_id
 
 
 class RunFolder:
-    """args.txt (every argument, as YAML), model.txt, train_eval_results.txt (a line per epoch,
-    appended as it happens), metrics.jsonl (the same for machines), checkpoint.pt; at the end
-    predictions.npz, and with --stats stats.jsonl.
+    """Write args.txt, model.txt, results, metrics and checkpoint of one run.
 
-    CONTINUE is there after a run was interrupted that wants to go on. With `writes` off, as in
-    all processes of a run but the main one, nothing is read or written.
+    args.txt holds every flag as YAML, train_eval_results.txt a line for each epoch, appended as it
+    happens, and metrics.jsonl the same for machines; predictions.npz comes at the end, stats.jsonl
+    with --stats. CONTINUE exists after a run was interrupted that wants to go on.
 
     Nothing but the lock is written before the folder is claimed.
+
+    Args:
+        path: the folder.
+        writes: off in all processes of a run but the main one, where nothing is read or written.
     """
 
     ARGS, MODEL, RESULTS = "args.txt", "model.txt", "train_eval_results.txt"
@@ -41,16 +45,16 @@ class RunFolder:
 
     # --- whose it is ---
 
-    def locked(self):
-        """A context in which no other process can write here.
+    def locked(self) -> AbstractContextManager[Any]:
+        """Return a context in which no other process can write here.
 
         Raises:
-            UserError: one does already, or the folder cannot be written.
+            UserError: another process does already, or the folder cannot be written.
         """
         return FolderLock(self.path) if self.writes else nullcontext()
 
     def check_free(self, overwrite: bool) -> None:
-        """Refuse a folder that holds a run already.
+        """Refuse a folder that holds a run already, unless it is to be overwritten.
 
         Raises:
             UserError: with the remedy.
@@ -67,7 +71,11 @@ class RunFolder:
         return [name for name in names if self._has(name)]
 
     def claim(self, resume: bool) -> None:
-        """Under the lock: this run's from now on, if it holds no other."""
+        """Make the folder this run's, if it holds no other. The lock must be held.
+
+        Args:
+            resume: the run in it is this one.
+        """
         self.claimed = self.writes and (resume or not self._held())
 
     def check_unstarted(self) -> None:
@@ -83,20 +91,23 @@ class RunFolder:
             )
 
     def mark_unfinished(self) -> bool:
-        """Leave the marker, if the folder is this run's. It names the torchrun that was stopped."""
+        """Leave the marker, if the folder is this run's, and return whether it is.
+
+        The marker names the torchrun that was stopped.
+        """
         if self.claimed:
             (self.path / self.MARKER).write_text(str(torchrun_id()), encoding="utf-8")
         return self.claimed
 
     def is_marked_by_us(self) -> bool:
-        """Whether this torchrun has left the marker."""
+        """Return whether this torchrun has left the marker."""
         marker = self.path / self.MARKER
         return marker.exists() and marker.read_text(encoding="utf-8") == str(torchrun_id())
 
     # --- from start to end ---
 
     def clear(self) -> None:
-        """Remove whatever an old run left."""
+        """Remove what an old run left."""
         if not self.writes:
             return
         # In this order: results without a checkpoint are a run that nobody goes on with.
@@ -107,14 +118,14 @@ class RunFolder:
         self.claimed = True
 
     def described(self) -> bool:
-        """Whether args.txt is there, or is another process's affair."""
+        """Return whether args.txt exists, or another process writes it."""
         return not self.writes or self._has(self.ARGS)
 
     def is_started_by_us(self) -> bool:
-        """Whether args.txt is of a run that this torchrun has started."""
+        """Return whether args.txt is of a run that this torchrun has started."""
         if torchrun_id() is None or not self._has(self.ARGS):
             return False
-        import yaml
+        import yaml  # --help works without it
 
         content = yaml.safe_load((self.path / self.ARGS).read_text(encoding="utf-8"))
         return content["environment"].get("torchrun") == torchrun_id()
@@ -125,11 +136,11 @@ class RunFolder:
         self._replace(self.ARGS, args_text)
 
     def resume(self, lengths: dict[str, int], lines: dict[str, list[str]], note: str) -> None:
-        """Take back what was written after a checkpoint, and note in args.txt that it goes on.
+        """Take back what was written after a checkpoint, and note in args.txt that the run goes on.
 
         Args:
-            lengths: of the result files when the checkpoint was made, in bytes.
-            lines: what stood in them then, for a folder that lacks it.
+            lengths: the sizes of the result files in bytes when the checkpoint was made.
+            lines: their lines at that time, for a folder that lacks them.
             note: an item of a YAML list.
         """
         if not self.writes:
@@ -146,7 +157,7 @@ class RunFolder:
         self._replace(self.ARGS, f"{text}{heading}{note}\n")
 
     def result_lengths(self) -> dict[str, int]:
-        """Of the result files, in bytes."""
+        """Return the sizes of the result files in bytes."""
         names = [self.RESULTS, self.METRICS, *([self.STATS] if self._has(self.STATS) else [])]
         return {name: self._size(name) for name in names}
 
@@ -158,17 +169,13 @@ class RunFolder:
             temporary.write_text(text, encoding="utf-8")
 
     @contextmanager
-    def _replacing(self, name: str):
-        """A path to write to, which then takes the place of the file."""
-        # A fixed name: whoever is killed here leaves one file, which the next one replaces.
-        temporary = self.path / f"{name}.tmp"
-        with self._writing(name):
+    def _replacing(self, name: str) -> Iterator[Path]:
+        with self._writing(name), replacing(self.path / name, unique=False) as temporary:
             yield temporary
-            os.replace(temporary, self.path / name)
 
     @contextmanager
-    def _writing(self, name: str):
-        """Raises a UserError in place of an OSError."""
+    def _writing(self, name: str) -> Iterator[None]:
+        """Raise a UserError in place of an OSError."""
         try:
             yield
         except OSError as error:
@@ -186,17 +193,21 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._append(self.TEST, line)
 
-    def add_metrics(self, record: dict) -> None:
+    def add_metrics(self, record: dict[str, Any]) -> None:
         self._append(self.METRICS, metrics_line(record))
 
-    def add_stats(self, record: dict) -> None:
+    def add_stats(self, record: dict[str, Any]) -> None:
         self._append(self.STATS, metrics_line(record))
 
-    def write_predictions(self, arrays: dict) -> None:
-        """Replace predictions.npz."""
+    def write_predictions(self, arrays: dict[str, Any]) -> None:
+        """Replace predictions.npz.
+
+        Args:
+            arrays: NumPy arrays by name, a row for each sample.
+        """
         if not self.writes:
             return
-        import numpy as np
+        import numpy as np  # --help works without it
 
         with self._replacing(self.PREDICTIONS) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
@@ -210,12 +221,13 @@ class RunFolder:
             os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner
 
 
-def metrics_line(record: dict) -> str:
+def metrics_line(record: dict[str, Any]) -> str:
+    """Return a record as a line of JSON."""
     return json.dumps(_json_ready(record), allow_nan=False)
 
 
-def _json_ready(value):
-    """Infinities and NaN, which JSON lacks, as null."""
+def _json_ready(value: Any) -> Any:
+    """Replace infinities and NaN, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {key: _json_ready(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,10 +1,12 @@
-"""One process at a time writes to a run folder.
+"""Let one process at a time write to a run folder.
 
 The file `lock` says who, and two signs say whether that process lives. The kernel's lock on the
 file is there for as long as the process is, but some cluster file systems keep it within one
 machine, or have none. The heartbeat, the file's time of change, reaches everywhere, but takes time
-to look at: machines' clocks differ, so one has to see it move.
+to watch: machines' clocks differ, so one has to see it move.
 """
+
+from __future__ import annotations
 
 import errno
 import fcntl
@@ -17,27 +19,27 @@ import uuid
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils import UserError
 
 HEARTBEAT = 10  # seconds between two signs of life
 STALE = 45  # seconds without one after which a process on another machine counts as dead
-SETTLE = 2  # seconds in which any process has written its name, and sees whether it stays there
+SETTLE = 2  # seconds; by then any process has written its name and seen whether it stays
 POLL = 0.1  # seconds
 ATTEMPTS = 100
-HELD = "writes to this folder"  # part of the refusal, by which a sweep knows it
+HELD = "writes to this folder"  # part of the refusal; a sweep recognises it by that
 
 
 class Seen(NamedTuple):
-    """A lock file as it was at a moment."""
+    """Hold a lock file as it was at one moment."""
 
     inode: int
     changed: int  # nanoseconds, by the file server's clock
     text: str
 
-    def holder(self) -> dict:
-        """host, pid and since; empty if whoever wrote it did not come to its end."""
+    def holder(self) -> dict[str, Any]:
+        """Return host, pid and since; nothing if its writer was stopped half-way."""
         try:
             holder = json.loads(self.text)
             return {name: holder[name] for name in ("host", "pid", "since")}
@@ -49,22 +51,22 @@ class Seen(NamedTuple):
 
 
 class FolderLock:
-    """A context in which no other process is with the same folder.
+    """Keep other processes out of a folder, in a `with` block.
 
-    The folder is made. What was made is removed at the end, if nothing else came into it.
+    The folder is made, and removed again at the end if nothing else came into it.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._file = self.path.absolute() / "lock"
-        self._descriptor = None  # open for as long as this process holds or tries the lock
-        self._text = None  # what says in the file that it is ours
-        self._made = []
+        self._descriptor: int | None = None  # open while this process holds or tries the lock
+        self._text: str | None = None  # the file's content if it is ours
+        self._made: list[Path] = []
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         _locks.add(self)
 
-    def __enter__(self):
+    def __enter__(self) -> FolderLock:
         """Take the lock, at once or after waiting for a sign of life.
 
         Raises:
@@ -77,13 +79,13 @@ class FolderLock:
             self._clear()
             if isinstance(error, OSError):
                 raise UserError(
-                    f"{self.path}: cannot be made or written as a folder ({error.strerror}); mend "
+                    f"{self.path}: cannot be made or written as a folder ({error.strerror}); fix "
                     "that, or choose another --output_dir"
                 ) from None
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._descriptor is not None:  # in a forked child the lock is its parent's
             self._stop.set()
             self._heart.join()
@@ -104,7 +106,7 @@ class FolderLock:
         raise OSError(errno.EAGAIN, "its lock comes and goes")
 
     def _create(self) -> bool:
-        """The lock of a free folder. Of all machines' processes one succeeds."""
+        """Take the lock of a free folder. One process of all machines succeeds."""
         try:
             self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
@@ -114,10 +116,10 @@ class FolderLock:
         return True
 
     def _take_over(self) -> bool:
-        """The lock of a dead process. False if the file changes, so that one has to look again.
+        """Take the lock of a dead process; return False if the file changes, to look again.
 
-        The file stays, and is rewritten by whoever has the kernel's lock on it. Were it removed,
-        a process that is slow to act on what it saw could remove the next one's.
+        The file stays, and the process with the kernel's lock on it rewrites it. If it were
+        removed, a process that is slow to act on what it saw could remove the next one's.
         """
         seen = self._look()
         if not seen.holder() and self._changes(seen, SETTLE):  # its name was being written
@@ -134,7 +136,7 @@ class FolderLock:
         return self._wins()
 
     def _wait_for_life(self, seen: Seen) -> None:
-        """See whether the heartbeat goes on.
+        """Wait to see whether the heartbeat goes on.
 
         Raises:
             UserError: the holder lives.
@@ -148,14 +150,16 @@ class FolderLock:
             raise self._refusal()
 
     def _wins(self) -> bool:
-        """Write the name where the kernel may not keep others from doing the same: the last one
-        stays there, and all see it."""
+        """Write the name where the kernel may not keep others from doing the same.
+
+        The name that was written last stays, and all see it.
+        """
         self._write_name()
         time.sleep(SETTLE)
         return self._is_mine()
 
     def _kernel_lock(self) -> bool:
-        """Take the kernel's lock on the open file; False where there is no such thing.
+        """Take the kernel's lock on the open file; return False where there is no such thing.
 
         Raises:
             UserError: another process has it.
@@ -181,17 +185,20 @@ class FolderLock:
     # --- the file ---
 
     def _look(self) -> Seen:
-        """The file at the path now. Opened anew: of files that stay open, and of names alone,
-        network file systems tell what they remember."""
+        """Return the file at the path as it is now.
+
+        It is opened again each time: for open files, and for names alone, network file systems
+        answer from memory.
+        """
         with open(self._file, encoding="utf-8", errors="replace") as file:
             status = os.fstat(file.fileno())
             return Seen(status.st_ino, status.st_mtime_ns, file.read())
 
     def _changes(self, seen: Seen, seconds: float) -> bool:
-        """Whether the file is written, touched or replaced within that time.
+        """Return whether the file is written, touched or replaced within that time.
 
         Raises:
-            FileNotFoundError: it goes.
+            FileNotFoundError: it is removed.
         """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -244,12 +251,15 @@ class FolderLock:
         self._descriptor = self._text = None
 
 
-_locks = weakref.WeakSet()
+_locks: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 
 def _leave_to_parent() -> None:
-    """The kernel's lock lasts until the last copy of a descriptor is closed, and forked children,
-    such as a data loader's workers, have copies and may live longer. Closing does not unlock."""
+    """Close a forked child's copies of the descriptors, which does not unlock.
+
+    The kernel's lock lasts until the last copy is closed, and children, such as a data loader's
+    workers, may live longer than their parent.
+    """
     for lock in _locks:
         lock._close()
 

@@ -1,30 +1,82 @@
-"""Records of evaluations, as lines of train_eval_results.txt."""
+"""Write and parse the lines of train_eval_results.txt.
+
+A record is a dictionary with "epoch" or "step", "seconds", and for each split that was evaluated
+("train", "val", "test") its metrics. metrics.jsonl holds the records whole, the lines in short.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from run_folder.metrics import metrics_in
+
+Record = dict[str, Any]
+Describe = Callable[[dict[str, float]], str]  # the metrics of a split as text
+
+SPLITS = ("train", "val", "test")
+SUMMARY, DIVERGED = "[Summary]", "[Diverged]"  # the last lines of a run begin so
+
+_START = re.compile(r"\[(Epoch|Step)\s+(\d+)\]")
+_TIME = re.compile(r"Time:\s*([\d.]+)\s*s")
+_SPLIT = re.compile(r"\[(Train|Val|Valid|Validation|Test)\]", re.IGNORECASE)
 
 
-def moment(record: dict) -> str:
-    """When a record was made: `epoch 001`, or inside an epoch `step 000500`."""
+# --- writing ---
+
+
+def accuracy_text(metrics: dict[str, float], with_balanced: bool) -> str:
+    """Return the metrics of classification as a line holds them."""
+    text = (
+        f"Loss: {metrics['loss']:.8f} "
+        f"Accuracy: Top1: {metrics['top1']:.4f}%, Top5: {metrics['top5']:.4f}%"
+    )
+    if with_balanced and "balanced" in metrics:
+        text += f", Balanced: {metrics['balanced']:.4f}%"
+    return text
+
+
+def perplexity_text(metrics: dict[str, float]) -> str:
+    """Return the metrics of language modelling as a line holds them."""
+    return (
+        f"Loss: {metrics['loss']:.8f} Perplexity: {metrics['perplexity']:.4f} "
+        f"(per word {metrics['word_perplexity']:.6g}, "
+        f"{metrics['bits_per_byte']:.4f} bits per byte)"
+    )
+
+
+def moment(record: Record) -> str:
+    """Return when a record was made: `epoch 001`, or inside an epoch `step 000500`."""
     return f"step {record['step']:06d}" if "partial" in record else f"epoch {record['epoch']:03d}"
 
 
-def result_line(task, record: dict) -> str:
-    """A line of results; time and training metrics count from the epoch's start."""
+def result_line(describe: Describe, record: Record) -> str:
+    """Return the line of a record; its time and training metrics count from the epoch's start."""
     parts = [f"[{moment(record).capitalize()}] Time: {record['seconds']:.4f}s"]
-    return " | ".join([*parts, *split_results(task, record, ("train", "val", "test"))])
+    return " | ".join([*parts, *_split_texts(describe, record, SPLITS)])
 
 
-def split_results(task, record: dict, splits: tuple[str, ...]) -> list[str]:
-    return [f"[{s.title()}] {task.describe(record[s])}" for s in splits if s in record]
+def summary(
+    describe: Describe,
+    score: Callable[[dict[str, float]], float],
+    records: list[Record],
+    test_each_epoch: bool,
+) -> list[str]:
+    """Return the last lines of a run: the final epoch, then the best ones.
 
+    Args:
+        describe: metrics as text.
+        score: what the best evaluation has most of.
+        records: all evaluations, in order.
+        test_each_epoch: the test split was evaluated each time, so there is a best one, which is
+            labelled as chosen on the test set.
+    """
 
-def summary(task, records: list[dict], test_each_epoch: bool) -> list[str]:
-    """The headline: the final epoch; then the best ones, labelled with how they were chosen."""
+    def best(split: str) -> Record:
+        return max(records, key=lambda record: score(record[split]))
 
-    def best(split: str) -> dict:
-        return max(records, key=lambda record: task.score(record[split]))
-
-    def line(label: str, record: dict) -> str:
-        results = split_results(task, record, ("val", "test"))
-        return " | ".join([f"[Summary] {label}: {moment(record)}", *results])
+    def line(label: str, record: Record) -> str:
+        results = _split_texts(describe, record, ("val", "test"))
+        return " | ".join([f"{SUMMARY} {label}: {moment(record)}", *results])
 
     lines = [line("Final", records[-1])]
     if "val" in records[-1]:
@@ -32,3 +84,34 @@ def summary(task, records: list[dict], test_each_epoch: bool) -> list[str]:
     if test_each_epoch:
         lines.append(line("Best test (chosen on the test set)", best("test")))
     return lines
+
+
+def divergence_line(reason: str) -> str:
+    """Return the last line of a run that diverged."""
+    return f"{DIVERGED} {reason}"
+
+
+def _split_texts(describe: Describe, record: Record, splits: tuple[str, ...]) -> list[str]:
+    return [f"[{s.title()}] {describe(record[s])}" for s in splits if s in record]
+
+
+# --- parsing ---
+
+
+def record_of(line: str) -> Record | None:
+    """Return the record that a line was written from, without what the line leaves out.
+
+    Returns None for other lines, as those of a summary.
+    """
+    start = _START.match(line)
+    if start is None:
+        return None
+    record: Record = {start[1].lower(): int(start[2])}
+    if time := _TIME.search(line):
+        record["seconds"] = float(time[1])
+    parts = _SPLIT.split(line)[1:]
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
+        split = "val" if name.lower().startswith("val") else name.lower()
+        if metrics := metrics_in(text):
+            record[split] = metrics
+    return record if any(record.get(split) for split in SPLITS) else None

@@ -1,56 +1,27 @@
-"""From a batch to its loss, in mixed precision and compiled; what a task and a loader are.
+"""Compute a batch's loss, in mixed precision and compiled."""
 
-A task says how a batch becomes a loss and metrics; a loader yields batches.
-"""
-
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-class Task(Protocol):
-    """How a batch becomes a loss and metrics."""
-
-    unit: str  # what is counted, "images"
-
-    def __call__(self, model: nn.Module, batch: tuple) -> tuple[Tensor, Tensor]:
-        """The loss to minimise, a mean over the batch's samples, and a vector of sums over them."""
-
-    def metrics(self, sums: list[float], loader: "Loader") -> dict[str, float]:
-        """Sums over what was read of `loader` to metrics, "loss" and "count" among them."""
-
-    def describe(self, metrics: dict[str, float]) -> str:
-        """The metrics as they stand in a line of results."""
-
-    def score(self, metrics: dict[str, float]) -> float:
-        """What the best epoch has most of."""
-
-    def predictions(self, model: nn.Module, batch: tuple) -> dict[str, Tensor]:
-        """What predictions.npz is to hold of a batch: tensors with a row for each sample."""
-
-    def flops(self, model: nn.Module) -> float | None:
-        """Floating point operations of a training step per unit counted, where known."""
-
-
-class Loader(Protocol):
-    batch_size: int  # of a batch over all ranks
-    num_samples: int  # of an epoch, over all ranks
-
-    def __len__(self) -> int:
-        """Batches in an epoch; the last may be smaller."""
-
-    def batches(self, epoch: int, first: int = 0):
-        """This rank's share of an epoch's batches from number `first` on, on the device: a pure
-        function of the epoch. A share may be empty."""
+from training.task import Batch, Task
 
 
 class Objective(nn.Module):
-    """A batch's loss and sums; compiled for batches of the full size.
+    """Return the loss and the sums of a batch; compiled for batches of the full size.
 
-    The last batch may be smaller. Compiling a second time for it would take longer than it does.
+    The last batch of an epoch may be smaller. Compiling a second time for it would take longer
+    than it does.
+
+    Args:
+        model: the network.
+        task: makes loss and sums of the network's outputs.
+        device_type: "cuda", "mps" or "cpu".
+        amp_dtype: of mixed precision; None is full precision.
+        compile_mode: torch.compile's, or "reduce-memory"; None is eager.
     """
 
     def __init__(
@@ -58,52 +29,68 @@ class Objective(nn.Module):
         model: nn.Module,
         task: Task,
         device_type: str,
-        amp_dtype: torch.dtype | None,
-        compile_mode: str | None,
+        amp_dtype: torch.dtype | None = None,
+        compile_mode: str | None = None,
     ):
         super().__init__()
         self.model, self.task = model, task
         self.device_type, self.amp_dtype = device_type, amp_dtype
-        self._full = compiled(self._compute, compile_mode) if compile_mode else self._compute
+        self.is_compiled = compile_mode is not None
+        self.has_data = True  # off while the batch only stands in for an empty one
+        self._compiled: Callable[..., Any] = self.forward
+        if compile_mode is not None:
+            self._compiled = compiled(lambda batch, _: self.forward(batch, False), compile_mode)
 
-    def precision(self):
-        """The context of mixed precision, or of none."""
+    def precision(self) -> torch.autocast:
+        """Return the context of mixed precision, or of none."""
         return torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    def _compute(self, batch: tuple) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, full: bool) -> tuple[Tensor, Tensor]:
+        """Return the loss, a mean, and the task's sums.
+
+        Args:
+            batch: what the task takes.
+            full: it has the size that is compiled for.
+        """
+        if full and self.is_compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # reduce-overhead may reuse its buffers now
+            return self._compiled(batch, full)
         with self.precision():
             return self.task(self.model, batch)
 
     @torch.no_grad()
-    def predictions(self, batch: tuple) -> dict[str, Tensor]:
+    def predictions(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what predictions.npz holds of a batch."""
         with self.precision():
             return self.task.predictions(self.model, batch)
 
-    def forward(self, batch: tuple, full: bool) -> tuple[Tensor, Tensor]:
-        if not full:
-            return self._compute(batch)
-        torch.compiler.cudagraph_mark_step_begin()  # reduce-overhead may reuse its buffers now
-        return self._full(batch)
+    @contextmanager
+    def stand_in(self, batch: Batch) -> Iterator[Batch]:
+        """Give one sample of zeros in the place of a share without samples, else the batch.
+
+        The other ranks wait for this rank's gradients all the same. In evaluation mode the sample
+        leaves no trace in norms or dropout; the caller multiplies its loss and sums by zero.
+        """
+        if len(batch[0]):
+            yield batch
+            return
+        was_training = self.model.training
+        self.model.eval()
+        self.has_data = False
+        try:
+            yield tuple(part.new_zeros(1, *part.shape[1:]) for part in batch)
+        finally:
+            self.has_data = True
+            self.model.train(was_training)
 
 
-def compiled(function, mode: str):
+def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    """Return `function` compiled in one of torch.compile's modes or in "reduce-memory"."""
     if mode == "reduce-memory":
         # Half of what backward would keep is recomputed instead: a small CNN kept 28 instead of
         # 56 MB for 5 % more time. The setting is read when the function is first called.
-        from torch._functorch import config
+        from torch._functorch import config  # private: loaded only where it is used
 
         config.activation_memory_budget = 0.5
         mode = "default"
     return torch.compile(function, mode=mode, dynamic=False)
-
-
-def size_of_batch(loader: Loader, number: int) -> int:
-    """Samples in an epoch's batch of that number, over all ranks."""
-    return min(loader.batch_size, loader.num_samples - number * loader.batch_size)
-
-
-def in_groups(batches: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
-    """Lists of `size` batches; the last may be shorter."""
-    batches = iter(batches)
-    while group := list(islice(batches, size)):
-        yield group

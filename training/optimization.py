@@ -1,32 +1,30 @@
-"""The optimizer, what its weight decay is for, and its learning rate at every step."""
-
-from __future__ import annotations
+"""Build the optimizer, choose what its weight decay acts on, and set its learning rate."""
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from train_eval import Options
+from cli.config import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of the configuration, fused where the device has it."""
     device = next(model.parameters()).device
-    groups = parameter_groups(model, options.weight_decay)
-    common = {"lr": options.lr, "fused": device.type in ("cpu", "cuda")}
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=options.momentum, **common)
+    groups = parameter_groups(model, config.weight_decay)
+    common: dict[str, Any] = {"lr": config.lr, "fused": device.type in ("cpu", "cuda")}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, **common)
     classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return classes[options.optimizer](groups, betas=options.betas, **common)
+    return classes[config.optimizer](groups, betas=(config.beta1, config.beta2), **common)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for the weights of linear, convolution and embedding layers alone.
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return groups that decay the weights of linear, convolution and embedding layers alone.
 
-    Biases, norms, positions, class tokens, PReLU's slopes and sigma are no weights to shrink.
+    Biases, norms, positions, class tokens, PReLU's slopes and sigma are not to shrink.
     """
     decayed_names = decayed_parameters(model)
     decayed = [p for name, p in model.named_parameters() if name in decayed_names]
@@ -36,9 +34,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def decayed_parameters(model: nn.Module) -> set[str]:
-    """The names of the parameters that weight decay is for, as `named_parameters` has them.
+    """Return the names of the parameters that decay, as `named_parameters` has them.
 
-    A model may except some by a method `no_weight_decay`, as timm's do.
+    A model may exclude some by a method `no_weight_decay`, as timm's do.
     """
     ids = {id(weight) for module in model.modules() for weight in _weights(module)}
     excepted = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
@@ -46,7 +44,7 @@ def decayed_parameters(model: nn.Module) -> set[str]:
 
 
 def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
-    """What a linear, convolution or embedding layer multiplies by."""
+    """Yield the parameters that a linear, convolution or embedding layer multiplies by."""
     # Conv1D is transformers' linear layer of GPT-2.
     if isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) or (
         type(module).__name__ == "Conv1D"
@@ -58,7 +56,7 @@ def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def warmup_steps(text: str, total_steps: int, steps_per_epoch: int) -> int:
-    """`500` steps, `3ep` epochs or `5%` of all steps, as steps."""
+    """Return `500` steps, `3ep` epochs or `5%` of all steps as steps."""
     if text.endswith("%"):
         return round(float(text[:-1]) / 100 * total_steps)
     if text.endswith("ep"):
@@ -66,13 +64,21 @@ def warmup_steps(text: str, total_steps: int, steps_per_epoch: int) -> int:
     return int(text)
 
 
-def schedule_length(options: Options, batches: int) -> tuple[int, int, int]:
-    """Steps of an epoch of `batches`, of the whole training, and of the warm-up."""
-    steps_per_epoch = -(-batches // options.grad_accum_steps)
-    total = options.num_epochs * steps_per_epoch
-    if options.max_steps is not None:
-        total = min(total, options.max_steps)
-    return steps_per_epoch, total, warmup_steps(options.warmup, total, steps_per_epoch)
+class Length(NamedTuple):
+    """Count the steps of the optimizer in an epoch, in the whole training and in the warm-up."""
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup: int
+
+
+def schedule_length(config: TrainingConfig, batches: int) -> Length:
+    """Return the lengths of a training whose epochs have so many batches."""
+    steps_per_epoch = -(-batches // config.grad_accum_steps)
+    total = config.num_epochs * steps_per_epoch
+    if config.max_steps is not None:
+        total = min(total, config.max_steps)
+    return Length(steps_per_epoch, total, warmup_steps(config.warmup, total, steps_per_epoch))
 
 
 def lr_factor(
@@ -84,7 +90,7 @@ def lr_factor(
     lr_step: int = 20,
     lr_gamma: float = 0.1,
 ) -> float:
-    """What to multiply the learning rate with at `step` (from 0)."""
+    """Return the factor of the learning rate at `step`, which counts from 0."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
@@ -98,13 +104,19 @@ def lr_factor(
 
 
 class Plateau:
-    """A factor that falls by `gamma` after `patience` epochs without a lower loss."""
+    """Hold a factor of the learning rate that falls with a loss that no longer does.
+
+    Args:
+        patience: epochs without a lower loss after which it falls.
+        gamma: what it is then multiplied by.
+    """
 
     def __init__(self, patience: int, gamma: float):
         self.patience, self.gamma = patience, gamma
         self.factor, self.best, self.waited = 1.0, math.inf, 0
 
     def end_epoch(self, loss: float) -> None:
+        """Count an epoch that ended with this loss."""
         if loss < self.best:
             self.best, self.waited = loss, 0
             return

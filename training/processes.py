@@ -1,69 +1,44 @@
-"""Several processes that train one network: torchrun starts them, torch.distributed joins them.
+"""Join the processes that train one network: torchrun starts them, torch.distributed connects them.
 
-Every process (rank) has its share of each global batch; what they add up or agree on goes through
-here. With one process nothing is sent. torch is imported where it is used.
+Every process (rank) has its share of each global batch; what they add up or agree on passes through
+here. With one process nothing is sent. utils.py says who and how many they are.
 """
 
-import os
+import contextlib
+import inspect
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
 
-from utils import UserError
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from utils import UserError, is_main, local_rank, restarts, world_size
 
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def rank() -> int:
-    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
-
-
-def local_rank() -> int:
-    """Among the processes of this machine: the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
-def local_world_size() -> int:
-    """The processes of this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
-    return rank() == 0
-
-
-def restarts() -> int:
-    """How often torchrun has started these processes anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-
-
-def torchrun_id() -> str | None:
-    """Of the torchrun that has started these processes, where it is its own: "none" is not."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return None if name == "none" else name
+T = TypeVar("T")
 
 
 @contextmanager
-def joined():
-    """Inside, the ranks can speak to each other: by NCCL for CUDA tensors, by Gloo for others."""
+def joined() -> Iterator[None]:
+    """Connect the ranks inside: by NCCL for CUDA tensors, by Gloo for others.
+
+    Raises:
+        UserError: they do not find each other, or another process has ended.
+    """
     if world_size() == 1:
         yield
         return
-    # Read when torch is loaded. DistributedDataParallel warns of a choice that `replicated` makes.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    import torch
-    from torch import distributed
-
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     try:
-        # Each start of torchrun's has addresses of its own in the store that they all share; else
-        # one that follows a failure may wait forever at those of the dead (pytorch #135712).
+        # Each start by torchrun has addresses of its own in the store that they all share;
+        # otherwise a start that follows a failure may wait forever at those of the dead
+        # (pytorch #135712).
         store, *numbers = next(distributed.rendezvous("env://"))
         store = distributed.PrefixStore(f"start {restarts()}", store)
         distributed.init_process_group(backend, store=store, rank=numbers[0], world_size=numbers[1])
@@ -87,92 +62,62 @@ def joined():
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether an error only says that another process has ended."""
+    """Return whether an error only says that another process has ended."""
     signs = r"Connection (closed|reset)|Broken pipe|Connection refused|remote process exit"
     return world_size() > 1 and re.search(signs, str(error)) is not None
-
-
-def own_device(device):
-    """This rank's device, where `device` is what the user asked for.
-
-    Raises:
-        UserError: there is none for every process.
-    """
-    if world_size() == 1 or device.type == "cpu":
-        return device
-    import torch
-
-    if device.type != "cuda" or device.index is not None:
-        raise UserError(f"--device {device} is one device; for several processes take cuda or cpu")
-    if local_rank() >= torch.cuda.device_count():
-        raise UserError(
-            f"torchrun started more processes on this machine than its {torch.cuda.device_count()} "
-            "GPUs; lower --nproc_per_node, or take --device cpu"
-        )
-    return torch.device("cuda", local_rank())
 
 
 # --- what the ranks add up or tell each other ---
 
 
-def total(tensor, largest: bool = False):
-    """The sum (or the largest) over the ranks of each element."""
+def total(tensor: Tensor, largest: bool = False) -> Tensor:
+    """Return each element's sum over the ranks, or its largest value."""
     if world_size() == 1:
         return tensor
-    from torch import distributed
-
     result = tensor.clone()
     operation = distributed.ReduceOp.MAX if largest else distributed.ReduceOp.SUM
     distributed.all_reduce(result, operation)
     return result
 
 
-def from_main(value):
-    """The main process's `value`, in every process."""
+def from_main(value: T) -> T:
+    """Return the main process's `value`, in every process."""
     if world_size() == 1:
         return value
-    from torch import distributed
-
     box = [value]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def gathered(value) -> list | None:
-    """Every rank's `value`, by rank, in the main process; None in the others."""
+def gathered(value: T) -> list[T] | None:
+    """Return every rank's `value`, by rank, in the main process; None in the others."""
     if world_size() == 1:
         return [value]
-    from torch import distributed
-
-    values = [None] * world_size() if is_main() else None
+    values: list[Any] | None = [None] * world_size() if is_main() else None
     distributed.gather_object(value, values, dst=0)
     return values
 
 
 def wait_for_all() -> None:
+    """Wait until every rank has come here."""
     if world_size() > 1:
-        from torch import distributed
-
         distributed.barrier()
 
 
 class Agreement:
-    """Flags that all ranks come to know at the same step.
+    """Bring flags that any rank raises to all ranks at the same step.
 
     A step's flags travel while the next step runs, so that no step waits for them: `exchange`
     returns what was raised anywhere by the call before. With one process it returns its own.
     """
 
-    def __init__(self):
-        self._sent = None
+    def __init__(self) -> None:
+        self._sent: tuple[Any, Tensor] | None = None
 
     def exchange(self, *flags: bool) -> list[bool]:
-        """Every call has the same number of flags."""
+        """Send `flags`, as many in every call, and return those of the call before."""
         if world_size() == 1:
             return list(flags)
-        import torch
-        from torch import distributed
-
         arrived = [False] * len(flags)
         if self._sent is not None:
             work, values = self._sent
@@ -187,16 +132,12 @@ class Agreement:
 # --- the network ---
 
 
-def replicated(module, device):
-    """`module` whose gradients are averaged over the ranks."""
+def replicated(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return `module` with its gradients averaged over the ranks."""
     if world_size() == 1:
         return module
-    import inspect
-
-    import torch
-    from torch.nn.parallel import DistributedDataParallel
-
-    # A parameter whose dimensions of one have strides of their own; nothing is the slower for it.
+    # A parameter with a dimension of size one may have any stride there, and DDP warns that its
+    # gradient's strides differ. Nothing is slower for it, so the warning is hidden.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # The running statistics of a norm are the main process's where they are used: see
     # `share_buffers`. Training does not read them.
@@ -213,15 +154,20 @@ def replicated(module, device):
     )
 
 
-def synchronised(module, now: bool):
-    """Whether backward, inside, averages the gradients so far or leaves them with their rank."""
-    return nullcontext() if now or world_size() == 1 else module.no_sync()
+def synchronised(module: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which backward averages the gradients so far, or leaves them local.
+
+    Args:
+        module: what `replicated` returned.
+        now: average them.
+    """
+    if now or not isinstance(module, DistributedDataParallel):
+        return nullcontext()
+    return module.no_sync()
 
 
-def share_buffers(model) -> None:
+def share_buffers(model: nn.Module) -> None:
     """Give every rank the main process's buffers."""
     if world_size() > 1:
-        from torch import distributed
-
         for buffer in model.buffers():
             distributed.broadcast(buffer, src=0)

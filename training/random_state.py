@@ -1,15 +1,23 @@
-"""The states of the global random generators, to go on drawing where a run stopped."""
+"""Seed the global random generators, and keep their states to go on drawing from them."""
 
 import random
+from typing import Any
 
 import numpy
 import torch
 
 
-def random_state(device: torch.device) -> dict:
-    """Of Python's, NumPy's and torch's global generators; of CUDA's the one of `device`.
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on every device."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
-    Plain values and tensors on the CPU, which a checkpoint can hold.
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of Python's, NumPy's and torch's generators, and of CUDA's on `device`.
+
+    They are plain values and tensors on the CPU, which a checkpoint can hold.
     """
     kind, keys, *rest = numpy.random.get_state()
     state = {
@@ -22,11 +30,10 @@ def random_state(device: torch.device) -> dict:
     return state
 
 
-def set_random_state(state: dict, device: torch.device) -> None:
-    """Let all of them go on from `state`. One that it lacks, as on another device, is left as is.
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Let all of the generators go on from `state`, which `random_state` returned.
 
-    Args:
-        state: what `random_state` gave.
+    One that the state lacks, as on another device, is left as it is.
     """
     random.setstate(state["python"])
     numpy.random.set_state(tuple(state["numpy"]))

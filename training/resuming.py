@@ -1,66 +1,42 @@
-"""Going on with a run: from which checkpoint, and whether command and data are still the run's."""
+"""Go on with a run: find its checkpoint, and see that command and data are still the run's."""
 
-import argparse
 from pathlib import Path
+from typing import Any
 
-import cli
+from torch import nn
+
+from cli.args_file import list_item
+from cli.config import AUTO, C, RunConfig
+from cli.fields import Effect
+from cli.parser import Command
+from run_folder.checkpoint import load_checkpoint, save_checkpoint
 from run_folder.folder import RunFolder
-from training import processes
-from training.signals import Interrupted
-from utils import UserError
+from training.session import checkpoint_meant
+from utils import UserError, restarts
+
+# Facts that decide how sums are rounded. The device is one, and no flag here: auto may mean it.
+ROUNDING_FACTS = (
+    "processes", "device", "cpu_capability", "threads", "torch", "numpy", "torchvision", "timm",
+    "transformers",
+)  # fmt: skip
 
 
-def checkpoint_meant(path: str) -> Path:
-    """The file that --resume PATH means: a checkpoint, or the one in a run folder."""
-    if Path(path).is_dir():
-        return Path(path) / RunFolder.CHECKPOINT
-    return Path(path).resolve() if Path(path).is_symlink() else Path(path)
-
-
-def check_restart(args: argparse.Namespace, folder: RunFolder) -> None:
-    """When torchrun starts processes anew: leave alone those that a signal has stopped, and go on
-    with the run that this command has started.
-
-    Raises:
-        Interrupted: once more, so that whoever sent the signal continues the run.
-    """
-    if not processes.restarts():
-        return
-    if folder.is_marked_by_us():
-        raise Interrupted("a signal before torchrun's restart")
-    if args.resume is None and folder.is_started_by_us():
-        args.resume, args.overwrite = cli.AUTO, False
-
-
-def is_cleaning_up(interruption: Interrupted) -> bool:
-    """Whether it is torchrun that ends a process which is starting, as another one has failed.
-
-    A signal that is meant for the run comes the same way, but then torchrun ends as well.
-    """
-    in_start_up = not interruption.saved
-    return in_start_up and processes.world_size() > 1 and str(interruption) == "SIGTERM"
-
-
-def find(args: argparse.Namespace, folder: RunFolder) -> tuple[dict, Path] | None:
-    """The checkpoint to go on from, and where it is; None to start anew.
+def find(run: RunConfig, folder: RunFolder) -> tuple[dict[str, Any], Path] | None:
+    """Return the checkpoint to go on from, and where it is; None to start from the beginning.
 
     Raises:
         UserError: it cannot be read, or a run would be lost.
     """
-    if args.resume is None:
+    if run.resume is None:
         return None
     path = folder.checkpoint
-    elsewhere = (
-        args.resume != cli.AUTO and checkpoint_meant(args.resume).resolve() != path.resolve()
-    )
-    if elsewhere and not (processes.restarts() and path.exists()):
+    is_elsewhere = run.resume != AUTO and checkpoint_meant(run.resume).resolve() != path.resolve()
+    if is_elsewhere and not (restarts() and path.exists()):
         folder.check_free(overwrite=False)
-        path = checkpoint_meant(args.resume)
-    elif args.resume == cli.AUTO and not path.exists():
+        path = checkpoint_meant(run.resume)
+    elif run.resume == AUTO and not path.exists():
         folder.check_unstarted()
         return None
-    from run_folder.checkpoint import load_checkpoint
-
     saved = load_checkpoint(path)
     if "ranks" not in saved:
         raise UserError(f"{path}: a checkpoint of an older version, which cannot be resumed")
@@ -68,40 +44,40 @@ def find(args: argparse.Namespace, folder: RunFolder) -> tuple[dict, Path] | Non
     return saved, path
 
 
-def bring_along(saved: dict | None, folder: RunFolder) -> None:
+def bring_along(saved: dict[str, Any], folder: RunFolder) -> None:
     """Put a checkpoint from elsewhere into the run folder, from where the run can go on."""
-    if saved and folder.writes:
-        from run_folder.checkpoint import save_checkpoint
-
+    if folder.writes:
         save_checkpoint(folder.checkpoint, saved)
 
 
-def take_flags(
-    kind: str,
-    flags: tuple[cli.Flag, ...],
-    args: argparse.Namespace,
-    given: set[str],
-    settings: dict,
-) -> None:
-    """Take the flags of the run to go on with. `--resume PATH` means the run as it is; `--resume`
-    alone means the same command once more, so that flags not given are to have their defaults.
+def resumed_config(command: Command[C], settings: dict[str, Any]) -> C:
+    """Return the configuration of the run to go on with.
+
+    `--resume PATH` means the run as it is, so its flags replace those that were not given;
+    `--resume` alone means the same command once more, so flags that are not given have their
+    defaults.
+
+    Args:
+        command: the command line.
+        settings: the checkpoint's.
 
     Raises:
-        UserError: they are another run's.
+        UserError: the flags are another run's.
     """
-    if settings.get("kind") != kind:
-        raise UserError(f"--resume: the checkpoint is not of a {kind} model")
-    saved = settings["args"]
+    config, saved = command.config, settings["args"]
+    if settings.get("kind") != config.KIND:
+        raise UserError(f"--resume: the checkpoint is not of a {config.KIND} model")
+    values, taken = config.values(), {}
     differences, rounding = [], []
-    for flag in flags:
-        if flag.name in cli.ARGUMENTS_OF_ONE_RUN or flag.name not in saved:
+    for name, flag in config.flags().items():
+        if flag.one_run or name not in saved:
             continue
-        mine, theirs = getattr(args, flag.name), saved[flag.name]
-        if args.resume not in (None, cli.AUTO) and flag.name not in given:
-            setattr(args, flag.name, theirs)
-        elif mine != theirs and flag.effect != cli.NOTHING and flag.name != "device":
-            found = differences if flag.effect == cli.RESULT else rounding
-            found.append(f"--{flag.name} {mine} (the run has {theirs})")
+        mine, theirs = values[name], saved[name]
+        if config.run.resume not in (None, AUTO) and name not in command.given:
+            taken[name] = theirs
+        elif mine != theirs and flag.effect != Effect.NOTHING and name != "device":
+            found = differences if flag.effect == Effect.RESULT else rounding
+            found.append(f"--{name} {mine} (the run has {theirs})")
     if differences:
         raise UserError(
             f"--resume: these flags would change the result: {', '.join(differences)}; give the "
@@ -109,17 +85,19 @@ def take_flags(
         )
     if rounding:
         print(f"Note: results agree to tolerance only, not bit for bit: {', '.join(rounding)}")
+    return config.replaced(**taken)
 
 
-# What decides how sums are rounded. The device is here, and not among the flags: auto may be it.
-ROUNDING_FACTS = (
-    "processes", "device", "cpu_capability", "threads", "torch", "numpy", "torchvision", "timm",
-    "transformers",
-)  # fmt: skip
-
-
-def take_weights(model, saved: dict, settings: dict, path: Path) -> None:
+def take_weights(
+    model: nn.Module, saved: dict[str, Any], settings: dict[str, Any], path: Path
+) -> None:
     """Put the weights of `saved`, the checkpoint at `path`, into the model.
+
+    Args:
+        model: the network as the configuration builds it now.
+        saved: the checkpoint.
+        settings: what a checkpoint of the run would hold now.
+        path: for messages.
 
     Raises:
         UserError: the data or the network are not those of the run.
@@ -141,19 +119,25 @@ def take_weights(model, saved: dict, settings: dict, path: Path) -> None:
         )
 
 
-def changed_facts(now: dict, then: dict) -> list[str]:
+def changed_facts(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """Return the facts that make results agree to tolerance only."""
     return [name for name in ROUNDING_FACTS if now.get(name) != then.get(name)]
 
 
-def note(saved: dict, facts: dict) -> str:
-    """What args.txt says of it: a line of YAML."""
+def note(saved: dict[str, Any], facts: dict[str, Any]) -> str:
+    """Return what args.txt says of going on: an item of a YAML list.
+
+    Args:
+        saved: the checkpoint that the run goes on from.
+        facts: the environment now.
+    """
     changed = changed_facts(facts, saved["settings"]["environment"])
     item = {"step": saved["step"], "at": facts["started"], "command": facts["command"]}
-    return cli.list_item(item | {name: facts[name] for name in changed})
+    return list_item(item | {name: facts[name] for name in changed})
 
 
-def load_weights(model, weights: dict, path: Path) -> None:
-    """Copy a checkpoint's weights into `model`.
+def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
+    """Copy the weights of the checkpoint at `path` into `model`.
 
     Raises:
         UserError: they are another model's.

@@ -1,19 +1,21 @@
-"""Numbers that describe the input of one activation."""
+"""Describe the input of one activation in numbers."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-SAMPLES = 65_536  # at most, of what is sorted
+SAMPLES = 65_536  # the most values that are sorted
 TAIL = 0.01  # the share of the samples that Hill's estimator looks at
-# What it tends to for a Gaussian: 1 / E[ln(|Z| / u) | |Z| > u] with P(|Z| > u) = TAIL.
+# Its limit for a Gaussian: 1 / E[ln(|Z| / u) | |Z| > u] with P(|Z| > u) = TAIL.
 GAUSSIAN_TAIL_INDEX = 9.0041
 FLAT = 0.01  # a slope below which hardly anything is learned
 
 
 def sample(x: Tensor, count: int = SAMPLES) -> Tensor:
-    """At most `count` of a tensor's values, the same places each time, all over it; (count,).
+    """Return at most `count` of a tensor's values, from the same places each time; (count,).
+
+    The places are spread all over it.
 
     The step is near the golden section of the size and has no divisor in common with it: no
     channel or row is preferred, no place comes twice, and no random number is drawn.
@@ -28,10 +30,10 @@ def sample(x: Tensor, count: int = SAMPLES) -> Tensor:
 
 
 def hill_tail_index(x: Tensor, tail: float = TAIL) -> Tensor:
-    """Hill's estimate (1975, Ann. Stat. 3) of the index a in P(|x - median| > t) ~ t^-a, from the
-    largest `tail` of the values (n,), at least one; a tensor without dimensions.
+    """Return Hill's estimate (1975, Ann. Stat. 3) of the index a in P(|x - median| > t) ~ t^-a.
 
-    The smaller, the longer the tail; NaN or infinite where those values do not differ.
+    It uses the largest `tail` of the values (n,), at least one, and has no dimensions. The smaller
+    it is, the longer the tail; it is NaN or infinite where those values do not differ.
     """
     distances = (x - x.median()).abs()
     count = max(1, round(tail * len(x)))
@@ -40,7 +42,7 @@ def hill_tail_index(x: Tensor, tail: float = TAIL) -> Tensor:
 
 
 def flat_share(activation: nn.Module, x: Tensor, limit: float = FLAT) -> Tensor:
-    """The share of the inputs x (n,) at which the activation's slope is below `limit` in size."""
+    """Return the share of inputs x (n,) where the activation's slope is below `limit` in size."""
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         # A clone, since it may work in place.
@@ -49,9 +51,11 @@ def flat_share(activation: nn.Module, x: Tensor, limit: float = FLAT) -> Tensor:
 
 
 def living_channels(x: Tensor, dimension: int) -> Tensor:
-    """Whether each channel of an input has a positive value; (channels,).
+    """Return whether each channel of an input has a positive value; (channels,), bool.
 
-    dimension: the one of the channels.
+    Args:
+        x: the input.
+        dimension: the one of the channels.
     """
     channels = x.shape[dimension]
     if not x.numel():

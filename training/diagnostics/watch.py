@@ -1,9 +1,10 @@
-"""Looks into a network between two steps of its training, and leaves no trace in it."""
+"""Look into a network between two steps of its training, and leave no trace in it."""
 
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,29 +24,34 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Watch:
-    """The activation sites of a network.
+    """Look at the activation sites of a network.
 
     Args:
-        sites: modules by path, in the order of depth.
+        model: the network.
+        sites: its activations by path, in the order of depth.
+        device: where the network is.
     """
 
     def __init__(self, model: nn.Module, sites: dict[str, nn.Module], device: torch.device):
         self.model, self.sites, self.device = model, sites, device
-        self._ignores = False
 
     def measure(
         self, objective: Objective, batch: tuple, samples: int, scale: float = 1.0
     ) -> dict[str, dict[str, float | None]]:
-        """Numbers of every site in a training pass over a batch: mean and standard deviation of the
-        site's input, tail index (and a Gaussian's), share of flat slopes, norm of the loss's
-        gradient with respect to the input, and sigma.
+        """Return numbers of every site in a training pass over a batch.
 
-        The batch may be a share of a step that has so many `samples` in all. The norm is scaled to
-        those: gradients of a mean over n times as many samples, taken together, are 1 / sqrt(n) of
-        it.
+        They are mean and standard deviation of the site's input, tail index (and a Gaussian's),
+        share of flat slopes, norm of the loss's gradient with respect to the input, and sigma.
 
-        The pass is one of its own, eager: weights, their gradients, buffers and random generators
-        are as before. The loss is multiplied by `scale` on the way, for gradients in fp16.
+        The pass is an extra one, and eager: weights, their gradients, buffers and random
+        generators are as before.
+
+        Args:
+            objective: the network with its task.
+            batch: it may be a share of a step.
+            samples: of the whole step. The gradient's norm is scaled to those: gradients of a mean
+                over n times as many samples, taken together, are 1 / sqrt(n) of it.
+            scale: what the loss is multiplied by on the way, for gradients in fp16.
         """
         with self._unchanged(), self._inputs() as inputs, torch.enable_grad():
             loss, _ = objective(batch, False)
@@ -63,14 +69,20 @@ class Watch:
         )
 
     @contextlib.contextmanager
-    def channels(self) -> Iterator[dict[str, Tensor]]:
-        """While this lasts, note which channels of each site's input have had a positive value;
-        (channels,) by path. Shares of several processes are put together at the end."""
+    def channels(self, has_data: Callable[[], bool] = lambda: True) -> Iterator[dict[str, Tensor]]:
+        """Note inside the block which channels of each site's input have had a positive value.
+
+        Gives a dictionary from path to (channels,), bool. At the end of the block it holds what
+        all processes have seen.
+
+        Args:
+            has_data: returns False while a pass is over no data, which wakes no channel.
+        """
         living: dict[str, Tensor] = {}
 
         def note(name: str, _, x: Tensor) -> Tensor:
             found = living_channels(x, dimensions.get(x.dim(), 1 if x.dim() == 4 else -1))
-            if self._ignores:
+            if not has_data():
                 found = torch.zeros_like(found)
             living[name] = living[name] | found if name in living else found
             return x
@@ -81,18 +93,12 @@ class Watch:
             living[name] = processes.total(found.double(), largest=True) > 0
 
     @contextlib.contextmanager
-    def ignoring(self) -> Iterator[None]:
-        """While this lasts, what goes through the network is no data: it wakes no channel."""
-        self._ignores = True
-        try:
-            yield
-        finally:
-            self._ignores = False
-
-    @contextlib.contextmanager
     def _channel_dimensions(self) -> Iterator[dict[int, int]]:
-        """While this lasts, where the channels of tensors with so many dimensions are: as in the
-        last such tensor that a layer of this pass made. Some networks of images have them last."""
+        """Give the place of the channels in tensors of so many dimensions, inside the block.
+
+        It is the place in the last such tensor that a layer of this pass made: some networks of
+        images have their channels last.
+        """
         dimensions: dict[int, int] = {}
 
         def hook(module: nn.Module, _, output: Tensor) -> None:
@@ -106,23 +112,25 @@ class Watch:
 
     @contextlib.contextmanager
     def _inputs(self) -> Iterator[dict[str, tuple[nn.Module, Tensor]]]:
-        """The sites, and what they are given, while this lasts."""
+        """Give the sites and their inputs, inside the block."""
         inputs: dict[str, tuple[nn.Module, Tensor]] = {}
 
         def note(name: str, site: nn.Module, x: Tensor) -> Tensor:
             if x.numel():  # an expert may have no token
                 inputs[name] = site, x
-            # One that works in place must not overwrite what is looked at.
+            # An activation that works in place must not overwrite what is looked at.
             return x.clone() if getattr(site, "inplace", False) else x
 
         with self._hooks(note):
             yield inputs
 
     @contextlib.contextmanager
-    def _hooks(self, note) -> Iterator[None]:
-        """Have `note(name, site, x)` called before each site, whose input becomes what it returns.
+    def _hooks(self, note: Callable[[str, nn.Module, Tensor], Tensor]) -> Iterator[None]:
+        """Call `note(name, site, x)` before each site, whose input becomes what it returns.
+
         The name is the site's path; some networks call one module at several places, which are
-        path, path#2 and so on."""
+        path, path#2 and so on.
+        """
         calls: Counter[str] = Counter()
 
         def hook(path: str):
@@ -152,8 +160,8 @@ class Watch:
 
 
 @contextlib.contextmanager
-def _removed_after(handles: list) -> Iterator[None]:
-    """While this lasts, hooks are there."""
+def _removed_after(handles: list[Any]) -> Iterator[None]:
+    """Remove hooks at the end of the block."""
     try:
         yield
     finally:
@@ -162,7 +170,7 @@ def _removed_after(handles: list) -> Iterator[None]:
 
 
 def channel_counts(living: dict[str, Tensor]) -> dict[str, dict[str, int]]:
-    """Of each site's channels, how many are dead, and all."""
+    """Return how many of each site's channels are dead, and how many it has."""
     return {
         path: {"dead": int((~alive).sum()), "total": len(alive)} for path, alive in living.items()
     }
@@ -184,8 +192,8 @@ def _numbers(
     }
 
 
-def _as_floats(numbers: dict[str, dict]) -> dict[str, dict[str, float | None]]:
-    """With one wait for the device."""
+def _as_floats(numbers: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Return the tensors as floats, with one wait for the device."""
     tensors = [t for of_site in numbers.values() for t in of_site.values() if isinstance(t, Tensor)]
     values = iter(torch.stack([t.detach().float() for t in tensors]).tolist())
     return {

@@ -1,0 +1,16 @@
+"""The command line: flags as typed fields, parsed once into a configuration that nothing changes.
+
+| file | what it holds |
+|---|---|
+| `config.py` | the flags that both programs share, and the four parts of a configuration |
+| `vision.py`, `language.py` | the flags of one program, and its whole configuration |
+| `fields.py` | what a flag is: default, converter, group, help, effect |
+| `converters.py` | from the text of a value to the value |
+| `datasets.py` | the names of the data sets, and what is known of them before they are read |
+| `parser.py` | from `sys.argv` and `--config` to a configuration |
+| `args_file.py` | args.txt: a configuration as YAML |
+| `run_names.py` | the default folder of a run |
+| `errors.py` | from an error to one line and an exit code |
+
+Nothing here loads torch: `--help` and every mistake in the flags are answered before that.
+"""

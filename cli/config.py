@@ -1,0 +1,391 @@
+"""The flags that both programs share, and what every configuration can do.
+
+A configuration has four parts, `model`, `data`, `training` and `run`. It is made once, by
+cli/parser.py or from the values of a checkpoint; nothing changes it afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, TypeVar
+
+import models
+from cli.converters import (
+    device_name,
+    not_negative,
+    number,
+    one_of,
+    positive,
+    positive_int,
+    save_interval,
+    seed,
+    share,
+    warmup_length,
+)
+from cli.fields import GROUPS, Effect, Evaluated, Flag, flag, flags_of_part
+from utils import UserError, user_errors
+from zilu import names as activations
+
+C = TypeVar("C", bound="Config")
+AUTO = "auto"  # --resume without a value: go on with the run in --output_dir, if there is one
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The flags that decide the network. Each program declares `model` and flags of its own."""
+
+    model: str = ""
+    activation: str = flag(
+        "ZiLU", activations.canonical_name, "Model",
+        f"activation function: {', '.join(activations.ACTIVATIONS)}",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    sigma: float = flag(
+        1.0, activations.check_sigma, "Model",
+        f"sharpness of {', '.join(activations.SIGMA_NAMES)}",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    learn_sigma: bool = flag(
+        False, bool, "Model", "make sigma a parameter of each layer", evaluated=Evaluated.NETWORK
+    )
+    rescale_init: float | None = flag(
+        None, number(float, at_least=1e-30, below=1e30), "Model",
+        "scale the initial weights around each activation, so that the network starts as the "
+        "function that --sigma times this would give: the control for scans of sigma",
+    )  # fmt: skip
+    norm: str = flag(
+        "auto", one_of(*models.NORMS), "Model",
+        "norms: bn (BatchNorm), gn (GroupNorm) or none in VGGs and ResNets, layer (LayerNorm) or "
+        "none in ViTs and GPT-2; auto is bn or layer",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    init_gain: str = flag(
+        "torch", one_of(*models.INIT_GAINS), "Model",
+        "unit scales the initial weights that read an activation, so that every activation keeps "
+        "the second moment that ReLU does with torch, which has ReLU's gain for all",
+    )  # fmt: skip
+    inplace: bool = flag(
+        False, bool, "Model",
+        f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}",
+        Effect.NOTHING,
+    )  # fmt: skip
+
+    @property
+    def has_sigma(self) -> bool:
+        """Return whether the activation has a sigma."""
+        return self.activation in activations.SIGMA_NAMES
+
+    @property
+    def is_third_party(self) -> bool:
+        """Return whether the network is another package's."""
+        return models.is_third_party(self.model)
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        name = self.activation
+        if self.learn_sigma and not self.has_sigma:
+            raise UserError(
+                f"--learn_sigma: {name} has no sigma; leave it out, or take one of "
+                f"{', '.join(activations.SIGMA_NAMES)}"
+            )
+        if self.rescale_init is not None and name not in activations.GATED_NAMES:
+            raise UserError(
+                f"--rescale_init: {name} is not of the form f(sigma x) / sigma; leave it out, or "
+                f"take one of {', '.join(activations.GATED_NAMES)}"
+            )
+        self._check_initial_weights()
+        if self.inplace and name not in activations.INPLACE_NAMES:
+            raise UserError(
+                f"--inplace: {name} has no in-place form; leave it out, or take one of "
+                f"{', '.join(activations.INPLACE_NAMES)}"
+            )
+
+    def _check_initial_weights(self) -> None:
+        scaled_by = {
+            "rescale_init": self.rescale_init is not None,
+            "init_gain": self.init_gain != "torch",
+        }
+        for name, is_given in scaled_by.items():
+            if is_given and self.is_third_party:
+                raise UserError(
+                    f"--{name} does not apply to {self.model}, only to the project's own models: "
+                    "leave it out"
+                )
+        if all(scaled_by.values()):
+            raise UserError(
+                "--init_gain unit depends on the activation's own sigma, and --rescale_init on "
+                "another one; leave out one of them"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The flags that decide the data. Each program declares all of them."""
+
+    dataset: str = ""
+    data_path: str = ""
+    batch_size: int = 0  # over all processes
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The flags that decide the training. Each program declares `num_epochs`."""
+
+    num_epochs: int = 0
+    max_steps: int | None = flag(
+        None, positive_int, "Training",
+        "stop after this many steps, where --num_epochs is not over before",
+    )  # fmt: skip
+    grad_accum_steps: int = flag(
+        1, positive_int, "Training",
+        "batches that a step adds up the gradients of: one step sees --batch_size times as many",
+    )  # fmt: skip
+    eval_interval: int | None = flag(
+        None, positive_int, "Training",
+        "evaluate every so many steps too (after each epoch only)",
+        Effect.NOTHING,
+    )  # fmt: skip
+    use_amp: bool = flag(
+        False, bool, "Training", "automatic mixed precision", Effect.ARITHMETIC,
+        evaluated=Evaluated.PRECISION,
+    )  # fmt: skip
+    amp_dtype: str = flag(
+        "auto", one_of("auto", "bf16", "fp16"), "Training",
+        "auto: bf16 where the GPU has it, else fp16 with gradient scaling; on a CPU bf16",
+        Effect.ARITHMETIC, evaluated=Evaluated.PRECISION,
+    )  # fmt: skip
+    use_compiled: bool = flag(False, bool, "Training", "torch.compile", Effect.ARITHMETIC)
+    compile_mode: str = flag(
+        "default", one_of("default", "reduce-overhead", "reduce-memory", "max-autotune"),
+        "Training",
+        "torch.compile's mode; reduce-memory keeps half of the activation memory for backward",
+        Effect.ARITHMETIC,
+    )  # fmt: skip
+    clip_grad_norm: float = flag(1.0, not_negative, "Training", "largest gradient norm; 0 is off")
+    optimizer: str = flag(
+        "adamw", one_of("adamw", "adam", "sgd"), "Optimization",
+        "optimizer: adamw, adam or sgd",
+    )  # fmt: skip
+    lr: float = flag(1e-3, positive, "Optimization", "learning rate, after warm-up")
+    weight_decay: float = flag(
+        1e-6, not_negative, "Optimization",
+        "weight decay, on the weights of linear, convolution and embedding layers only",
+    )  # fmt: skip
+    momentum: float = flag(0.9, share, "Optimization", "momentum of sgd")
+    beta1: float = flag(0.9, share, "Optimization", "decay of adam's mean of gradients")
+    beta2: float = flag(0.999, share, "Optimization", "decay of adam's mean of their squares")
+    scheduler: str = flag(
+        "none", one_of("none", "step", "cosine", "linear", "plateau"), "Optimization",
+        "learning rate per step: cosine and linear fall to 0 at the end; step multiplies by "
+        "--lr_gamma every --lr_step epochs; plateau does so after --lr_step epochs without a "
+        "lower validation loss (training loss where there is no validation split)",
+    )  # fmt: skip
+    warmup: str = flag(
+        "0", warmup_length, "Optimization",
+        "linear warm-up: steps (500), epochs (3ep) or a share of all steps (5%)",
+    )  # fmt: skip
+    lr_step: int = flag(20, positive_int, "Optimization", "epochs; see --scheduler")
+    lr_gamma: float = flag(0.1, positive, "Optimization", "factor; see --scheduler")
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.compile_mode != "default" and not self.use_compiled:
+            raise UserError("--compile_mode has no effect without --use_compiled; add it")
+        if self.amp_dtype != "auto" and not self.use_amp:
+            raise UserError("--amp_dtype has no effect without --use_amp; add it")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The flags that say where, with which seeds and into which folder a run goes."""
+
+    device: str = flag(
+        "auto", device_name, "System",
+        "auto (cuda, mps or cpu, whichever is there first), cpu, cuda, cuda:N, mps",
+        Effect.ARITHMETIC,
+    )  # fmt: skip
+    seed: int = flag(0, seed, "System", "seed of everything below that is not given")
+    init_seed: int | None = flag(None, seed, "System", "seed of the initial weights (--seed)")
+    data_seed: int | None = flag(
+        None, seed, "System", "seed of data order and augmentation (--seed)"
+    )
+    deterministic: bool = flag(
+        False, bool, "System",
+        "bit-identical repeats on CUDA too (slower; on a CPU runs always repeat)",
+        Effect.ARITHMETIC,
+    )  # fmt: skip
+    config: str | None = flag(
+        None, str, "Output",
+        "YAML file of flags, or the args.txt of an earlier run; the command line overrides it",
+        Effect.NOTHING, one_run=True,
+    )  # fmt: skip
+    output_dir: str | None = flag(
+        None, str, "Output",
+        "run folder (./Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED, and a short hash where other "
+        "flags differ from their defaults)",
+        Effect.NOTHING, one_run=True,
+    )  # fmt: skip
+    overwrite: bool = flag(
+        False, bool, "Output", "replace the run that --output_dir holds",
+        Effect.NOTHING, one_run=True,
+    )  # fmt: skip
+    resume: str | None = flag(
+        None, str, "Output",
+        "go on with the interrupted run in --output_dir, if there is one; or with the one whose "
+        "folder or checkpoint is given, whose flags then count where none are given",
+        Effect.NOTHING, bare=AUTO, one_run=True,
+    )  # fmt: skip
+    save_interval: str = flag(
+        "1ep,10min", save_interval, "Output",
+        "when to save a checkpoint: epochs (1ep), steps (500), minutes (10min), or whichever of "
+        "several is over first; the end is always saved",
+        Effect.NOTHING,
+    )  # fmt: skip
+    stats: int | None = flag(
+        None, positive_int, "Output",
+        "every so many steps, numbers of each activation (spread and tail of its input, flat "
+        "slopes, gradient, sigma), and dead channels at evaluations, into stats.jsonl",
+        Effect.NOTHING,
+    )  # fmt: skip
+    tensorboard: bool = flag(
+        False, bool, "Output", "the numbers of --stats for TensorBoard too, in the run folder",
+        Effect.NOTHING,
+    )  # fmt: skip
+    test_only: bool = flag(
+        False, bool, "Output",
+        "evaluate --checkpoint, else the run folder's, else the untrained network",
+        Effect.NOTHING, one_run=True,
+    )  # fmt: skip
+    checkpoint: str | None = flag(
+        None, str, "Output", "checkpoint file for --test_only", Effect.NOTHING, one_run=True
+    )
+
+    @property
+    def weights_seed(self) -> int:
+        """The seed of the initial weights: --init_seed, or --seed where that is not given."""
+        return self.seed if self.init_seed is None else self.init_seed
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of data order and augmentation: --data_seed, or --seed."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.tensorboard and self.stats is None:
+            raise UserError("--tensorboard has no effect without --stats; add --stats 100")
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise UserError("--tensorboard: it is not installed; pip install tensorboard")
+
+    def check_folder(self) -> None:
+        """Refuse flags that want a run folder to be used in two ways.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.checkpoint is not None and not self.test_only:
+            raise UserError("--checkpoint is for --test_only; add it, or leave out --checkpoint")
+        if self.resume is not None and self.test_only:
+            raise UserError("--resume trains and --test_only does not; leave out one of them")
+        if self.resume is not None and self.overwrite:
+            raise UserError(
+                "--resume goes on with a run and --overwrite replaces it; leave out one of them"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of a program, in four parts.
+
+    A subclass narrows the types of the parts; the default of a part holds the program's defaults.
+    """
+
+    PROGRAM: ClassVar[str]  # the file
+    KIND: ClassVar[str]  # of its models, as checkpoints and grids name it
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    run: RunConfig = RunConfig()
+
+    @classmethod
+    def flags(cls) -> dict[str, Flag]:
+        """Return every flag by name: the program's own first, then the shared ones, by group.
+
+        A sweep names its runs in this order.
+        """
+        return _flags(cls)
+
+    @classmethod
+    def defaults(cls, model: str | None = None) -> dict[str, Any]:
+        """Return the default of every flag, for a network of that name."""
+        name = cls().model.model if model is None else model
+        third_party = models.is_third_party(name)
+        return {
+            each.name: None if each.own_default and third_party else each.default
+            for each in cls.flags().values()
+        }
+
+    @classmethod
+    def from_values(cls: type[C], values: Mapping[str, Any]) -> C:
+        """Return the configuration that has these values, and the defaults of all other flags."""
+        complete = cls.defaults(values.get("model")) | dict(values)
+        parts: dict[str, dict[str, Any]] = {}
+        for each in cls.flags().values():
+            parts.setdefault(each.part, {})[each.name] = complete[each.name]
+        types = typing.get_type_hints(cls)
+        return cls(**{part: types[part](**fields) for part, fields in parts.items()})
+
+    def values(self) -> dict[str, Any]:
+        """Return the value of every flag by name, as args.txt and checkpoints hold them."""
+        return {
+            name: getattr(getattr(self, each.part), name) for name, each in self.flags().items()
+        }
+
+    def replaced(self: C, **changes: Any) -> C:
+        """Return a configuration with other values of some flags."""
+        return type(self).from_values(self.values() | changes)
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        self.model.check()
+        self.run.check()
+        self.training.check()
+        with user_errors():
+            activations.kernel_mode()
+
+
+@cache
+def _flags(config: type[Config]) -> dict[str, Flag]:
+    shared = {
+        "model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "run": RunConfig,
+    }  # fmt: skip
+    default = config()
+    found = [
+        each
+        for part in dataclasses.fields(config)
+        for each in flags_of_part(part.name, getattr(default, part.name), shared[part.name])
+    ]
+    found.sort(key=lambda each: (each.shared, GROUPS.index(each.group)))
+    return {each.name: each for each in found}

@@ -1,0 +1,105 @@
+"""Convert the texts of flags to values; every converter raises ValueError with the reason."""
+
+import math
+import re
+from collections.abc import Callable
+
+from utils import nearest
+
+# How third-party models are named.
+VISION_FORMS = "timm/NAME, torchvision/NAME"
+LANGUAGE_FORMS = "hf/FOLDER, hf/NAME"
+
+
+def number(
+    kind: type[int] | type[float],
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Callable[[str], int | float]:
+    """Return a converter to int or float with bounds."""
+    bounds = [f"of at least {at_least}"] if at_least is not None else []
+    bounds += [f"above {above}"] if above is not None else []
+    bounds += [f"below {below}"] if below is not None else []
+    wanted = " ".join(["a whole number" if kind is int else "a number", " and ".join(bounds)])
+
+    def convert(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        inside = (
+            abs(value) < (2**63 if kind is int else math.inf)
+            and (at_least is None or value >= at_least)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+        if not inside:
+            raise ValueError(f"expected {wanted.strip()}, not {text!r}")
+        return value
+
+    return convert
+
+
+positive_int = number(int, at_least=1)
+positive = number(float, above=0)
+not_negative = number(float, at_least=0)
+share = number(float, at_least=0, below=1)
+count = number(int, at_least=0)
+seed = count
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a converter to one of `choices`, without regard to case; it suggests the nearest."""
+    by_lower = {choice.lower(): choice for choice in choices}
+
+    def convert(text: str) -> str:
+        if text.lower() in by_lower:
+            return by_lower[text.lower()]
+        raise ValueError(f"unknown value {text!r}; {nearest(text, choices)}")
+
+    return convert
+
+
+def model_name(
+    known: tuple[str, ...], prefixes: dict[str, str], forms: str
+) -> Callable[[str], str]:
+    """Return a converter to one of our models, or to PREFIX/NAME of another package's."""
+    own = one_of(*known, *forms.split(", "))
+
+    def convert(text: str) -> str:
+        prefix, slash, name = text.partition("/")
+        if slash and name and prefix.lower() in prefixes:
+            return f"{prefix.lower()}/{name}"
+        return own(text)
+
+    return convert
+
+
+def device_name(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", text):
+        raise ValueError(f"unknown device {text!r}; known: auto, cpu, cuda, cuda:N, mps")
+    return text
+
+
+def warmup_length(text: str) -> str:
+    if not re.fullmatch(r"\d{1,15}|\d{1,9}(\.\d{1,9})?(ep|%)", text):
+        raise ValueError(f"expected steps (500), epochs (3ep) or a share (5%), not {text!r}")
+    if text.endswith("%") and float(text[:-1]) > 100:
+        raise ValueError(f"expected at most 100%, not {text!r}")
+    return text
+
+
+def save_interval(text: str) -> str:
+    part = r"([1-9]\d{0,8}(ep)?|(?=.*[1-9])\d{1,5}(\.\d{1,9})?min)"
+    units = [re.sub(r"[\d.]", "", each) for each in text.split(",")]
+    if not all(re.fullmatch(part, each) for each in text.split(",")) or len({*units}) < len(units):
+        raise ValueError(
+            "expected epochs (1ep), steps (500), minutes (10min) or several with commas between, "
+            f"not {text!r}"
+        )
+    return text
+
+
+def patch_size(text: str) -> str | int:
+    return "auto" if text.lower() == "auto" else int(positive_int(text))

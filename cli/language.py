@@ -1,0 +1,176 @@
+"""The flags of language_main.py, and its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import models
+from cli.config import Config, DataConfig, ModelConfig, RunConfig, TrainingConfig
+from cli.converters import LANGUAGE_FORMS, count, model_name, one_of, positive_int, share
+from cli.datasets import DEFAULT_DATA_PATH, LANGUAGE_DATASETS
+from cli.fields import Effect, Evaluated, flag
+from utils import UserError, user_errors
+
+SIZES = ("embedding_dim", "num_attention_heads", "num_layers")
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig(ModelConfig):
+    """The flags that decide the language model."""
+
+    model: str = flag(
+        "gpt2", model_name(models.LANGUAGE_MODELS, models.LANGUAGE_PACKAGES, LANGUAGE_FORMS),
+        "Model",
+        f"network: {', '.join(models.LANGUAGE_MODELS)}; or {LANGUAGE_FORMS}: any causal language "
+        "model of transformers by its config.json, untrained, its activations replaced",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    embedding_dim: int | None = flag(
+        None, positive_int, "Model", "width (the model's)", evaluated=Evaluated.NETWORK
+    )
+    num_attention_heads: int | None = flag(
+        None, positive_int, "Model", "per block (the model's)", evaluated=Evaluated.NETWORK
+    )
+    num_layers: int | None = flag(
+        None, positive_int, "Model", "blocks (the model's)", evaluated=Evaluated.NETWORK
+    )
+    max_seq_length: int = flag(
+        1024, positive_int, "Model", "context in tokens", evaluated=Evaluated.NETWORK
+    )
+    vocab_size: int | None = flag(
+        None, positive_int, "Model",
+        "rows of the token embedding (the tokenizer's number of ids)",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    dropout: float | None = flag(
+        0.1, share, "Model",
+        "of embeddings, attention and residuals; hf/: of all that the configuration has rates "
+        "for, which are its own where the flag is not given",
+        own_default=True,
+    )  # fmt: skip
+    init_from: str | None = flag(
+        None, str, "Model",
+        "folder of a Hugging Face GPT-2 to start from: config.json and model.safetensors",
+    )  # fmt: skip
+
+    def shape(self) -> dict[str, int]:
+        """Return width, heads and layers: the flags', else those of --init_from, else the model's.
+
+        It is empty for hf/ models, whose configuration has them.
+
+        Raises:
+            UserError: sizes that do not fit together, or not the network to start from.
+        """
+        sizes = {name: getattr(self, name) for name in SIZES}
+        if self.init_from is None:
+            with user_errors():
+                return models.resolve_shape(self.model, **sizes)
+        if self.is_third_party:
+            raise UserError(
+                f"--init_from does not apply to {self.model}, which starts untrained: leave it out"
+            )
+        with user_errors():
+            theirs = models.hugging_face_shape(self.init_from)
+            shape = {name: theirs[name] if size is None else size for name, size in sizes.items()}
+            vocab_size = self.vocab_size or theirs["vocab_size"]
+            wanted = {**shape, "vocab_size": vocab_size, "max_seq_length": self.max_seq_length}
+            models.check_fits(self.init_from, wanted)
+        return shape
+
+    def resolved_norm(self) -> str:
+        """Return the kind of norms, auto resolved.
+
+        Raises:
+            UserError: the model cannot have them, or those of --init_from would be lost.
+        """
+        with user_errors():
+            norm = models.resolve_norm(self.model, self.norm)
+        if norm == "none" and self.init_from is not None:
+            raise UserError(f"--init_from {self.init_from} has norms; leave out --norm none")
+        return norm
+
+    def check(self) -> None:
+        super().check()
+        if self.init_gain != "torch" and self.init_from is not None:
+            raise UserError("--init_from replaces what --init_gain scales; leave out one of them")
+        self.shape()
+        self.resolved_norm()
+
+
+@dataclass(frozen=True)
+class LanguageDataConfig(DataConfig):
+    """The flags that decide the text and its tokens."""
+
+    dataset: str = flag(
+        "wikitext103", one_of(*LANGUAGE_DATASETS), "Dataset",
+        f"data set: {', '.join(LANGUAGE_DATASETS)}",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    data_path: str = flag(
+        DEFAULT_DATA_PATH, str, "Dataset", "folder of the data and of its tokens", Effect.NOTHING,
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    batch_size: int = flag(32, positive_int, "Training", "sequences per batch")
+    tokenizer: str = flag("gpt2", str, "Dataset", "gpt2, bytes, or a tokenizer's folder")
+    eval_stride: int | None = flag(
+        None, positive_int, "Dataset",
+        "tokens that an evaluation window scores, with the rest of the context before them "
+        "(--max_seq_length: all, without overlap)",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+
+    def check_stride(self, block_size: int) -> None:
+        """Refuse a stride of evaluation that is longer than a window.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.eval_stride is not None and not 1 <= self.eval_stride <= block_size:
+            raise UserError(
+                f"--eval_stride {self.eval_stride}: must be from 1 to --max_seq_length "
+                f"({block_size}), or tokens would be left out"
+            )
+
+
+@dataclass(frozen=True)
+class LanguageTrainingConfig(TrainingConfig):
+    """The flags that decide the training of a language model."""
+
+    num_epochs: int = flag(10, positive_int, "Training", "passes over the training text")
+
+
+@dataclass(frozen=True)
+class LanguageRunConfig(RunConfig):
+    """The flags of a run, and the samples that it prints at its end."""
+
+    sample: int = flag(
+        0, count, "Output", "continuations of --prompt to print at the end", Effect.NOTHING
+    )
+    prompt: str | None = flag(
+        None, str, "Output", "text that --sample continues (a new document)", Effect.NOTHING
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.prompt is not None and not self.sample:
+            raise UserError("--prompt has no effect without --sample; add --sample 1")
+
+
+@dataclass(frozen=True)
+class LanguageConfig(Config):
+    """The configuration of language_main.py, with GPT-2's usual optimization as its defaults."""
+
+    PROGRAM: ClassVar[str] = "language_main.py"
+    KIND: ClassVar[str] = "language"
+
+    model: LanguageModelConfig = LanguageModelConfig()
+    data: LanguageDataConfig = LanguageDataConfig()
+    training: LanguageTrainingConfig = LanguageTrainingConfig(
+        lr=6e-4, weight_decay=0.1, beta2=0.95, scheduler="linear", warmup="5%"
+    )
+    run: LanguageRunConfig = LanguageRunConfig()
+
+    def check(self) -> None:
+        super().check()
+        self.data.check_stride(self.model.max_seq_length)

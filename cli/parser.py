@@ -1,0 +1,192 @@
+"""Parse the command line, and the YAML file of --config under it, into a configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+from cli.config import AUTO, C
+from cli.fields import GROUPS, Flag
+from utils import UserError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Command(Generic[C]):
+    """A parsed command: the configuration, and the names of the flags that were given."""
+
+    config: C
+    given: frozenset[str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether the configuration stands, since no checkpoint decides a part of it."""
+        run = self.config.run
+        return not run.test_only and run.resume in (None, AUTO)
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other, as far as they are known.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        self.config.run.check_folder()
+        if self.is_complete:
+            self.config.check()
+
+
+class Parser(argparse.ArgumentParser):
+    """Raise a UserError where argparse would print its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse(config: type[C], description: str, argv: list[str] | None = None) -> Command[C]:
+    """Return what the command line says, over `--config`, over the defaults.
+
+    Args:
+        config: the class of the program's configuration.
+        description: the program's docstring, whose first line is the description in `--help`.
+        argv: the command line, by default the process's own.
+
+    Raises:
+        UserError: an unknown flag, a value that its flag refuses, an unreadable `--config`.
+    """
+    flags = config.flags()
+    parsed, unknown = _parser(config.PROGRAM, description.splitlines()[0], flags).parse_known_args(
+        argv
+    )
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0]
+        raise UserError(f"unknown argument {unknown[0]!r}; {_nearest_flag(name, flags)}")
+    texts: dict[str, Any] = vars(parsed)
+    if "config" in texts:
+        texts = read_config(texts["config"], config) | texts
+    return Command(converted(config, texts), frozenset(texts))
+
+
+def converted(config: type[C], texts: Mapping[str, Any]) -> C:
+    """Return the configuration with the values that `texts` stand for.
+
+    Args:
+        texts: by flag, a text, or whatever YAML made of it.
+
+    Raises:
+        UserError: an unknown flag, or a value that its flag refuses.
+    """
+    flags = config.flags()
+    for name in texts:
+        if name not in flags:
+            raise UserError(f"unknown flag {name!r}; {_nearest_flag(str(name), flags)}")
+    return config.from_values({name: _converted(flags[name], text) for name, text in texts.items()})
+
+
+def read_config(path: str, config: type[C]) -> dict[str, Any]:
+    """Return the flags that a YAML file sets, as they stand there; null means the default.
+
+    Of an earlier run's args.txt, only the flags are taken that do not belong to that one run.
+
+    Raises:
+        UserError: it cannot be read, or names an unknown flag.
+    """
+    import yaml  # --help works without it
+
+    flags = config.flags()
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a bad date is a ValueError
+        reason = " ".join(str(error).split())
+        raise UserError(f"--config {path}: not a readable YAML file ({reason})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected lines of the form `flag: value`")
+    if "environment" in content:
+        of_that_run = {flag.name for flag in flags.values() if flag.one_run}
+        skipped = of_that_run | {"environment", "resolved", "resumed"}
+        content = {name: value for name, value in content.items() if name not in skipped}
+    for name in content:
+        if name not in flags or name == "config":
+            raise UserError(
+                f"--config {path}: unknown flag {name!r}; {_nearest_flag(str(name), flags)}"
+            )
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def _parser(program: str, description: str, flags: dict[str, Flag]) -> Parser:
+    parser = Parser(
+        prog=program, usage="%(prog)s [flags]", description=description, allow_abbrev=False
+    )
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for flag in flags.values():
+        shown = flag.shown_default
+        text = f"{flag.help} ({shown})" if shown else flag.help
+        options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
+        if flag.convert is bool:
+            options |= {"action": argparse.BooleanOptionalAction}
+        else:
+            options |= {"metavar": "VALUE"}
+        if flag.bare is not None:
+            options |= {"nargs": "?", "const": flag.bare}
+        groups[flag.group].add_argument(f"--{flag.name}", **options)
+    return parser
+
+
+def _nearest_flag(name: str, flags: Mapping[str, Flag]) -> str:
+    near = did_you_mean(name, flags)
+    return f"did you mean --{near}? (--help lists all)" if near else "--help lists all"
+
+
+def _converted(flag: Flag, text: Any) -> Any:
+    if "\0" in str(text):
+        raise UserError(f"--{flag.name}: a NUL character is no part of a value")
+    if flag.bare is not None and isinstance(text, bool):  # in a file
+        return flag.bare if text else flag.default
+    if flag.convert is bool:
+        if isinstance(text, bool):
+            return text
+        raise UserError(f"--{flag.name}: expected true or false, not {text!r}")
+    try:
+        return flag.convert(str(text))
+    except ValueError as error:
+        raise UserError(f"--{flag.name}: {error}") from None
+
+
+# --- the programs that train nothing ---
+
+
+def tool_parser(usage: str, text: str) -> Parser:
+    """Return a parser whose help opens with the first paragraph of `text` and ends with the rest.
+
+    Args:
+        usage: the usage line.
+        text: the docstring of the program.
+    """
+    summary, details = text.split("\n\n", 1)
+    return Parser(
+        usage=usage,
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def parsed_into(options: Callable[..., T], parser: Parser, argv: list[str] | None = None) -> T:
+    """Return the command line as an instance of the dataclass `options`."""
+    return options(**vars(parser.parse_args(argv)))
+
+
+def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """Return `convert` so that argparse passes on the reason for which it refuses a value."""
+
+    def converted(text: str) -> T:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return converted

@@ -1,0 +1,51 @@
+"""Name the folder of a run after its flags."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from cli.config import Config
+from cli.datasets import DEFAULT_DATA_PATH, OWN_FILES
+from cli.fields import Effect
+
+# The device is left out of the hash, so that --test_only finds the run on another one.
+NAMED = ("dataset", "model", "activation", "sigma", "learn_sigma", "seed", "device")
+
+
+def default_output_dir(config: Config) -> Path:
+    """Return Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED.
+
+    A short hash of the other flags follows where one of them differs from its default.
+    """
+    model, data = config.model, config.data
+    parts = [model.activation]
+    if model.has_sigma:
+        sigma = repr(model.sigma).removesuffix(".0")
+        parts.append(f"sigma{sigma}" + ("-learned" if model.learn_sigma else ""))
+    parts.append(f"seed{config.run.seed}")
+    flags, defaults = config.flags(), config.defaults(model.model)
+    others = {
+        name: value
+        for name, value in config.values().items()
+        if flags[name].effect != Effect.NOTHING and name not in NAMED and value != defaults[name]
+    }
+    if data.dataset in OWN_FILES and data.data_path != DEFAULT_DATA_PATH:
+        others["data_path"] = data.data_path
+    if others:
+        text = json.dumps(others, sort_keys=True)
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    return Path("Output") / data.dataset / _path_of(model.model) / "_".join(parts)
+
+
+def _path_of(model: str) -> str:
+    """Return a path below the run folders for a model's name.
+
+    A name that would leave them, as that of a configuration may, gives its last part and a hash of
+    the whole.
+    """
+    if all(re.fullmatch(r"\w[\w.-]*", part) for part in model.split("/")):
+        return model
+    prefix, _, name = model.partition("/")
+    last = re.sub(r"[^\w.-]+", "-", Path(name).name).lstrip(".-") or "model"
+    return f"{prefix}/{last}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"

@@ -1,0 +1,199 @@
+"""The flags of vision_main.py, and its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import models
+from cli.config import Config, DataConfig, ModelConfig, RunConfig, TrainingConfig
+from cli.converters import (
+    VISION_FORMS,
+    count,
+    model_name,
+    not_negative,
+    number,
+    one_of,
+    patch_size,
+    positive_int,
+    seed,
+    share,
+)
+from cli.datasets import (
+    DEFAULT_DATA_PATH,
+    IMAGE_SIZES,
+    LONG_TAIL_FACTOR,
+    LONG_TAILED,
+    VISION_DATASETS,
+)
+from cli.fields import Effect, Evaluated, flag
+from utils import UserError, one_line_warnings, user_errors
+
+
+@dataclass(frozen=True)
+class VisionModelConfig(ModelConfig):
+    """The flags that decide the network for images."""
+
+    model: str = flag(
+        "vgg11", model_name(models.VISION_MODELS, models.VISION_PACKAGES, VISION_FORMS), "Model",
+        f"network: {', '.join(models.VISION_MODELS)}; or {VISION_FORMS}: any image classifier "
+        "that timm or torchvision has, its activations replaced",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    stem: str = flag(
+        "auto", one_of(*models.STEMS), "Model",
+        "ResNet-18/34/50: cifar (3x3) or imagenet (7x7, max-pool); auto depends on the image size",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    head: str = flag(
+        "auto", one_of(*models.HEADS), "Model",
+        "VGG: linear or imagenet (4096 wide); auto depends on the image size",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    patch_size: str | int = flag(
+        "auto", patch_size, "Model", "ViT: pixels; auto is 4 or 16", evaluated=Evaluated.NETWORK
+    )
+
+    def options(self, image_size: int) -> dict[str, int | str]:
+        """Return the options that the network's family has, every auto resolved.
+
+        Args:
+            image_size: side of the images in pixels.
+
+        Raises:
+            UserError: an option that the network does not have, or images too small for it.
+        """
+        with user_errors(), one_line_warnings():
+            return models.resolve_options(
+                self.model, image_size, self.stem, self.head, self.patch_size, self.norm
+            )
+
+
+@dataclass(frozen=True)
+class VisionDataConfig(DataConfig):
+    """The flags that decide the images, their splits and their augmentation."""
+
+    dataset: str = flag(
+        "cifar10", one_of(*VISION_DATASETS), "Dataset",
+        f"data set: {', '.join(VISION_DATASETS)}",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    data_path: str = flag(
+        DEFAULT_DATA_PATH, str, "Dataset", "folder of the data", Effect.NOTHING,
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    batch_size: int = flag(256, positive_int, "Training", "images per step")
+    resize: int | None = flag(
+        None, positive_int, "Dataset",
+        "image size in pixels (the data set's own; digits 32, imagenet 224)",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    augment: bool = flag(False, bool, "Dataset", "random crop and flip (digits: crop alone)")
+    color_jitter: bool = flag(
+        False, bool, "Dataset", "random brightness, contrast, saturation (0.2) and hue (0.1)"
+    )
+    noise: float = flag(
+        0.0, not_negative, "Dataset",
+        "standard deviation of Gaussian noise on normalised training images",
+    )  # fmt: skip
+    val_fraction: float = flag(
+        0.0, share, "Dataset",
+        "share of the training set held out for validation, stratified",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    imb_factor: float | None = flag(
+        None, number(float, above=0, below=1), "Dataset",
+        "make the training set long-tailed: the smallest class's share of the largest one "
+        f"(all images; {LONG_TAIL_FACTOR:g} for cifar10-lt and cifar100-lt)",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    imb_type: str = flag(
+        "exp", one_of("exp", "step"), "Dataset",
+        "with --imb_factor: exp falls from class to class, step once, after half of them",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    split_seed: int = flag(
+        0, seed, "System", "seed of the validation split, and of what --imb_factor keeps",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    num_workers: int | None = flag(
+        None, count, "System",
+        "processes that read images of data sets too large for memory; 0 is none "
+        "but this one (one per processor)",
+        Effect.NOTHING,
+    )  # fmt: skip
+
+    @property
+    def is_long_tailed(self) -> bool:
+        """Return whether the training set is made long-tailed."""
+        return self.imb_factor is not None or self.dataset in LONG_TAILED
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.imb_type != "exp" and not self.is_long_tailed:
+            raise UserError("--imb_type has no effect without --imb_factor; add --imb_factor 0.01")
+
+
+@dataclass(frozen=True)
+class VisionTrainingConfig(TrainingConfig):
+    """The flags that decide the training of a classifier."""
+
+    num_epochs: int = flag(150, positive_int, "Training", "passes over the training set")
+    sync_batchnorm: bool = flag(
+        False, bool, "Training",
+        "with several processes: BatchNorm's statistics over all of them, not over each one's",
+    )  # fmt: skip
+    criterion: str = flag(
+        "CrossEntropy", one_of("CrossEntropy", "MSE"), "Optimization",
+        "loss: CrossEntropy, or MSE between the outputs and one-hot targets",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    label_smoothing: float = flag(0.0, share, "Optimization", "of the training targets")
+    class_balanced: float | None = flag(
+        None, number(float, at_least=0, below=1), "Optimization",
+        "class-balanced training loss (arXiv 1901.05555) with this beta, for example 0.9999",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        if self.class_balanced is not None and self.criterion != "CrossEntropy":
+            raise UserError(
+                f"--class_balanced is for --criterion CrossEntropy, not {self.criterion}; leave "
+                "one out"
+            )
+
+
+@dataclass(frozen=True)
+class VisionConfig(Config):
+    """The configuration of vision_main.py."""
+
+    PROGRAM: ClassVar[str] = "vision_main.py"
+    KIND: ClassVar[str] = "vision"
+
+    model: VisionModelConfig = VisionModelConfig()
+    data: VisionDataConfig = VisionDataConfig()
+    training: VisionTrainingConfig = VisionTrainingConfig()
+    run: RunConfig = RunConfig()  # noqa: RUF009 - it is frozen
+
+    def check(self) -> None:
+        super().check()
+        self.data.check()
+        if self.training.sync_batchnorm and self.model.norm in ("gn", "none"):
+            raise UserError(
+                f"--sync_batchnorm: --norm {self.model.norm} has no BatchNorm; leave out "
+                "--sync_batchnorm"
+            )
+        self.model.options(self._expected_image_size())
+
+    def _expected_image_size(self) -> int:
+        """Return the side of the images as far as flags tell, in pixels.
+
+        For a folder of images it is one that every option fits.
+        """
+        size = self.data.resize or IMAGE_SIZES.get(self.data.dataset)
+        patch = self.model.patch_size
+        return size or (patch if isinstance(patch, int) else 224)

@@ -1,0 +1,7 @@
+"""From files to batches: images and text. dataset.py is the door for users.
+
+| file | what it holds |
+|---|---|
+| `data.py` | the data sets when they are ready: `ImageData`, `TextData` |
+| `images/`, `text/` | how they are made, in files by purpose |
+"""

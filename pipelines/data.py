@@ -1,0 +1,67 @@
+"""Hold data sets that are ready for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # --help works without torch
+    from pipelines.images.loaders import MemoryLoader, StreamLoader
+    from pipelines.text.loaders import EvalLoader, TrainLoader
+
+
+@dataclass
+class ImageData:
+    """Hold the loaders of a set of images, and what is known of it.
+
+    Attributes:
+        train, val, test: loaders; val is None where nothing is held out.
+        image_size: side of the images in pixels.
+        mean, std: of the normalisation, per channel of pixels scaled to 0..1.
+        digest: hex, the same for the same training images in the same order.
+        class_sizes: training images of each class.
+        description: one line for the log.
+    """
+
+    name: str
+    train: MemoryLoader | StreamLoader
+    val: MemoryLoader | StreamLoader | None
+    test: MemoryLoader | StreamLoader
+    num_classes: int
+    image_size: int
+    class_names: list[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+    class_sizes: list[int]
+    description: str
+
+
+@dataclass
+class TextData:
+    """Hold the loaders of a corpus, and what is known of it.
+
+    Attributes:
+        form: which text it is, for results (wikitext-103-v1).
+        train, val, test: loaders.
+        tokenizer: its name or folder.
+        vocab_size: how many ids the tokenizer can give, end of text included.
+        end_of_text: that id.
+        fingerprint: hex, the same for the same tokenizer.
+        counts: by split, its .tokens, .words and .bytes.
+        digests: by split, of its text.
+        description: one line for the log.
+    """
+
+    name: str
+    form: str
+    train: TrainLoader
+    val: EvalLoader
+    test: EvalLoader
+    tokenizer: str
+    vocab_size: int
+    end_of_text: int
+    fingerprint: str
+    counts: dict[str, Any]
+    digests: dict[str, str]
+    description: str

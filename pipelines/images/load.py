@@ -1,0 +1,207 @@
+"""Load a set of images: read it, split it, normalise it, and make its loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.transforms.v2 import functional
+
+from cli.datasets import IMAGE_FOLDERS, LONG_TAIL_FACTOR, LONG_TAILED, PUBLISHED
+from cli.vision import VisionDataConfig
+from pipelines.data import ImageData
+from pipelines.images import decode, folders
+from pipelines.images.augment import Transform
+from pipelines.images.imbalance import long_tail
+from pipelines.images.sources import read_cifar, read_digits
+from pipelines.images.splits import ArraySplit, FileSplit, fits_in_memory, hold_out, statistics
+from utils import UserError
+
+Split = Any  # ArraySplit | FileSplit
+Device = torch.device | str
+
+
+class Source(NamedTuple):
+    """Hold what was read of a data set; `val` is None where it has no split of that name."""
+
+    train: Split
+    val: Split | None
+    test: Split
+    class_names: list[str]
+    image_size: int  # side in pixels
+    origin: str  # where it was read from
+
+
+def load_images(
+    config: VisionDataConfig,
+    *,
+    data_seed: int = 0,
+    device: Device = "cpu",
+    num_workers: int | None = None,
+    progress: bool = True,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ImageData:
+    """Return the images that the configuration names, ready for training.
+
+    Args:
+        config: which images, splits, augmentation and batches.
+        data_seed: decides order and augmentation of training. config.split_seed alone decides
+            which images are held out, and which stay of a long-tailed training set.
+        device: where batches are made.
+        num_workers: processes that read files, where images are streamed; 0 for none but this
+            one, None for one per processor.
+        progress: show a bar while images are read.
+        normalisation: mean and std to use instead of the data set's own: those that a network was
+            trained with.
+        rank, world_size: this process's share of each batch.
+
+    Raises:
+        UserError: for everything that the user can fix.
+    """
+    source = _read(config, device, progress)
+    train, val = _held_out(source, config)
+    train, tail = _long_tailed(train, config)
+    mean, std = _normalisation(train, config, num_workers, progress, normalisation)
+    size = source.image_size
+    plain = Transform(mean, std, size, device)
+    varied = Transform(mean, std, size, device, **_augmentation(config))
+    where = (config.batch_size, device, num_workers)
+    ranks = {"rank": rank, "world_size": world_size}
+    loaders = {
+        "train": train.loader(varied, *where, data_seed, **ranks),
+        "val": val and val.loader(plain, *where, **ranks),
+        "test": source.test.loader(plain, *where, **ranks),
+    }
+    names = source.class_names
+    counts = ", ".join(f"{x.num_samples:,} {split}" for split, x in loaders.items() if x)
+    return ImageData(
+        name=config.dataset,
+        **loaders,
+        num_classes=len(names),
+        image_size=size,
+        class_names=names,
+        mean=tuple(mean),
+        std=tuple(std),
+        digest=train.digest(),
+        class_sizes=np.bincount(train.targets, minlength=len(names)).tolist(),
+        description=f"{config.dataset}: {counts} images of {len(names)} classes{tail}, "
+        f"{size}x{size}, from {source.origin}",
+    )
+
+
+def _augmentation(config: VisionDataConfig) -> dict[str, Any]:
+    name = config.dataset
+    return {
+        # ImageNet's images are cropped and flipped while they are read.
+        "crop": config.augment and name != "imagenet",
+        "flip": config.augment and name not in ("imagenet", "digits"),  # a mirrored digit is none
+        "jitter": config.color_jitter,
+        "noise": config.noise,
+    }
+
+
+def _normalisation(
+    train: Split,
+    config: VisionDataConfig,
+    num_workers: int | None,
+    progress: bool,
+    given: tuple[Sequence[float], Sequence[float]] | None,
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the given mean and std, else the published ones, else the training images'."""
+    published = PUBLISHED.get(LONG_TAILED.get(config.dataset, config.dataset))
+    return given or published or statistics(train, num_workers, progress)
+
+
+def _held_out(source: Source, config: VisionDataConfig) -> tuple[Split, Split | None]:
+    """Return (train, val) after a share of train went to val."""
+    if not config.val_fraction:
+        return source.train, source.val
+    if source.val is not None:
+        raise UserError(
+            f"--val_fraction {config.val_fraction}: {config.data_path} has a val/ of its own; "
+            "leave the flag out, or rename the folder"
+        )
+    kept, held = hold_out(source.train.targets, config.val_fraction, config.split_seed)
+    return source.train.subset(kept), source.train.subset(held)
+
+
+def _long_tailed(train: Split, config: VisionDataConfig) -> tuple[Split, str]:
+    """Return train after images were taken from it, and what the log says of that."""
+    factor = config.imb_factor
+    if factor is None:
+        factor = LONG_TAIL_FACTOR if config.dataset in LONG_TAILED else 1
+    if factor == 1:
+        return train, ""
+    kept = long_tail(train.targets, factor, config.imb_type, config.split_seed)
+    return train.subset(kept), f" (training set long-tailed: {config.imb_type}, {factor:g})"
+
+
+# --- reading ---
+
+
+def _read(config: VisionDataConfig, device: Device, progress: bool) -> Source:
+    if config.dataset in IMAGE_FOLDERS:
+        return _read_folder(config, device, progress)
+    if config.dataset == "digits":
+        return _read_digits(config.resize or 32, device)
+    return _read_cifar(config, device, progress)
+
+
+def _read_cifar(config: VisionDataConfig, device: Device, progress: bool) -> Source:
+    size = config.resize or 32
+    cls = {"cifar10": CIFAR10, "cifar100": CIFAR100}[
+        LONG_TAILED.get(config.dataset, config.dataset)
+    ]
+    train, test, class_names = read_cifar(cls, config.data_path, progress)
+    train, test = (_resized(images, targets, size, device) for images, targets in (train, test))
+    return Source(train, None, test, class_names, size, config.data_path)
+
+
+def _read_digits(size: int, device: Device) -> Source:
+    images, targets, class_names = read_digits()
+    digits = _resized(images, targets, size, device)
+    kept, held = hold_out(targets, 0.2, seed=0)  # the test split, whatever the seeds
+    return Source(digits.subset(kept), None, digits.subset(held), class_names, size, "scikit-learn")
+
+
+def _resized(images: np.ndarray, targets: np.ndarray, size: int, device: Device) -> ArraySplit:
+    """Return images (N, H, W, 3) at (N, size, size, 3), with their targets."""
+    if images.shape[1] != size:
+        if not fits_in_memory(len(images), size, device):
+            raise UserError(
+                f"--resize {size}: {len(images):,} images of that size need too much memory"
+            )
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2)
+        planes = functional.resize(planes, [size, size], antialias=True)
+        images = planes.permute(0, 2, 3, 1).contiguous().numpy()
+    return ArraySplit(images, targets)
+
+
+def _read_folder(config: VisionDataConfig, device: Device, progress: bool) -> Source:
+    try:
+        root = folders.find_root(config.data_path)
+        class_names, *found = folders.scan(root)
+    except OSError as error:
+        raise UserError(f"--data_path {config.data_path}: cannot be read ({error})") from None
+    streams = config.dataset == "imagenet"
+    if streams:
+        size = config.resize or 224
+        read = decode.ImageNetReader(size)
+    else:
+        size = config.resize or decode.common_size(found[0].paths[0])
+        read = decode.FolderReader(size, fit=config.resize is not None)
+    total = sum(len(files.paths) for files in found if files)
+    if streams or not fits_in_memory(total, size, device):
+        splits = [files and FileSplit(files.paths, files.targets, read) for files in found]
+        return Source(*splits, class_names, size, f"{root} (streamed)")
+    loaded = [files and decode.cached_images(files, read, progress) for files in found]
+    splits = [x and ArraySplit(x[0], files.targets) for x, files in zip(loaded, found, strict=True)]
+    cached = all(from_cache for _, from_cache in filter(None, loaded))
+    return Source(
+        *splits, class_names, size, f"{root} ({'from its cache' if cached else 'decoded'})"
+    )

@@ -1,0 +1,281 @@
+"""Language: text as tokens, GPT-2 or one of Hugging Face's networks, and the next token."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import models
+from cli.language import LanguageConfig, LanguageModelConfig, LanguageRunConfig
+from cli.parser import Command
+from models import causal_lm
+from models.gpt2 import load_hugging_face
+from pipelines.data import TextData
+from pipelines.text import hub, tokenizer
+from pipelines.text.load import load_text
+from pipelines.text.loaders import IGNORED
+from run_folder.result_lines import perplexity_text
+from training.program import Program
+from training.random_state import seed_everything
+from training.task import Batch
+from utils import UserError, mixed_seed, one_line_warnings, rank, user_errors, world_size
+
+SAMPLED_TOKENS = 200  # of a continuation, for --sample
+
+
+class LanguageModelling:
+    """Predict the next token: the loss per token in nats, and what follows from it."""
+
+    counted = "tokens"
+    test_each_epoch = False
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        ids, targets = batch  # (B, T), (B, T)
+        logits = model(ids).float()  # (B, T, vocabulary)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        count = (targets != IGNORED).sum()
+        return loss, torch.stack([loss.detach() * count, count])
+
+    def metrics(self, sums: list[float], loader: Any) -> dict[str, float]:
+        """Return loss and perplexity per token; per word and byte by the split's own counts."""
+        nats, count = sums
+        loss, split = nats / count, loader.counts
+        nats_of_split = loss * split.tokens
+        return {
+            "loss": loss,
+            "perplexity": _exp(loss),
+            "word_perplexity": _exp(nats_of_split / split.words) if split.words else math.inf,
+            "bits_per_byte": nats_of_split / split.bytes / math.log(2),
+            "count": int(count),
+        }
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        """Return the metrics as they stand in a line of results."""
+        return perplexity_text(metrics)
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """Return the negative loss."""
+        return -metrics["loss"]
+
+    def predictions(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return loss (B,), mean nats per token of a block, and tokens (B,), how many those are."""
+        ids, targets = batch
+        losses = F.cross_entropy(
+            model(ids).float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED,
+            reduction="none",
+        )  # fmt: skip
+        tokens = (targets != IGNORED).sum(1)
+        return {"loss": losses.view_as(targets).sum(1) / tokens, "tokens": tokens}
+
+    def flops(self, model: nn.Module) -> float | None:
+        """Return the operations of a training step per token, where the network knows them."""
+        return model.flops_per_token
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709 else math.inf  # math.exp raises beyond
+
+
+class LanguageProgram(Program[LanguageConfig, TextData]):
+    """Train and evaluate language models."""
+
+    def check(self) -> None:
+        super().check()
+        if self.config.model.is_third_party:
+            check_configuration(self.config.model)
+
+    def load_data(self, settings: dict[str, Any]) -> TextData:
+        config = self.config
+        if config.run.sample:  # a missing tokenizer is to be noticed now, not after the training
+            tokenizer.load(config.data.tokenizer, config.data.data_path)
+        data = load_text(
+            config.data,
+            block_size=config.model.max_seq_length,
+            data_seed=config.run.order_seed,
+            device=self.device,
+            rank=rank(),
+            world_size=world_size(),
+        )
+        vocab_size = config.model.vocab_size
+        if (vocab_size or data.vocab_size) < data.vocab_size:
+            raise UserError(
+                f"--vocab_size {vocab_size}: --tokenizer {config.data.tokenizer} has "
+                f"{data.vocab_size} ids; leave out --vocab_size, or give at least as many"
+            )
+        return data
+
+    def build_model(self, data: TextData) -> nn.Module:
+        return self.network_for(self.config.model.vocab_size or data.vocab_size)
+
+    def network_for(self, vocab_size: int) -> nn.Module:
+        """Return the network in its initial state."""
+        seed_everything(self.config.run.weights_seed)
+        config = self.config.model
+        name = config.model
+        if config.is_third_party:
+            name = f"hf/{configuration_folder(name)}"
+        with user_errors(), one_line_warnings():
+            model = models.build_model(
+                name,
+                self.activation(),
+                vocab_size=vocab_size,
+                max_seq_length=config.max_seq_length,
+                dropout=config.dropout,
+                norm=config.norm,
+                **config.shape(),
+            )
+        if config.init_from is not None:
+            with user_errors():
+                load_hugging_face(model, config.init_from)
+        self.scale_weights(model)
+        return model
+
+    def task(self, data: TextData) -> LanguageModelling:
+        return LanguageModelling()
+
+    def initial_weights(self) -> str:
+        start = self.config.model.init_from
+        return "untrained" if start is None else f"pretrained ({start})"
+
+    def resolved(self, data: TextData) -> dict[str, Any]:
+        return {
+            **self.model_options(data),
+            "tokenizer_fingerprint": data.fingerprint,
+            "text": data.description,
+            "counts": {split: vars(numbers) for split, numbers in data.counts.items()},
+        }
+
+    def settings(self, data: TextData) -> dict[str, Any]:
+        return {
+            "model_options": self.model_options(data),
+            "tokenizer_fingerprint": data.fingerprint,
+            "data_digests": data.digests,
+        }
+
+    def model_options(self, data: TextData) -> dict[str, Any]:
+        """Return what decides the network besides the flags.
+
+        That is its sizes, or for hf/ models the configuration as it stands in the file.
+        """
+        config = self.config.model
+        options: dict[str, Any] = {**config.shape()}
+        options |= {"vocab_size": config.vocab_size or data.vocab_size}
+        options |= {"norm": config.resolved_norm()}
+        if config.is_third_party:
+            options["configuration"] = configuration(config.model)
+        return options
+
+    @classmethod
+    def tested_config(
+        cls,
+        command: Command[LanguageConfig],
+        settings: dict[str, Any],
+        taken: dict[str, Any],
+        other_data: bool,
+    ) -> LanguageConfig:
+        if "init_from" in command.given:
+            raise UserError("--init_from and a checkpoint are two networks; leave out one of them")
+        saved = settings["args"]["tokenizer"]
+        name = command.config.data.tokenizer if "tokenizer" in command.given else saved
+        # The checkpoint's weights have taken the place of those of --init_from.
+        config = command.config.replaced(**taken, init_from=None, tokenizer=name)
+        check_same_configuration(config.model, settings)
+        if tokenizer.fingerprint(name) != settings["tokenizer_fingerprint"]:
+            raise UserError(
+                f"--tokenizer {name}: the checkpoint was trained with another one; "
+                f"give --tokenizer {saved}, as it was then"
+            )
+        return config
+
+    def measured_with(self) -> str:
+        length = self.config.model.max_seq_length
+        return f"stride {self.config.data.eval_stride or length} of {length}"
+
+    def finish(self, model: nn.Module, data: TextData) -> None:
+        if self.config.run.sample:
+            vocabulary = tokenizer.load(data.tokenizer, self.config.data.data_path)
+            print_samples(self.config.run, model, vocabulary)
+
+
+# --- Hugging Face's networks ---
+
+
+@functools.cache
+def configuration_folder(model: str) -> Path:
+    """Return the folder with the config.json of hf/FOLDER or hf/NAME, NAME being a repository's.
+
+    Raises:
+        UserError: there is none; within seconds, where there is no network.
+    """
+    name = model.partition("/")[2]
+    if Path(name).is_dir():
+        return Path(name)
+    wanted = "give a folder with a config.json (save_pretrained writes one)"
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise UserError(f"--model {model}: no such folder; {wanted}")
+    try:
+        return hub.fetch((name,), "model", ["config.json"], _has_configuration)
+    except OSError as error:
+        raise UserError(
+            f"--model {model}: no such folder, and Hugging Face cannot provide it ({error}); "
+            f"{wanted}"
+        ) from None
+
+
+def _has_configuration(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def check_configuration(config: LanguageModelConfig) -> None:
+    """Refuse a network that is no causal language model, as far as its configuration tells.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    folder = configuration_folder(config.model)
+    with user_errors(), one_line_warnings():
+        causal_lm.check_configuration(folder, config.dropout)
+
+
+def configuration(model: str) -> dict[str, Any]:
+    """Return the content of the config.json of hf/FOLDER or hf/NAME."""
+    return causal_lm.read_configuration(configuration_folder(model))
+
+
+def check_same_configuration(config: LanguageModelConfig, settings: dict[str, Any]) -> None:
+    """Refuse to evaluate weights in another network than they were trained in.
+
+    Raises:
+        UserError: config.json has changed.
+    """
+    saved = settings["model_options"].get("configuration")
+    if saved is not None and configuration(config.model) != saved:
+        raise UserError(
+            f"--model {config.model}: its config.json has changed since the checkpoint; args.txt "
+            "of the run holds it as it was: bring it back"
+        )
+
+
+# --- samples ---
+
+
+def print_samples(run: LanguageRunConfig, model: Any, vocabulary: Any) -> None:
+    """Print --sample continuations of --prompt, each drawn from a seed of its own."""
+    prompt = run.prompt or ""
+    start = [vocabulary.end_of_text, *vocabulary.encode(prompt)]
+    device = next(model.parameters()).device
+    for number in range(1, run.sample + 1):
+        generator = torch.Generator().manual_seed(mixed_seed("sample", run.seed, number))
+        ids = torch.tensor([start], device=device)
+        drawn = model.generate(ids, SAMPLED_TOKENS, generator)[0, len(start) :].tolist()
+        if vocabulary.end_of_text in drawn:
+            drawn = drawn[: drawn.index(vocabulary.end_of_text)]
+        known = [token for token in drawn if token < vocabulary.vocab_size]
+        print(f"[Sample {number}] {prompt}{vocabulary.decode(known)}")

@@ -1,0 +1,306 @@
+"""Vision: images, networks for them, and the task of classifying them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import models
+from cli.parser import Command
+from cli.vision import VisionConfig
+from pipelines.data import ImageData
+from pipelines.images.load import load_images
+from run_folder.result_lines import accuracy_text
+from training.program import Program
+from training.random_state import seed_everything
+from training.sync_batchnorm import synchronise_norms
+from training.task import Batch, Loader
+from utils import (
+    UserError,
+    local_world_size,
+    one_line_warnings,
+    rank,
+    usable_cpus,
+    user_errors,
+    world_size,
+)
+
+
+class Classification:
+    """Classify images: the loss, and the shares with the right class first and among five.
+
+    In evaluation the balanced accuracy is added, the mean over the classes of the share of right
+    ones.
+
+    Args:
+        criterion: "CrossEntropy", or "MSE" between the outputs and one-hot targets.
+        label_smoothing: of the training targets; evaluation has none.
+        class_weights: factor of an image's training loss, by its class.
+        shows_balanced: lines of results have the balanced accuracy.
+    """
+
+    counted = "images"
+    test_each_epoch = True  # as published results have it
+
+    def __init__(
+        self,
+        criterion: str,
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
+        shows_balanced: bool = False,
+    ):
+        self.criterion, self.label_smoothing = criterion, label_smoothing
+        self.class_weights, self.shows_balanced = class_weights, shows_balanced
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, targets = batch  # (B, 3, H, W), (B,)
+        logits = model(images).float()  # (B, classes)
+        loss = self._loss(logits, targets, model.training)
+        guesses = logits.detach().topk(min(5, logits.shape[1])).indices
+        right = guesses == targets[:, None]  # (B, 5)
+        count = len(images)
+        counts = [right[:, 0].sum(), right.sum(), right.new_full((), count, dtype=torch.int64)]
+        sums = torch.cat([loss.detach()[None] * count, torch.stack(counts)])
+        if not torch.is_grad_enabled():  # an evaluation; an empty share is trained on in that mode
+            classes = F.one_hot(targets, logits.shape[1])
+            sums = torch.cat([sums, classes[right[:, 0]].sum(0), classes.sum(0)])
+        return loss, sums
+
+    def _loss(self, logits: Tensor, targets: Tensor, training: bool) -> Tensor:
+        smoothing = self.label_smoothing if training else 0.0
+        if self.criterion == "MSE":
+            one_hot = F.one_hot(targets, logits.shape[1]) * (1 - smoothing)
+            return F.mse_loss(logits, one_hot + smoothing / logits.shape[1])
+        if self.class_weights is None or not training:
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+        return (losses * logits.new_tensor(self.class_weights)[targets]).mean()
+
+    def metrics(self, sums: list[float], loader: Loader) -> dict[str, float]:
+        """Return mean loss and accuracies in percent, with the number of images."""
+        loss, top1, top5, count, *by_class = sums
+        metrics = {
+            "loss": loss / count,
+            "top1": 100 * top1 / count,
+            "top5": 100 * top5 / count,
+            "count": int(count),
+        }
+        if by_class:
+            right, of = by_class[: len(by_class) // 2], by_class[len(by_class) // 2 :]
+            shares = [r / n for r, n in zip(right, of, strict=True) if n]
+            metrics["balanced"] = 100 * sum(shares) / len(shares)
+        return metrics
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        """Return the metrics as they stand in a line of results."""
+        return accuracy_text(metrics, self.shows_balanced)
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """Return the accuracy."""
+        return metrics["top1"]
+
+    def predictions(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return logits (B, classes) in fp16, and labels (B,)."""
+        images, targets = batch
+        return {"logits": model(images).float().clamp(-65504, 65504).half(), "labels": targets}
+
+    def flops(self, model: nn.Module) -> None:
+        """Return None: operations of convolutional networks are not counted."""
+
+
+class VisionProgram(Program[VisionConfig, ImageData]):
+    """Train and evaluate image classifiers."""
+
+    def load_data(self, settings: dict[str, Any]) -> ImageData:
+        return load_images(
+            self.config.data,
+            data_seed=self.config.run.order_seed,
+            device=self.device,
+            num_workers=num_workers(self.config.data.num_workers),
+            normalisation=settings.get("normalisation"),
+            rank=rank(),
+            world_size=world_size(),
+        )
+
+    def build_model(self, data: ImageData) -> nn.Module:
+        return self.network_for(data.num_classes, data.image_size)
+
+    def network_for(self, num_classes: int, image_size: int) -> nn.Module:
+        """Return the network in its initial state, with channels last in memory."""
+        seed_everything(self.config.run.weights_seed)
+        config = self.config.model
+        options = config.options(image_size)
+        with user_errors(), one_line_warnings():
+            model = models.build_model(
+                config.model, self.activation(), num_classes, image_size, **options
+            )
+        self.scale_weights(model)
+        return model.to(memory_format=torch.channels_last)
+
+    def task(self, data: ImageData) -> Classification:
+        training = self.config.training
+        beta = training.class_balanced
+        return Classification(
+            training.criterion,
+            training.label_smoothing,
+            None if beta is None else class_balanced_weights(data.class_sizes, beta),
+            shows_balanced=self.config.data.is_long_tailed,
+        )
+
+    def check_training(self, model: nn.Module, data: ImageData) -> None:
+        synchronised = self.config.training.sync_batchnorm
+        if synchronised:
+            check_shares(data.train)
+        check_norms(synchronised, model, data.train)
+        if synchronised and world_size() > 1:
+            with user_errors():
+                synchronise_norms(model, self.device)
+
+    def resolved(self, data: ImageData) -> dict[str, Any]:
+        return {
+            **self.config.model.options(data.image_size),
+            "image_size": data.image_size,
+            "num_classes": data.num_classes,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "samples": samples(data),
+            **unequal_classes(data),
+        }
+
+    def settings(self, data: ImageData) -> dict[str, Any]:
+        return {
+            "model_options": self.config.model.options(data.image_size),
+            "num_classes": data.num_classes,
+            "image_size": data.image_size,
+            "class_names": list(data.class_names),
+            "samples": samples(data),
+            "data_digest": data.digest,
+            "normalisation": [list(data.mean), list(data.std)],
+        }
+
+    @classmethod
+    def tested_config(
+        cls,
+        command: Command[VisionConfig],
+        settings: dict[str, Any],
+        taken: dict[str, Any],
+        other_data: bool,
+    ) -> VisionConfig:
+        size, resize = settings["image_size"], command.config.data.resize
+        if resize not in (None, size):
+            raise UserError(
+                f"--resize {resize} contradicts the checkpoint, which was trained on "
+                f"{size} px; leave out --resize"
+            )
+        if other_data:
+            taken = taken | {"resize": size}
+        return command.config.replaced(**taken)
+
+    def check_data(self, data: ImageData, settings: dict[str, Any], path: Path) -> None:
+        check_same_data(data, settings, path)
+
+    def measured_with(self) -> str:
+        return self.config.training.criterion
+
+
+def num_workers(given: int | None) -> int | None:
+    """Return --num_workers, or by default this process's share of the machine's processors."""
+    if given is not None or world_size() == 1:
+        return given
+    return max(1, usable_cpus() // local_world_size())
+
+
+def unequal_classes(data: ImageData) -> dict[str, list[int]]:
+    """Return the training images of each class for args.txt, where they are not all as many."""
+    return {"class_sizes": data.class_sizes} if len(set(data.class_sizes)) > 1 else {}
+
+
+def samples(data: ImageData) -> dict[str, int]:
+    """Return the number of images in every split."""
+    loaders = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: loader.num_samples for name, loader in loaders.items() if loader}
+
+
+def batch_sizes(loader: Loader) -> set[int]:
+    """Return the sizes of an epoch's batches: the full one, and the last one's."""
+    sizes = {
+        min(loader.batch_size, loader.num_samples),
+        loader.num_samples % loader.batch_size,
+    }
+    return sizes - {0}
+
+
+def check_shares(loader: Loader) -> None:
+    """Refuse a batch that leaves a process out of what --sync_batchnorm adds up.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    smallest = min(batch_sizes(loader))
+    if smallest < world_size():
+        raise UserError(
+            f"--sync_batchnorm: --batch_size {loader.batch_size} gives a batch of {smallest} "
+            f"images, too few for {world_size()} processes; choose another size"
+        )
+
+
+def check_norms(synchronised: bool, model: nn.Module, loader: Loader) -> None:
+    """Refuse batches of which a process has one image, where BatchNorm would see a single value.
+
+    Args:
+        synchronised: BatchNorm's statistics are taken over all processes.
+        model: the network.
+        loader: of the training images.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    parts = 1 if synchronised else world_size()
+    if min(batch_sizes(loader)) // parts > 1:
+        return
+    images, _ = next(iter(loader.batches(0)))
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(images[:1])
+    except ValueError:
+        raise UserError(
+            f"--batch_size {loader.batch_size}: gives a process a batch of one image, whose last "
+            "feature maps are one pixel, which BatchNorm cannot normalise; choose another size"
+        ) from None
+
+
+def check_same_data(data: ImageData, settings: dict[str, Any], path: Path) -> None:
+    """Refuse images of another size, or other classes, than the network was trained on.
+
+    Raises:
+        UserError: with what differs.
+    """
+    size, names = settings["image_size"], settings["class_names"]
+    if data.image_size != size:
+        raise UserError(
+            f"--checkpoint {path}: was trained on {size} px, {data.name} has {data.image_size}; "
+            f"give --resize {size}"
+        )
+    if list(data.class_names) != names:
+        raise UserError(
+            f"--checkpoint {path}: its {len(names)} classes ({names[0]}, ...) are not the "
+            f"{data.num_classes} of {data.name} ({data.class_names[0]}, ...)"
+        )
+
+
+def class_balanced_weights(sizes: list[int], beta: float) -> list[float]:
+    """Return a weight for each class: (1 - beta) / (1 - beta^n), scaled to a mean of 1.
+
+    beta 0 weighs all classes alike, near 1 by 1 / n (Cui et al. 2019, arXiv 1901.05555).
+
+    Args:
+        sizes: training images n of each class.
+        beta: from 0 to below 1.
+    """
+    weights = [(1 - beta) / (1 - beta**size) if size else 0.0 for size in sizes]
+    return [weight * len(weights) / sum(weights) for weight in weights]

@@ -1,0 +1,95 @@
+"""Evaluate a network on a whole split: its metrics, and its predictions."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from run_folder.folder import RunFolder
+from training import processes
+from training.objective import Objective
+from training.task import Loader, size_of_batch
+from utils import Progress
+
+
+class Diverged(Exception):
+    """Say that a loss became NaN or infinite."""
+
+
+def zero_sums(device: torch.device) -> Tensor:
+    """Return zeros to add a task's sums to.
+
+    fp64 holds the sums of any epoch exactly enough; MPS has none. The tensor has one dimension,
+    since one without dimensions would not decide the type of what is added to it.
+    """
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.zeros(1, dtype=dtype, device=device)
+
+
+def do_nothing() -> None:
+    """Do nothing after a batch."""
+
+
+@torch.no_grad()
+def evaluate(
+    objective: Objective,
+    loader: Loader,
+    label: str,
+    after_batch: Callable[[], object] = do_nothing,
+) -> dict[str, float]:
+    """Return the metrics over all of `loader`.
+
+    Args:
+        objective: the network with its task.
+        loader: a split, of which this rank has its share.
+        label: the split's name, for the progress bar and errors.
+        after_batch: called after each batch; it may raise to stop.
+
+    Raises:
+        Diverged: the loss is NaN or infinite.
+    """
+    objective.model.eval()
+    totals = zero_sums(next(objective.model.parameters()).device)
+    progress = Progress(label, len(loader))
+    for number, batch in enumerate(loader.batches(0)):
+        full = size_of_batch(loader, number) == loader.batch_size
+        with objective.stand_in(batch) as inputs:
+            _, sums = objective(inputs, full and objective.has_data)
+            totals = totals + sums * objective.has_data
+        progress.advance()
+        after_batch()
+    progress.close()
+    metrics = objective.task.metrics(processes.total(totals).tolist(), loader)
+    if not math.isfinite(metrics["loss"]):
+        raise Diverged(f"the {label.lower()} loss is {metrics['loss']}")
+    return metrics
+
+
+def write_predictions(
+    objective: Objective,
+    loader: Loader,
+    folder: RunFolder,
+    after_batch: Callable[[], object] = do_nothing,
+) -> None:
+    """Write the network's predictions for every sample of `loader`, in its order.
+
+    Args:
+        objective: the network with its task.
+        loader: a split, of which this rank has its share.
+        folder: gets predictions.npz.
+        after_batch: called after each batch; it may raise to stop.
+    """
+    objective.model.eval()
+    parts = []
+    for batch in loader.batches(0):
+        part = objective.predictions(batch) if len(batch[0]) else {}
+        parts.append({name: tensor.cpu() for name, tensor in part.items()})
+        after_batch()
+    if (ranks := processes.gathered(parts)) is None:
+        return
+    # A batch's shares, in the order of the ranks, are the batch.
+    in_order = [part for of_batch in zip(*ranks, strict=True) for part in of_batch if part]
+    folder.write_predictions(
+        {name: torch.cat([part[name] for part in in_order]).numpy() for name in in_order[0]}
+    )

@@ -1,0 +1,35 @@
+"""Describe a network as text, for model.txt."""
+
+from torch import nn
+
+from training.optimization import decayed_parameters
+
+
+def activation_sites(model: nn.Module, activation_type: type) -> dict[str, nn.Module]:
+    """Return a network's modules of that class by path, in the order of its parts."""
+    return {path: site for path, site in model.named_modules() if type(site) is activation_type}
+
+
+def describe_model(model: nn.Module, activation_type: type) -> str:
+    """Return parameter counts, every activation site by path, and the architecture.
+
+    A third-party network's text also says what its activations were, which of them were left and
+    why, and which weights, judged by their dimensions, get no weight decay.
+    """
+    parameters = list(model.parameters())
+    total = sum(p.numel() for p in parameters)
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    sites = [*activation_sites(model, activation_type).items()]
+    further = []
+    if report := getattr(model, "replacement", None):
+        sites = [(site.path, site.now) for site in report.replaced]
+        further = [str(report), "", _undecayed(model), ""]
+    lines = [f"Parameters: {total:,} ({trainable:,} trainable)", ""]
+    lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
+    return "\n".join([*lines, "", *further, str(model), ""])
+
+
+def _undecayed(model: nn.Module) -> str:
+    decayed = decayed_parameters(model)
+    others = [n for n, p in model.named_parameters() if p.dim() > 1 and n not in decayed]
+    return f"Without weight decay, beside biases and norms: {', '.join(others) or 'none'}"

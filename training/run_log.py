@@ -1,0 +1,89 @@
+"""Write down each evaluation of a run: into its folder, and on the terminal."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from run_folder.folder import RunFolder, metrics_line
+from run_folder.result_lines import Record, result_line, summary
+from training import processes
+from training.devices import peak_flops, peak_memory_bytes
+from training.task import Task
+from utils import world_size
+
+
+class RunLog:
+    """Write records of evaluations as lines of results and metrics.
+
+    Args:
+        task: describes the metrics.
+        folder: the run's.
+    """
+
+    def __init__(self, task: Task, folder: RunFolder):
+        self.task, self.folder = task, folder
+
+    def add(self, record: Record) -> None:
+        """Write one record, and print it with its costs."""
+        line = result_line(self.task.describe, record)
+        self.folder.add_result(line)
+        self.folder.add_metrics(record)
+        rate = f"{record[f'{self.task.counted}_per_second']:,.0f} {self.task.counted}/s"
+        if "mfu" in record:
+            rate += f" ({100 * record['mfu']:.1f} % of the device's peak)"
+        memory = record["peak_memory_bytes"] / 2**30
+        print(f"{line} | {rate}, {memory:.2f} GiB", flush=True)
+
+    def end(self, records: list[Record]) -> None:
+        """Write the summary, all lines at once: where there is one, the run is whole."""
+        lines = "\n".join(
+            summary(self.task.describe, self.task.score, records, self.task.test_each_epoch)
+        )
+        print(lines)
+        self.folder.add_result(lines)
+
+    def lines_of(self, records: list[Record]) -> dict[str, list[str]]:
+        """Return the lines of the result files, by name, that hold these records."""
+        return {
+            RunFolder.RESULTS: [result_line(self.task.describe, record) for record in records],
+            RunFolder.METRICS: [metrics_line(record) for record in records],
+        }
+
+
+def costs(
+    task: Task,
+    model: nn.Module,
+    device: torch.device,
+    amp_dtype: torch.dtype | None,
+    count: float,
+    train_seconds: float,
+) -> dict[str, Any]:
+    """Return throughput, memory, share of the device's peak and learned sigmas, for a record.
+
+    Args:
+        task: names what is counted, and knows its operations.
+        model: the network.
+        device: where it is.
+        amp_dtype: the precision; None is fp32.
+        count: samples trained on since the epoch's start, over all ranks.
+        train_seconds: the time that this took.
+    """
+    rate = count / train_seconds
+    memory = torch.tensor(peak_memory_bytes(device))
+    found: dict[str, Any] = {
+        f"{task.counted}_per_second": rate,
+        "peak_memory_bytes": int(processes.total(memory, largest=True)),
+    }
+    flops, peak = task.flops(model), peak_flops(device, amp_dtype)
+    if flops and peak:
+        found["mfu"] = rate * flops / (peak * world_size())
+    if sigmas := learned_sigmas(model):
+        found["sigma"] = sigmas
+    return found
+
+
+def learned_sigmas(model: nn.Module) -> dict[str, float]:
+    """Return every learned sigma by the path of its module."""
+    modules = model.named_modules()
+    return {path: m.sigma.item() for path, m in modules if getattr(m, "learnable", False)}

@@ -1,0 +1,66 @@
+"""Choose what --test_only evaluates: the checkpoint, and the flags that it decides."""
+
+from pathlib import Path
+from typing import Any
+
+from cli.config import C, Config
+from cli.fields import Evaluated
+from cli.parser import Command
+from run_folder.folder import RunFolder
+from utils import UserError
+
+
+def checkpoint_path(config: Config, folder: RunFolder) -> Path | None:
+    """Return --checkpoint, or the run folder's (which --config RUN/args.txt names too), or None.
+
+    Raises:
+        UserError: the run folder holds a run that left no checkpoint.
+    """
+    run = config.run
+    if run.checkpoint is not None:
+        return Path(run.checkpoint)
+    if run.output_dir is None and run.config and Path(run.config).name == RunFolder.ARGS:
+        folder = RunFolder(Path(run.config).parent)
+    if folder.checkpoint.exists():
+        return folder.checkpoint
+    if (folder.path / RunFolder.ARGS).exists():
+        raise UserError(f"{folder.path} holds a run that left no checkpoint; give --checkpoint")
+    return None
+
+
+def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the flags that the checkpoint at `path` decides: model, data and precision.
+
+    Raises:
+        UserError: a given flag says otherwise, or the checkpoint is not of this program.
+    """
+    config, given = command.config, command.given
+    # Checkpoints from before there was a second kind do not say theirs.
+    if settings.get("kind", "vision") != config.KIND or "model_options" not in settings:
+        raise UserError(f"--checkpoint {path}: not a checkpoint of a {config.KIND} model")
+    # Those from before there was a choice of norms have what auto stands for.
+    saved = {"norm": "auto"} | settings["args"] | settings["model_options"]
+    values, taken = config.values(), {}
+    sources = {name: flag.evaluated for name, flag in config.flags().items()}
+    for name, source in sources.items():
+        if source != Evaluated.NETWORK:
+            continue
+        if name in given and values[name] not in ("auto", saved[name]):
+            raise UserError(
+                f"--{name} {values[name]} contradicts the checkpoint, which has {saved[name]}; "
+                f"leave out --{name}"
+            )
+        taken[name] = saved[name]
+    precision = [name for name, source in sources.items() if source == Evaluated.PRECISION]
+    if not given & set(precision):
+        taken |= {name: saved[name] for name in precision}
+    if not is_other_data(command, settings):
+        of_data = [name for name, source in sources.items() if source == Evaluated.DATA]
+        taken |= {name: saved[name] for name in of_data if name not in given and name in saved}
+    return taken
+
+
+def is_other_data(command: Command[C], settings: dict[str, Any]) -> bool:
+    """Return whether the command names another data set than the checkpoint's."""
+    dataset = command.config.data.dataset
+    return "dataset" in command.given and dataset != settings["args"]["dataset"]
