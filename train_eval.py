@@ -111,7 +111,7 @@ class Trainer:
         self.settings, self.stats, self.stop_requested = settings, stats, stop_requested
         self.model: nn.Module = objective.model
         self.task: Task = objective.task
-        self.device = next(self.model.parameters()).device
+        self.device = objective.device
         self.log = RunLog(self.task, folder)
         self.save_interval = SaveInterval.parse(run.save_interval)
 

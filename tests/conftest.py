@@ -38,11 +38,11 @@ def mistake_in(monkeypatch, capsys):
     """Run a program's module on flags that are a mistake; returns its one line."""
 
     def run(module, *flags):
-        import cli
+        from cli.errors import one_line_errors
 
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, flags)])
-        with pytest.raises(SystemExit) as stop:
-            cli.run(module.main)
+        with pytest.raises(SystemExit) as stop, one_line_errors():
+            sys.exit(module.main())
         errors = capsys.readouterr().err
         assert stop.value.code == 2, errors
         assert errors.startswith("error: ")

@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.commands import command
 from helpers.corpora import write_text
 from torch.nn import functional as F
 
-import cli
 import dataset
 import language_main
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
+from cli.config import RunConfig
+from cli.language import SIZES, LanguageConfig
 from run_folder.checkpoint import load_checkpoint
+from run_folder.folder import RunFolder
+from tasks.language import LanguageModelling, LanguageProgram
 from train_eval import Place, Trainer
-from training import program
 
 SMALL = (
     "--dataset", "text", "--tokenizer", "bytes", "--embedding_dim", "16",
@@ -98,7 +101,7 @@ def test_the_run_folder(trained):
 
 def test_args_txt_names_the_text_and_its_size(trained, text):
     content = yaml.safe_load((trained / "args.txt").read_text())
-    assert {flag.name for flag in language_main.FLAGS} <= content.keys()
+    assert LanguageConfig.flags().keys() <= content.keys()
     resolved = content["resolved"]
     test = (text / "test.txt").read_bytes()
     assert resolved["counts"]["test"] == {
@@ -150,8 +153,8 @@ def test_perplexity_against_a_direct_computation(tmp_path, train, stride):
         line = (folder / "test_results.txt").read_text()
         found.append(float(re.search(r"Loss: (\S+)", line)[1]))
     words = ["--embedding_dim", "16", "--num_attention_heads", "2", "--num_layers", "2"]
-    args, _ = cli.parse("", "", language_main.FLAGS, [*words, "--max_seq_length", "32"])
-    model = language_main.build_model(args, 257).eval()
+    config = command(LanguageConfig, *words, "--max_seq_length", "32").config
+    model = LanguageProgram(config).network_for(257).eval()
     model.load_state_dict(load_checkpoint(tmp_path / "8" / "checkpoint.pt")["model"])
     content = (text / "test.txt").read_bytes()
     with torch.no_grad():
@@ -171,7 +174,7 @@ def test_perplexities_that_no_float_holds_are_infinite():
     class Loader:
         counts = dataset_counts(tokens=1000, words=1, bytes=1000)
 
-    metrics = language_main.LanguageModelling().metrics([3000.0, 1000], Loader)
+    metrics = LanguageModelling().metrics([3000.0, 1000], Loader)
     assert metrics["perplexity"] == pytest.approx(math.e**3)
     assert metrics["word_perplexity"] == math.inf
 
@@ -188,28 +191,28 @@ def dataset_counts(**facts):
 def losses_of_both_loops(flags, data, vocab_size, steps=200):
     """The loss before each step: of this project's loop, and of a plain GPT in a plain loop."""
     common = ("--dropout", "0", "--activation", "GELU", "--device", "cpu", "--max_steps", steps)
-    args, _ = cli.parse("", "", language_main.FLAGS, [str(word) for word in (*flags, *common)])
-    model = language_main.build_model(args, vocab_size)
-    width, heads, layers = (getattr(args, name) for name in language_main.SIZES)
-    plain = PlainGPT(vocab_size, args.max_seq_length, width, heads, layers)
+    config = command(LanguageConfig, *flags, *common).config
+    program = LanguageProgram(config)
+    model = program.network_for(vocab_size)
+    width, heads, layers = (getattr(config.model, name) for name in SIZES)
+    plain = PlainGPT(vocab_size, config.model.max_seq_length, width, heads, layers)
     plain.copy_weights(model)
-    options = program.build_options(args, torch.device("cpu"), test_each_epoch=False)
-    trainer = Trainer(model, language_main.LanguageModelling(), torch.device("cpu"), options)
-    trainer.start(data.train)
-    optimizer, warmup = plain_optimizer(plain, args.lr), steps // 20
+    parts = program.objective(model, data), data, config.training, RunConfig()
+    trainer = Trainer(*parts, RunFolder("unused"), {})
+    optimizer, warmup = plain_optimizer(plain, config.training.lr), steps // 20
     ours, theirs = [], []
-    for epoch in range(1, args.num_epochs + 1):
+    for epoch in range(1, config.training.num_epochs + 1):
         trainer.state.place = Place(epoch)
         for ids, targets in data.train.batches(epoch):
             if len(ours) == steps:
                 return ours, theirs
             step = len(ours)
-            nats, count = trainer.train_step([(ids, targets)], data.train).tolist()
+            nats, count = trainer.train_step([(ids, targets)]).tolist()
             ours.append(nats / count)
             decay = 1 - (step - warmup) / (steps - warmup)
-            optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = args.lr * min(
-                (step + 1) / warmup, decay if step >= warmup else 1
-            )
+            factor = min((step + 1) / warmup, decay if step >= warmup else 1)
+            for group in optimizer.param_groups:
+                group["lr"] = config.training.lr * factor
             theirs.append(plain_step(plain, optimizer, ids, targets).item())
     raise AssertionError("the text is too short for so many steps")
 

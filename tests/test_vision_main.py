@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import vision_main
+from cli.vision import VisionConfig
 from run_folder.checkpoint import load_checkpoint
 
 QUICK = (
@@ -80,7 +81,7 @@ def test_the_run_folder(trained):
 
 def test_args_txt_holds_everything(trained):
     content = yaml.safe_load((trained / "args.txt").read_text())
-    assert {flag.name for flag in vision_main.FLAGS} <= content.keys()
+    assert VisionConfig.flags().keys() <= content.keys()
     assert content["activation"] == "ZiLU"
     resolved, environment = content["resolved"], content["environment"]
     assert resolved["init_seed"] == resolved["data_seed"] == 0

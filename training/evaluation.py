@@ -50,7 +50,7 @@ def evaluate(
         Diverged: the loss is NaN or infinite.
     """
     objective.model.eval()
-    totals = zero_sums(next(objective.model.parameters()).device)
+    totals = zero_sums(objective.device)
     progress = Progress(label, len(loader))
     for number, batch in enumerate(loader.batches(0)):
         full = size_of_batch(loader, number) == loader.batch_size

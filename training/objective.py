@@ -19,7 +19,7 @@ class Objective(nn.Module):
     Args:
         model: the network.
         task: makes loss and sums of the network's outputs.
-        device_type: "cuda", "mps" or "cpu".
+        device: where the network is.
         amp_dtype: of mixed precision; None is full precision.
         compile_mode: torch.compile's, or "reduce-memory"; None is eager.
     """
@@ -28,22 +28,26 @@ class Objective(nn.Module):
         self,
         model: nn.Module,
         task: Task,
-        device_type: str,
+        device: torch.device | str,
         amp_dtype: torch.dtype | None = None,
         compile_mode: str | None = None,
     ):
         super().__init__()
         self.model, self.task = model, task
-        self.device_type, self.amp_dtype = device_type, amp_dtype
-        self.is_compiled = compile_mode is not None
+        self.device, self.amp_dtype = torch.device(device), amp_dtype
         self.has_data = True  # off while the batch only stands in for an empty one
-        self._compiled: Callable[..., Any] = self.forward
+        self._compiled: Callable[[Batch], Any] | None = None
         if compile_mode is not None:
-            self._compiled = compiled(lambda batch, _: self.forward(batch, False), compile_mode)
+            self._compiled = compiled(lambda batch: self.forward(batch, False), compile_mode)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Return whether batches of the full size run compiled."""
+        return self._compiled is not None
 
     def precision(self) -> torch.autocast:
         """Return the context of mixed precision, or of none."""
-        return torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None)
+        return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def forward(self, batch: Batch, full: bool) -> tuple[Tensor, Tensor]:
         """Return the loss, a mean, and the task's sums.
@@ -52,9 +56,9 @@ class Objective(nn.Module):
             batch: what the task takes.
             full: it has the size that is compiled for.
         """
-        if full and self.is_compiled:
+        if full and self._compiled is not None:
             torch.compiler.cudagraph_mark_step_begin()  # reduce-overhead may reuse its buffers now
-            return self._compiled(batch, full)
+            return self._compiled(batch)
         with self.precision():
             return self.task(self.model, batch)
 

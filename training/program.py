@@ -330,7 +330,7 @@ class Program(Generic[C, D]):
         """Return the network with its task, in the configuration's precision."""
         training = self.config.training
         mode = training.compile_mode if training.use_compiled else None
-        return Objective(model, self.task(data), self.device.type, self.amp_dtype, mode)
+        return Objective(model, self.task(data), self.device, self.amp_dtype, mode)
 
     def activation(self) -> Callable[[], nn.Module]:
         """Return the factory that makes each activation of the network."""

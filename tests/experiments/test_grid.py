@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.commands import values
 from helpers.made_runs import vision_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cli
 import sweep
 from analysis.run_folders import find_runs
+from cli.language import LanguageConfig
+from cli.vision import VisionConfig
 from experiments import manifest as manifests
 from experiments.grid import Checker, products, read_grid
 from experiments.tuning import Trial, choose, groups, trials, tuned_flags
@@ -101,7 +103,7 @@ def test_the_command_gives_the_flags_of_the_run(grid_file):
     }  # fmt: skip
     manifest = plan(grid_file(runs=runs))
     run = manifest.runs[0]
-    args, _ = cli.parse("", "", cli.VISION_FLAGS, sweep.command(manifest, run)[2:])
+    args = values(VisionConfig, *sweep.command(manifest, run)[2:])
     assert {name: getattr(args, name) for name in run.flags} == run.flags
 
 
@@ -124,7 +126,7 @@ def test_values_that_a_folders_name_cannot_hold(grid_file):
     assert len(set(names)) == 4
     assert all(len(name) < 255 and "/" not in name for name in names)
     words = sweep.command(manifest, manifest.runs[0])[2:]
-    args, _ = cli.parse("", "", cli.LANGUAGE_FLAGS, words)
+    args = values(LanguageConfig, *words)
     assert (args.prompt, args.tokenizer) == ("--once = upon", "a/b")
 
 

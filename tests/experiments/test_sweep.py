@@ -16,7 +16,8 @@ import yaml
 from helpers.made_runs import BASE, vision_run
 from helpers.resumable import without_times
 
-import cli
+from cli.parser import converted
+from cli.vision import VisionConfig
 from experiments import runner as runners
 from experiments.display import Display
 from experiments.results import other_flags
@@ -126,13 +127,13 @@ def test_a_folder_that_cannot_be_used_stops_no_other(job, tmp_path):
 
 def test_another_run_in_the_folder_is_not_taken_for_this_one(tmp_path):
     vision_run(tmp_path / "a", 90, lr=0.2)
-    known = {flag.name: flag for flag in cli.VISION_FLAGS}
-    flags = vars(cli.complete({**BASE, "lr": 0.9}, known))
-    others = functools.partial(other_flags, tmp_path / "a", flags, cli.VISION_FLAGS)
+    known = VisionConfig.flags()
+    flags = converted(VisionConfig, {**BASE, "lr": 0.9}).values()
+    others = functools.partial(other_flags, tmp_path / "a", flags, known)
     found = run([Job("a", tmp_path / "a", [], others)])
     reason = f"{tmp_path / 'a'} holds another run (lr 0.2, not 0.9); move it away"
     assert found == {"a": ("failed", reason)}
-    assert other_flags(tmp_path / "a", flags | {"lr": 0.2}, cli.VISION_FLAGS) == []
+    assert other_flags(tmp_path / "a", flags | {"lr": 0.2}, known) == []
 
 
 def test_an_interrupted_run_goes_on(job, tmp_path):
@@ -161,7 +162,7 @@ def test_several_sweeps_share_the_work(job, tmp_path, monkeypatch):
 def test_programs_end_with_a_sweep_that_is_killed(job, tmp_path):
     """And the next sweep goes on, whether they have ended by then or not."""
     code = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        f"import sys; sys.path[:0] = {[str(ROOT / x) for x in ('', 'tests', 'tests/experiments')]}\n"
         "from test_sweep import *\n"
         f"run([Job('a', Path({str(tmp_path / 'a')!r}), {job('a', epochs=300).command!r})])"
     )

@@ -49,9 +49,9 @@ def half_a_line(folder, name: str, line: str) -> None:
 
 
 def start_up(number, passes):
-    from training import program
+    from training.program import Program
 
-    at_call(program, "built_model", number, passes)
+    at_call(Program, "network", number, passes)
 
 
 def before_training(number, passes):
@@ -67,19 +67,19 @@ def step(number, passes):
 
 
 def evaluation(number, passes):
-    import train_eval
+    from training.objective import Objective
 
-    batch = train_eval.Trainer._loss_and_sums
+    forward = Objective.forward
     calls = []
 
-    def wrapper(self, objective, *args):
+    def wrapper(self, *args):
         calls.extend([None] * (not self.model.training))
         if len(calls) == passes + 1:
             calls.append(None)
             kill(number)
-        return batch(self, objective, *args)
+        return forward(self, *args)
 
-    train_eval.Trainer._loss_and_sums = wrapper
+    Objective.forward = wrapper
 
 
 def half_a_save(number, passes):
@@ -158,14 +158,16 @@ def work(module, arguments, output, fault) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    import cli
+    from cli.errors import one_line_errors
 
     sys.argv = [f"{module}.py", *arguments]
     if fault:
         name, number, passes = fault
         FAULTS[name](number, passes)
     try:
-        cli.run(importlib.import_module(module).main)
+        with one_line_errors():
+            code = importlib.import_module(module).main()
+        sys.exit(code)
     except SystemExit as stop:
         sys.stdout.flush()
         os._exit(stop.code or 0)
@@ -181,7 +183,7 @@ def main() -> None:
     # Whatever a run imports, but nothing that starts threads, which a fork would lose.
     for name in (
         "torch", "torchvision.transforms.v2", "sklearn.datasets", "torch.optim", "torch._dynamo",
-        "train_eval", "training.program", "vision_main", "language_main",
+        "train_eval", "tasks.vision", "tasks.language", "vision_main", "language_main",
         "pipelines.images.loaders", "pipelines.text.loaders",
     ):  # fmt: skip
         importlib.import_module(name)

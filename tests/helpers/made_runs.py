@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-import cli
 import report
 from analysis import figures
+from cli.args_file import args_text
+from cli.language import LanguageConfig
+from cli.parser import converted
+from cli.vision import VisionConfig
 from run_folder.folder import metrics_line
 from run_folder.result_lines import result_line, summary
-from vision_main import Classification
+from tasks.vision import Classification
 
 ENVIRONMENT = {"device": "cpu (test)", "torch": "2.15.0", "git_commit": "abc", "threads": 1}
 BASE = {
@@ -25,7 +28,7 @@ def vision_run(
 ) -> Path:
     """A finished run; `top1` is the final test accuracy, or that of each epoch."""
     given = {name: value for name, value in {**BASE, **flags}.items() if value is not None}
-    args = cli.complete(given, {flag.name: flag for flag in cli.VISION_FLAGS})
+    config = converted(VisionConfig, given)
     accuracies = top1 if isinstance(top1, list) else [top1 - 20, top1 - 5, top1]
     validation = val or accuracies
     records = [
@@ -43,18 +46,18 @@ def vision_run(
         for epoch, (test, validated) in enumerate(zip(accuracies, validation, strict=True), 1)
     ]
     resolved = {
-        "init_seed": args.seed if args.init_seed is None else args.init_seed,
-        "data_seed": args.seed if args.data_seed is None else args.data_seed,
+        "init_seed": config.run.weights_seed,
+        "data_seed": config.run.order_seed,
         "samples": {"train": 45000, "val": 5000, "test": 10000},
         "amp_dtype": "off",
         "compile_mode": "off",
     }
     task = Classification("CrossEntropy")
-    lines = [result_line(task, record) for record in records]
+    lines = [result_line(task.describe, record) for record in records]
     return write_run(
         folder,
-        args=cli.args_text(args, resolved, {**ENVIRONMENT, "processes": 1}),
-        results=[*lines, *summary(task, records, True)],
+        args=args_text(config, resolved, {**ENVIRONMENT, "processes": 1}),
+        results=[*lines, *summary(task.describe, task.score, records, True)],
         metrics=[metrics_line(record) for record in records],
     )
 
@@ -141,7 +144,7 @@ def language_run(folder: Path, perplexity: float, activation: str, seed: int) ->
     import math
 
     given = {"activation": activation, "seed": seed, "dataset": "pydoc", "num_epochs": 2}
-    args = cli.complete(given, {flag.name: flag for flag in cli.LANGUAGE_FLAGS})
+    config = converted(LanguageConfig, given)
 
     def metrics(value):
         return {"loss": math.log(value), "perplexity": value, "word_perplexity": value**2,
@@ -154,7 +157,7 @@ def language_run(folder: Path, perplexity: float, activation: str, seed: int) ->
     records[1]["test"] = metrics(perplexity)
     return write_run(
         folder,
-        args=cli.args_text(args, {"init_seed": seed, "data_seed": seed}, ENVIRONMENT),
+        args=args_text(config, {"init_seed": seed, "data_seed": seed}, ENVIRONMENT),
         results=["[Epoch 001] ...", "[Epoch 002] ...", "[Summary] Final: epoch 002"],
         metrics=[json.dumps(record) for record in records],
     )

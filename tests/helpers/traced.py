@@ -36,13 +36,15 @@ def main() -> None:
 
     enter("start-up or end")
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    import cli
     import train_eval
+    from cli.errors import one_line_errors
 
     for name, phase in PHASES.items():
         setattr(train_eval.Trainer, name, traced(getattr(train_eval.Trainer, name), phase))
     sys.argv = [f"{module}.py", *arguments]
-    cli.run(importlib.import_module(module).main)
+    with one_line_errors():
+        code = importlib.import_module(module).main()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

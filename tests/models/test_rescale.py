@@ -5,14 +5,19 @@ import functools
 import pytest
 import torch
 import yaml
+from helpers.commands import command
 from helpers.resumable import LANGUAGE, TERM, TRY_AGAIN, assert_same_run
 from helpers.tiny_gpt2 import hugging_face, save, tiny
 
-import cli
 import language_main
 import vision_main
+from cli.language import LanguageConfig
+from cli.run_names import default_output_dir
+from cli.vision import VisionConfig
 from models import build_model
 from models.rescale import rescale_around_activations
+from tasks.language import LanguageProgram
+from tasks.vision import VisionProgram
 from zilu import ZiLU
 
 # Every block, stem and head. GPT-2 is small, and has dropout, as VGG's ImageNet head does.
@@ -107,13 +112,12 @@ def test_starts_as_the_function_of_another_sigma(name, options, own, factor):
 def test_the_programs_rescale(program):
     def logits(*flags):
         if program is vision_main:
-            argv = ["--model", "resnet20", *flags]
-            args, _ = cli.parse("", "", program.FLAGS, argv)
-            model, x = program.build_model(args, 10, 32), torch.rand(2, 3, 32, 32) - 0.5
+            config = command(VisionConfig, "--model", "resnet20", *flags).config
+            model, x = VisionProgram(config).network_for(10, 32), torch.rand(2, 3, 32, 32) - 0.5
         else:
             argv = ["--embedding_dim", "16", "--num_attention_heads", "2", "--num_layers", "2"]
-            args, _ = cli.parse("", "", program.FLAGS, [*argv, *flags])
-            model, x = program.build_model(args, 50), torch.arange(50)[None]
+            config = command(LanguageConfig, *argv, *flags).config
+            model, x = LanguageProgram(config).network_for(50), torch.arange(50)[None]
         with torch.no_grad():
             return model.eval()(x)
 
@@ -128,8 +132,9 @@ def test_a_pretrained_network_is_rescaled(tmp_path):
 
     def weights(*flags):
         argv = [*sizes, "--init_from", str(folder), *flags]
-        args, _ = cli.parse("", "", language_main.FLAGS, argv)
-        return language_main.build_model(args, args.vocab_size).h[0].mlp.c_fc.weight
+        config = command(LanguageConfig, *argv).config
+        model = LanguageProgram(config).network_for(config.model.vocab_size)
+        return model.h[0].mlp.c_fc.weight
 
     assert torch.equal(weights("--rescale_init", "4"), 4 * weights())
 
@@ -148,7 +153,7 @@ def test_a_factor_is_a_number_above_0(mistake_in, value):
 
 def test_run_names_tell_factors_apart():
     names = {
-        cli.default_output_dir(cli.parse("", "", cli.VISION_FLAGS, argv)[0], cli.VISION_FLAGS)
+        default_output_dir(command(VisionConfig, *argv).config)
         for argv in ([], ["--rescale_init", "2"], ["--rescale_init", "4"])
     }
     assert len(names) == 3

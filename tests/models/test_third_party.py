@@ -6,22 +6,24 @@ import importlib.util
 import json
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from helpers.activation_count import OTHERS, Counted, operators_of, units_in
+from helpers.commands import command
 from helpers.corpora import write_text
 from helpers.resumable import KILL, assert_same_result
 from torch import nn
 
-import cli
 import language_main
 import models
 import report
 import sweep
 import vision_main
+from cli.args_file import args_text
+from cli.language import LanguageConfig
+from cli.run_names import default_output_dir
 from models.activation import create_activation
 from run_folder.checkpoint import load_checkpoint
 from training.optimization import decayed_parameters
@@ -520,8 +522,7 @@ def test_a_configuration_that_changed_after_the_run(configurations, text, read, 
 
 def test_where_runs_go():
     def name(model, *argv):
-        args = cli.parse("", "", cli.LANGUAGE_FLAGS, ["--model", model, *argv])[0]
-        return str(cli.default_output_dir(args, cli.LANGUAGE_FLAGS))
+        return str(default_output_dir(command(LanguageConfig, "--model", model, *argv).config))
 
     start = "Output/wikitext103"
     assert name("gpt2") == name("gpt2", "--dropout", "0.1") == f"{start}/gpt2/ZiLU_sigma1_seed0"
@@ -537,15 +538,12 @@ def test_where_runs_go():
 
 
 def test_args_txt_of_such_a_run_reads_back(tmp_path):
-    argv = ["--model", "HF/some/Folder"]
-    args, _ = cli.parse("", "", cli.LANGUAGE_FLAGS, argv)
-    assert (args.model, args.dropout) == ("hf/some/Folder", None)
-    (tmp_path / "args.txt").write_text(cli.args_text(args, {}, {"torch": "2"}))
-    again, given = cli.parse(
-        "", "", cli.LANGUAGE_FLAGS, ["--config", str(Path(tmp_path, "args.txt"))]
-    )
-    assert (again.model, again.dropout) == ("hf/some/Folder", None)
-    assert "dropout" not in given
+    model = command(LanguageConfig, "--model", "HF/some/Folder").config
+    assert (model.model.model, model.model.dropout) == ("hf/some/Folder", None)
+    (tmp_path / "args.txt").write_text(args_text(model, {}, {"torch": "2"}))
+    again = command(LanguageConfig, "--config", tmp_path / "args.txt")
+    assert (again.config.model.model, again.config.model.dropout) == ("hf/some/Folder", None)
+    assert "dropout" not in again.given
 
 
 def test_help_names_the_forms(capsys):

@@ -13,6 +13,7 @@ from torch import nn
 
 import report
 import vision_main
+from tasks import vision
 
 FLAGS = (
     "--model", "resnet20", "--dataset", "digits", "--resize", "8", "--batch_size", "240",
@@ -97,11 +98,11 @@ def test_tensorboard_has_the_same_numbers(forked, tmp_path):
 def test_class_balanced_weights_are_the_papers():
     beta, sizes = 0.99, [100, 10, 1]
     effective = [(1 - beta**n) / (1 - beta) for n in sizes]
-    weights = vision_main.class_balanced_weights(sizes, beta)
+    weights = vision.class_balanced_weights(sizes, beta)
     assert np.allclose(np.array(weights) * effective, weights[0] * effective[0])
     assert sum(weights) == pytest.approx(3)
-    assert vision_main.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
-    task = vision_main.Classification("CrossEntropy", class_weights=weights)
+    assert vision.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
+    task = vision.Classification("CrossEntropy", class_weights=weights)
     logits, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     loss, _ = task(nn.Identity(), (logits, targets))
     rows = nn.functional.cross_entropy(logits, targets, reduction="none")

@@ -1,6 +1,5 @@
 """Runs that are killed, or asked to stop, and go on: they end as if nothing had happened."""
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -19,10 +18,12 @@ from helpers.resumable import (
     results,
 )
 
-import cli
+from cli.args_file import args_text
+from cli.parser import Command
+from cli.vision import VisionConfig
 from run_folder.checkpoint import load_checkpoint, save_checkpoint
 from run_folder.folder import RunFolder
-from training import resuming
+from training import session
 from training.signals import Interrupted
 
 
@@ -267,39 +268,38 @@ def test_a_checkpoint_of_another_network_is_refused(forked, copy):
 
 def test_what_torchruns_restart_does(tmp_path, monkeypatch):
     """It goes on with the run that it has started itself, unless a signal has stopped that."""
-    args_text = cli.args_text(argparse.Namespace(), {}, {"torchrun": "mine"})
+    ours = args_text(VisionConfig(), {}, {"torchrun": "mine"})
     for name, value in (("RESTART_COUNT", "1"), ("RUN_ID", "mine")):
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
 
     def restarted(text, **flags):
-        args = argparse.Namespace(**{"resume": None, "overwrite": False} | flags)
+        command = Command(VisionConfig().replaced(**flags), frozenset(flags))
         folder = RunFolder(tmp_path)
         folder.describe(text, "")
-        resuming.check_restart(args, folder)
-        return args.resume, args.overwrite
+        run = session.restarted(command, folder).config.run
+        return run.resume, run.overwrite
 
-    assert restarted(args_text) == ("auto", False)
-    assert restarted(args_text, overwrite=True) == ("auto", False)
-    assert restarted(args_text, resume="a/path") == ("a/path", False)
-    foreign = args_text.replace("mine", "theirs")
+    assert restarted(ours) == ("auto", False)
+    assert restarted(ours, overwrite=True) == ("auto", False)
+    assert restarted(ours, resume="a/path") == ("a/path", False)
+    foreign = ours.replace("mine", "theirs")
     assert restarted(foreign) == (None, False)
     assert restarted(foreign, overwrite=True) == (None, True)
     (tmp_path / "CONTINUE").write_text("theirs")
-    assert restarted(args_text) == ("auto", False)
+    assert restarted(ours) == ("auto", False)
     (tmp_path / "CONTINUE").write_text("mine")
     with pytest.raises(Interrupted):
-        restarted(args_text)
+        restarted(ours)
 
 
 def test_a_process_that_torchrun_ends_in_start_up_asks_for_no_requeue(monkeypatch):
     """The failure of another process is not this one's interruption."""
     term, usr1 = Interrupted("SIGTERM"), Interrupted("SIGUSR1")
-    assert not resuming.is_cleaning_up(term)
+    assert not session._is_cleaning_up(term)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert resuming.is_cleaning_up(term)
-    assert not resuming.is_cleaning_up(usr1)
-    term.saved = True
-    assert not resuming.is_cleaning_up(term)
+    assert session._is_cleaning_up(term)
+    assert not session._is_cleaning_up(usr1)
+    assert not session._is_cleaning_up(Interrupted("SIGTERM", saved=True))
 
 
 # --- one writer ---

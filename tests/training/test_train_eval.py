@@ -10,34 +10,30 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
-import train_eval
+from cli.config import RunConfig, TrainingConfig
 from models.activation import ZiLU
 from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import moment
-from train_eval import Diverged, Options, SaveInterval, Trainer
-from training import objective, optimization
+from tasks.vision import Classification
+from train_eval import Trainer
+from training import objective, optimization, run_log
+from training.devices import peak_flops
 from training.diagnostics.watch import Watch
+from training.evaluation import Diverged, evaluate
+from training.model_text import describe_model
+from training.objective import Objective
 from training.optimization import Plateau, lr_factor, parameter_groups
-from utils import UserError, describe_model, peak_flops
-from vision_main import Classification
+from utils import UserError
 
 CPU = torch.device("cpu")
-OPTIONS = Options(
+TRAINING = TrainingConfig(
     num_epochs=3,
-    max_steps=None,
-    grad_accum_steps=1,
-    eval_interval=None,
-    save_interval=SaveInterval(epochs=1),
-    test_each_epoch=True,
-    amp_dtype=None,
-    compile_mode=None,
     clip_grad_norm=1.0,
     optimizer="adamw",
     lr=1e-2,
     weight_decay=0.1,
     momentum=0.9,
-    betas=(0.9, 0.999),
     scheduler="cosine",
     warmup="1ep",
     lr_step=20,
@@ -82,15 +78,20 @@ def tiny_network(seed=0, activation=nn.ReLU):
     )
 
 
-def fit(folder, model=None, data=None, task=None, **changes):
+def trainer_of(folder, model, data, task=None, precision=(None, None), device=CPU, **changes):
+    """A trainer; `precision` is the autocast dtype and the mode of torch.compile."""
+    task = task or Classification("CrossEntropy")
+    run = RunConfig(save_interval="1ep")
+    parts = Objective(model, task, device, *precision), data, replace(TRAINING, **changes), run
+    return Trainer(*parts, RunFolder(folder), {})
+
+
+def fit(folder, model=None, data=None, task=None, amp_dtype=None, compile_mode=None, **changes):
     model = model or tiny_network()
     data = data or Data(ListLoader(), ListLoader(30, seed=1))
-    trainer = Trainer(
-        model, task or Classification("CrossEntropy"), CPU, replace(OPTIONS, **changes)
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    run = RunFolder(folder)
-    trainer.fit(data, run, {})
+    trainer = trainer_of(folder, model, data, task, (amp_dtype, compile_mode), **changes)
+    trainer.fit()
     records = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     return trainer, records
 
@@ -146,7 +147,7 @@ def test_training_equals_a_plain_loop(tmp_path, optimizer, clip):
 def test_metrics_are_per_sample_with_an_uneven_last_batch():
     model = tiny_network().eval()
     loader = ListLoader(count=37, batch_size=16)
-    metrics = Trainer(model, Classification("CrossEntropy"), CPU, OPTIONS).evaluate(loader, "Test")
+    metrics = evaluate(Objective(model, Classification("CrossEntropy"), CPU), loader, "Test")
     with torch.no_grad():
         logits = model(loader.images)
     classes = range(7)
@@ -193,12 +194,13 @@ def test_the_placeholder_of_an_empty_share_wakes_no_channel():
     with torch.no_grad():
         model[1].bias.fill_(1.0)  # above 0 for an image of zeros
     watch = Watch(model, {"2": model[2]}, CPU)
-    trainer = Trainer(model, Classification("CrossEntropy"), CPU, OPTIONS, watch)
+    network = Objective(model, Classification("CrossEntropy"), CPU)
     for loader, alive in ((EmptyShares(), 0), (ListLoader(), 8)):
         batches = list(loader.batches(0))
-        with torch.no_grad(), watch.channels() as living:
+        with torch.no_grad(), watch.channels(lambda: network.has_data) as living:
             for batch in batches:
-                trainer._loss_and_sums(trainer.objective, batch, False)
+                with network.stand_in(batch) as inputs:
+                    network(inputs, False)
         assert living["2"].tolist() == [bool(alive)] * 8
 
 
@@ -208,7 +210,7 @@ def test_nan_outputs_are_never_right():
             return images.new_full((len(images), 7), math.nan)
 
     with pytest.raises(Diverged, match="the test loss is nan"):
-        Trainer(Nan(), Classification("CrossEntropy"), CPU, OPTIONS).evaluate(ListLoader(), "Test")
+        evaluate(Objective(Nan(), Classification("CrossEntropy"), CPU), ListLoader(), "Test")
 
 
 # --- learning rate ---
@@ -502,7 +504,9 @@ def test_evaluating_inside_an_epoch_changes_nothing(tmp_path):
 
 def test_the_test_split_is_evaluated_once_where_it_is_not_to_be_seen(tmp_path):
     data = Data(ListLoader(), ListLoader(30, seed=1), ListLoader(20, seed=2))
-    trainer, records = fit(tmp_path, data=data, test_each_epoch=False, eval_interval=3)
+    task = Classification("CrossEntropy")
+    task.test_each_epoch = False
+    trainer, records = fit(tmp_path, data=data, task=task, eval_interval=3)
     assert ["test" in record for record in records] == [False] * 5 + [True]
     assert all("val" in record for record in records)
     lines = (tmp_path / "train_eval_results.txt").read_text().splitlines()
@@ -520,7 +524,7 @@ def test_model_flops_utilisation_where_the_peak_is_known(tmp_path, monkeypatch):
 
     _, records = fit(tmp_path / "unknown", task=Counted("CrossEntropy"))
     assert all("mfu" not in record for record in records)
-    monkeypatch.setattr(train_eval, "peak_flops", lambda device, dtype: 1e12)
+    monkeypatch.setattr(run_log, "peak_flops", lambda device, dtype: 1e12)
     _, records = fit(tmp_path / "known", task=Counted("CrossEntropy"))
     for record in records:
         assert record["mfu"] == pytest.approx(record["images_per_second"] * 1e6 / 1e12)
@@ -557,22 +561,20 @@ def test_the_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cuda_step_never_waits_for_the_device():
+def test_a_cuda_step_never_waits_for_the_device(tmp_path):
     cuda = torch.device("cuda")
     loader = ListLoader(64, 16)
     loader.images, loader.targets = loader.images.to(cuda), loader.targets.to(cuda)
     for dtype in (None, torch.float16):
-        trainer = Trainer(
-            tiny_network().to(cuda), Classification("CrossEntropy"), cuda,
-            replace(OPTIONS, amp_dtype=dtype),
-        )  # fmt: skip
-        trainer.start(loader)
+        network = tiny_network().to(cuda)
+        data = Data(loader, loader)
+        trainer = trainer_of(tmp_path, network, data, precision=(dtype, None), device=cuda)
         batches = list(loader.batches(1))
-        trainer.train_step([batches[0]], loader)
+        trainer.train_step([batches[0]])
         torch.cuda.set_sync_debug_mode("error")
         try:
             for batch in batches[1:]:
-                trainer.train_step([batch], loader)
+                trainer.train_step([batch])
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -635,6 +637,6 @@ def test_model_txt_lists_sites():
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_betas_are_the_options(optimizer):
-    options = replace(OPTIONS, optimizer=optimizer, betas=(0.8, 0.95))
+    options = replace(TRAINING, optimizer=optimizer, beta1=0.8, beta2=0.95)
     built = optimization.build_optimizer(tiny_network(), options)
     assert all(group["betas"] == (0.8, 0.95) for group in built.param_groups)

@@ -1,0 +1,60 @@
+"""Write docs/flags.md from the fields: `python -m cli.flags_page`."""
+
+from pathlib import Path
+
+from cli.config import Config
+from cli.fields import GROUPS, Effect, Flag
+from cli.language import LanguageConfig
+from cli.vision import VisionConfig
+
+PAGE = Path(__file__).parents[1] / "docs/flags.md"
+PROGRAMS: tuple[type[Config], ...] = (VisionConfig, LanguageConfig)
+CHANGES = {
+    Effect.RESULT: "result",
+    Effect.ARITHMETIC: "arithmetic",
+    Effect.NOTHING: "nothing",
+}
+
+HEAD = """# Flags
+
+Every flag of `vision_main.py` and `language_main.py`. This page is made from the fields of the
+configuration (`cli/`) by `python -m cli.flags_page`; a test keeps it current.
+
+The columns **vision** and **language** hold the default, or – where the program lacks the flag; an
+empty default is explained in the text, in brackets. **Changes** says what a flag changes: the
+*result*; the *arithmetic* alone, so that results agree to rounding; or *nothing*. Flags that change
+the result must be the run's own where it is [resumed](resuming.md), and tell runs apart in
+[reports](statistics.md). With `--config FILE.yaml`, flags stand in a file as `flag: value`.
+"""
+
+
+def flags_page() -> str:
+    """Return the text of docs/flags.md."""
+    tables = [config.flags() for config in PROGRAMS]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    parts = [HEAD]
+    for group in GROUPS:
+        parts.append(
+            f"\n## {group}\n\n| flag | vision | language | changes | |\n|---|---|---|---|---|"
+        )
+        for name in names:
+            found = [table.get(name) for table in tables]
+            parts += _rows(group, name, found)
+    return "\n".join(parts) + "\n"
+
+
+def _rows(group: str, name: str, found: list[Flag | None]) -> list[str]:
+    """Return a row for a flag, or one for each program where their explanations differ."""
+    texts = dict.fromkeys(flag.help for flag in found if flag and flag.group == group)
+    rows = []
+    for text in texts:
+        same = [flag if flag and flag.help == text else None for flag in found]
+        defaults = " | ".join(flag.shown_default if flag else "–" for flag in same)
+        effect = next(flag.effect for flag in same if flag)
+        escaped = text.replace("|", "\\|")
+        rows.append(f"| `--{name}` | {defaults} | {CHANGES[effect]} | {escaped} |")
+    return rows
+
+
+if __name__ == "__main__":
+    PAGE.write_text(flags_page(), encoding="utf-8")
