@@ -23,7 +23,7 @@ from cli.converters import (
     positive,
     positive_int,
     save_interval,
-    seed,
+    seed_number,
     share,
     warmup_length,
 )
@@ -217,10 +217,12 @@ class RunConfig:
         "auto (cuda, mps or cpu, whichever is there first), cpu, cuda, cuda:N, mps",
         Effect.ARITHMETIC,
     )  # fmt: skip
-    seed: int = flag(0, seed, "System", "seed of everything below that is not given")
-    init_seed: int | None = flag(None, seed, "System", "seed of the initial weights (--seed)")
+    seed: int = flag(0, seed_number, "System", "seed of everything below that is not given")
+    init_seed: int | None = flag(
+        None, seed_number, "System", "seed of the initial weights (--seed)"
+    )
     data_seed: int | None = flag(
-        None, seed, "System", "seed of data order and augmentation (--seed)"
+        None, seed_number, "System", "seed of data order and augmentation (--seed)"
     )
     deterministic: bool = flag(
         False, bool, "System",

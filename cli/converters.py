@@ -46,7 +46,7 @@ positive = number(float, above=0)
 not_negative = number(float, at_least=0)
 share = number(float, at_least=0, below=1)
 count = number(int, at_least=0)
-seed = count
+seed_number = count
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

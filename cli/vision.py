@@ -16,7 +16,7 @@ from cli.converters import (
     one_of,
     patch_size,
     positive_int,
-    seed,
+    seed_number,
     share,
 )
 from cli.datasets import (
@@ -113,7 +113,7 @@ class VisionDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     split_seed: int = flag(
-        0, seed, "System", "seed of the validation split, and of what --imb_factor keeps",
+        0, seed_number, "System", "seed of the validation split, and of what --imb_factor keeps",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     num_workers: int | None = flag(

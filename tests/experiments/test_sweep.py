@@ -161,8 +161,9 @@ def test_several_sweeps_share_the_work(job, tmp_path, monkeypatch):
 
 def test_programs_end_with_a_sweep_that_is_killed(job, tmp_path):
     """And the next sweep goes on, whether they have ended by then or not."""
+    places = [str(ROOT / each) for each in ("", "tests", "tests/experiments")]
     code = (
-        f"import sys; sys.path[:0] = {[str(ROOT / x) for x in ('', 'tests', 'tests/experiments')]}\n"
+        f"import sys; sys.path[:0] = {places!r}\n"
         "from test_sweep import *\n"
         f"run([Job('a', Path({str(tmp_path / 'a')!r}), {job('a', epochs=300).command!r})])"
     )
