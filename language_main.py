@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
 
         return LanguageProgram.test(command)
     with training_session(command) as session:
-        if session.command.is_complete:  # what is missing is told before torch is loaded
+        if session.command.config.run.resume is None:
+            # What is missing is told before torch is loaded.
             from pipelines.text.load import prepare_text  # loads NumPy
 
             prepare_text(session.command.config.data)
