@@ -11,7 +11,8 @@ import math
 from pathlib import Path
 
 import cli
-from experiments.grid import METRICS, REPORT_KEYS
+from experiments.grid import REPORT_KEYS
+from run_folder.metrics import METRICS
 from utils import UserError
 
 

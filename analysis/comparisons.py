@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from analysis.metrics import Metric, final_value, metrics_there
+from analysis.metrics import final_value, metrics_there
 from analysis.settings import BUILT_IN, SEEDS, Group, Setting
 from analysis.statistics import (
     Paired,
@@ -16,6 +16,7 @@ from analysis.statistics import (
     smallest_detectable,
     welch,
 )
+from run_folder.metrics import Metric
 from utils import UserError, nearest
 
 ALPHA = 0.05

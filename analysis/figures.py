@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.comparisons import Comparison
-from analysis.metrics import SPLIT_WORDS, Metric, final_value
+from analysis.metrics import SPLIT_WORDS, final_value
 from analysis.run_folders import split_of
 from analysis.settings import BUILT_IN, Group, Setting
 from analysis.statistics import Estimate, estimate
 from analysis.tables import step_ms
+from run_folder.metrics import Metric
 from utils import usable_cpus
 
 FORMATS = ("png", "svg", "pdf")
@@ -159,7 +160,7 @@ def learning_curves(group: Group, metric: Metric) -> Figure:
             band = len(group.settings) <= MOST_BANDS
             _curve(axes, runs, part, name, look[setting], short(setting.label), band)
     left.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
-    right.set(xlabel="epoch", ylabel=metric.axis(f"{SPLIT_WORDS[split]} "))
+    right.set(xlabel="epoch", ylabel=metric.axis(f"{SPLIT_WORDS[split]}"))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_log(left)
@@ -169,7 +170,7 @@ def learning_curves(group: Group, metric: Metric) -> Figure:
 
 
 def judged_axis(group: Group, metric: Metric) -> str:
-    return metric.axis(f"{SPLIT_WORDS[split_of(group.any_run())]} ")
+    return metric.axis(f"{SPLIT_WORDS[split_of(group.any_run())]}")
 
 
 def curve_split(group: Group) -> str:

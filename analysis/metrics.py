@@ -1,58 +1,10 @@
 """What a run is judged by."""
 
 import math
-from dataclasses import dataclass
 
 from analysis.run_folders import RunResult
 from analysis.settings import Group
-
-
-@dataclass(frozen=True)
-class Metric:
-    """`unit` of a value ("98.1 %"), `difference_unit` of a difference ("0.3 points"), `digits`
-    after the point."""
-
-    name: str
-    words: str
-    unit: str
-    difference_unit: str
-    higher_is_better: bool
-    digits: int = 2
-
-    def value(self, x: float) -> str:
-        return f"{self.number(x)} {self.unit}".strip()
-
-    def number(self, x: float) -> str:
-        return "–" if math.isnan(x) else minus(f"{x:.{self.digits}f}")
-
-    def difference(self, x: float, signed: bool = True) -> str:
-        return f"{self.signed(x) if signed else self.number(x)} {self.difference_unit}".strip()
-
-    def signed(self, x: float) -> str:
-        return "–" if math.isnan(x) else minus(f"{x:+.{self.digits}f}")
-
-    def axis(self, what: str = "") -> str:
-        words = f"{what}{self.words}"
-        return f"{words} ({self.unit})" if self.unit else words
-
-
-def minus(number: str) -> str:
-    return number.replace("-", "−")
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("top1", "top-1 accuracy", "%", "points", True),
-        Metric("perplexity", "perplexity per token", "", "", False, 3),
-        Metric("loss", "loss", "nats", "nats", False, 4),
-        Metric("balanced", "balanced accuracy", "%", "points", True),
-        Metric("top5", "top-5 accuracy", "%", "points", True),
-        Metric("word_perplexity", "perplexity per word", "", "", False, 2),
-        Metric("bits_per_byte", "bits per byte", "bits", "bits", False, 4),
-    )
-}
-
+from run_folder.metrics import METRICS, Metric
 
 SPLIT_WORDS = {"test": "test", "val": "validation", "train": "training"}
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pandas
 
-from analysis.metrics import METRICS, Metric
 from analysis.paired_predictions import OnUnits
 from analysis.predictions import BINS, Images, Predicted, pooled_bins
 from analysis.sentences import p_value
 from analysis.settings import Group, Setting
 from analysis.statistics import Estimate, estimate
+from run_folder.metrics import METRICS, Metric
 
 ACCURACY, LOSS = METRICS["top1"], METRICS["loss"]
 # By the training images of a class, from the first to the last number (Liu et al. 2019, arXiv

@@ -27,12 +27,13 @@ from analysis.divergence import (
 )
 from analysis.document import Document, plain
 from analysis.layers import layers_of
-from analysis.metrics import SPLIT_WORDS, Metric, metric_of
+from analysis.metrics import SPLIT_WORDS, metric_of
 from analysis.predictions import predictions_of
 from analysis.run_folders import RunResult, split_of
 from analysis.sentences import SIGMA_ONLY_RESCALES, seeds_sentence, verdict, warnings
 from analysis.settings import Group, Setting, by_order, shown, sort
 from analysis.tuned import choices, tuning_table
+from run_folder.metrics import Metric
 from utils import UserError, replacing
 from zilu.names import ACTIVATIONS
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pandas
 
 from analysis.comparisons import Comparison
-from analysis.metrics import Metric, final_value, minus, selected_value
+from analysis.metrics import final_value, selected_value
 from analysis.run_folders import RunResult
 from analysis.sentences import p_value, purpose
 from analysis.settings import Group, Sorted, seeds_of, setting_of
 from analysis.statistics import WILCOXON_PAIRS, estimate
+from run_folder.metrics import Metric, minus
 
 
 def settings_table(group: Group, metric: Metric) -> pandas.DataFrame:

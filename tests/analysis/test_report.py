@@ -18,12 +18,12 @@ from helpers.made_runs import report_on as run
 from scipy import stats
 
 import report
-from analysis import metrics
 from analysis.report import OURS
 from analysis.run_folders import find_runs, read_arguments, read_run
 from analysis.settings import sort
 from experiments import grid
 from experiments import manifest as manifests
+from run_folder.metrics import METRICS
 from run_folder.records import record_of
 
 RELU = [91.2, 91.9, 91.4, 91.7, 91.5, 91.3]
@@ -316,7 +316,7 @@ def test_a_foreign_nan_is_no_number(tmp_path):
 
 
 def test_a_grid_may_ask_for_every_metric_of_a_report():
-    assert set(grid.METRICS) == set(metrics.METRICS)
+    assert set(grid.METRICS) == set(METRICS)
 
 
 def test_a_line_of_results_gives_its_record_back():
