@@ -17,9 +17,12 @@ from helpers.made_runs import (
 from scipy import special, stats
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
-from analysis import prediction_figures, sections
+from analysis import findings
+from analysis.grouping import Group
 from analysis.predictions import BINS, images_of, pooled_bins, read_predictions
-from analysis.report import OURS
+from analysis.sections.calibration import FEW_IMAGES, reliability_figure
+from analysis.variants import Variant
+from analysis.written_files import earlier_files
 
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 RELU, ZILU = [90.2, 90.9, 90.4], [91.9, 92.1, 92.4]
@@ -227,7 +230,7 @@ def test_many_classes_are_a_figure(tmp_path, drawn):
 
 
 def test_many_settings_have_their_baseline_and_primary_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(sections, "MOST_SETTINGS", 2)
+    monkeypatch.setattr(findings, "MOST_SHOWN", 2)
     made(tmp_path)
     for name in ("GELU", "SiLU"):
         add_predictions(
@@ -243,10 +246,10 @@ def test_many_settings_have_their_baseline_and_primary_first(tmp_path, monkeypat
 def test_the_reliability_figure_shows_the_bins():
     logits, labels = some_images(2000)
     runs = [images_of(logits[:1000], labels[:1000]), images_of(logits[1000:], labels[1000:])]
-    group, setting = _group_of_one()
-    above, below = prediction_figures.reliability(group, {setting: runs}).axes
+    group, variant = _group_of_one()
+    above, below = reliability_figure(group, {variant: runs}).axes
     count, confidence, accuracy = images_of(logits, labels).bins.T
-    shown = count >= prediction_figures.FEW_IMAGES
+    shown = count >= FEW_IMAGES
     line = above.get_lines()[-1]
     assert line.get_xdata() == pytest.approx(100 * confidence[shown])
     assert line.get_ydata() == pytest.approx(100 * accuracy[shown])
@@ -254,10 +257,8 @@ def test_the_reliability_figure_shows_the_bins():
 
 
 def _group_of_one():
-    from analysis.settings import Group, Setting
-
-    setting = Setting("ReLU")
-    return Group({}, {setting: {}}), setting
+    variant = Variant("ReLU")
+    return Group({}, {variant: {}}), variant
 
 
 # --- what does not fit ---
@@ -279,9 +280,9 @@ def test_an_earlier_reports_files_go(tmp_path, drawn):
     (tmp_path / "report/layers.csv").write_text("mine")
     report_on(tmp_path)
     assert (tmp_path / "report/layers.csv").read_text() == "mine"
-    written = list((tmp_path / "report").glob("*/*"))
+    written = set((tmp_path / "report").glob("*/*"))
     assert {"reliability-1.svg", "images-1.tex"} <= {path.name for path in written}
-    assert all(OURS.fullmatch(path.name) for path in written)
+    assert written <= set(earlier_files(tmp_path / "report"))
     for path in tmp_path.glob("*/predictions.npz"):
         path.unlink()
     report_on(tmp_path)

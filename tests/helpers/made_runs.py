@@ -8,7 +8,7 @@ import pandas
 
 import cli
 import report
-from analysis import figures
+from analysis import drawing
 from run_folder.folder import metrics_line
 from run_folder.result_lines import result_line, summary
 from vision_main import Classification
@@ -125,7 +125,7 @@ def without_figures(monkeypatch) -> None:
         for name in drawings:
             (folder / f"{name}.svg").write_bytes(b"")
 
-    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.setattr(drawing, "save", save)
 
 
 def diverge(folder: Path) -> Path:
