@@ -34,18 +34,18 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    # They load scipy, pandas and matplotlib, which --help and mistakes need not wait for.
-    from analysis import report
+    # These load yaml, scipy, pandas and matplotlib, which --help must not wait for.
     from analysis.findings import analyse
     from analysis.plan import make_plan
+    from analysis.report import default_folder, title_of, write
     from analysis.run_folders import find_runs
     from analysis.sections.summary import verdict
 
     runs = find_runs(arguments.folders)
     plan = make_plan(arguments.plan, runs)
-    findings = analyse(report.title_of(arguments.folders), runs, plan)
-    folder = arguments.output_dir or report.default_folder(arguments.folders)
-    report.write(findings, folder)
+    findings = analyse(title_of(arguments.folders), runs, plan)
+    folder = arguments.output_dir or default_folder(arguments.folders)
+    write(findings, folder)
     for group in findings.groups:
         if len(findings.groups) > 1:
             print(f"{group.title}:")

@@ -1,4 +1,7 @@
-"""Define the interface of a section: one subject of a report, in one file of `sections/`."""
+"""Define the interface of a section: one subject of a report, in one file of `sections/`.
+
+A new section is a new file there, and its place in `analysis.sections.SECTIONS`.
+"""
 
 from collections.abc import Callable, Collection, Sequence
 

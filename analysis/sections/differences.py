@@ -30,7 +30,7 @@ METHODS = (
     "correction (1979).",
     "**Detectable** is the smallest true difference that a paired t test with this many pairs "
     "finds at p < 0.05 with a power of 80 %, if differences between seeds spread as they did here. "
-    "It does not go by the difference that was observed.",
+    "It does not depend on the difference that was observed.",
     "**Equivalence** is by two one-sided t tests (Schuirmann 1987): p below 0.05 says that the "
     "true difference lies within the margin.",
 )

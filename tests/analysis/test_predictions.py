@@ -1,4 +1,4 @@
-"""What a report makes of predictions.npz: against scikit-learn, scipy and loops by hand."""
+"""Test what reports make of predictions.npz, by scikit-learn, scipy and loops by hand."""
 
 import math
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def made(folder, labels=LABELS, classes=10):
-    """ReLU and ZiLU with three seeds and predictions."""
+    """Make runs of ReLU and ZiLU with three seeds and predictions."""
     for seed in range(3):
         for name, accuracies in (("ReLU", RELU), ("ZiLU", ZILU)):
             accuracy = accuracies[seed]
@@ -42,7 +42,7 @@ def made(folder, labels=LABELS, classes=10):
 
 
 def some_images(n=400, classes=7, missing=3):
-    """Logits in 16 bits and labels, of which one class has none."""
+    """Return logits in 16 bits and labels, of which one class has none."""
     rng = np.random.default_rng(1)
     labels = rng.choice([c for c in range(classes) if c != missing], n)
     logits = rng.normal(0, 2, (n, classes))
@@ -213,7 +213,7 @@ def test_accuracies_by_training_images(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[100, 99], [100] * 9 + [19.5], ["a"] * 10, 7, [600] * 9 + [101]])
 def test_no_bands_where_sizes_do_not_tell(tmp_path, sizes):
-    """Of other code, of another number of classes, or with all classes in one band."""
+    """They are of other code or another number of classes, or all classes are in one band."""
     for path in made(tmp_path).glob("*_?/args.txt"):
         path.write_text(path.read_text().replace("resolved:", f"resolved:\n  class_sizes: {sizes}"))
     report_on(tmp_path)

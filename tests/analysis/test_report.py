@@ -1,4 +1,4 @@
-"""report.py on run folders whose numbers are known: what it computes, says and names."""
+"""Test report.py on run folders whose numbers are known: what it computes, says and names."""
 
 import json
 import math
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def made(folder, relu=RELU, zilu=ZILU, **flags):
-    """ReLU and ZiLU, a seed for each number."""
+    """Make runs of ReLU and ZiLU, a seed for each number."""
     for seed, (a, b) in enumerate(zip(relu, zilu, strict=True)):
         vision_run(folder / f"ReLU_{seed}", a, activation="ReLU", seed=seed, **flags)
         vision_run(folder / f"ZiLU_{seed}", b, activation="ZiLU", seed=seed, **flags)
@@ -240,7 +240,7 @@ def test_settings(tmp_path):
 
 
 def test_a_scan_of_sigma(tmp_path, drawn):
-    """With rivals of the same slope, and the control; and the sentence that belongs to it."""
+    """It comes with rivals of the same slope, with the control, and with a sentence on σ."""
     for seed in range(3):
         for name in ("ReLU", "GELU", "SiLU"):
             vision_run(tmp_path / f"{name}{seed}", 90 + seed / 9, activation=name, seed=seed)
@@ -341,7 +341,7 @@ def test_arguments_that_are_none(tmp_path):
 
 
 def foreign(folder, arguments, final, lines=FOREIGN_LINES, **more):
-    """A run of other code; `more` are arguments."""
+    """Make a run of other code; `more` are arguments."""
     text = arguments + "".join(f"{name}: {value}\n" for name, value in more.items())
     return write_run(folder, text, [line.format(final) for line in lines])
 
@@ -510,7 +510,7 @@ def test_a_report_while_a_tuning_runs(tmp_path):
 
 
 def sweep_of(folder, runs, **content):
-    """A manifest: (name, role, flags, group) each."""
+    """Write the manifest of a sweep with these runs: (name, role, flags, group) each."""
     entries = [manifests.Run(i, *each) for i, each in enumerate(runs, 1)]
     plan = manifests.Manifest(
         folder, "vision", content.get("tune", {}), content.get("report", {}), entries, "", "today"

@@ -1,4 +1,4 @@
-"""What a report makes of stats.jsonl: means over seeds by depth and time, and their figures."""
+"""Test what reports show of stats.jsonl: means over seeds by depth and time, and the figures."""
 
 import itertools
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def site(value, **changes):
-    """What a line tells of a site: numbers that all come of one value."""
+    """Return what a line tells of a site: numbers that all follow from one value."""
     known = {
         "mean": 0.0, "std": value, "tail_index": 3 * value, "gaussian_tail_index": 6.0,
         "flat_share": value / 10, "gradient_norm": value / 1000, "sigma": None,
@@ -38,7 +38,7 @@ def site(value, **changes):
 
 
 def lines(value_of, sites=SITES, steps=STEPS, **changes):
-    """Of every step: value_of(step, place of the site); and the channels at the last step."""
+    """Return a line for each step, with value_of(step, place of the site), and the channels."""
     found = [
         {
             "step": step,
