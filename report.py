@@ -5,6 +5,7 @@ train_eval_results.txt, and writes report.html (one file), report.md, tables (CS
 figures (PNG, SVG, PDF): which activation is better here, by how much, and how sure that is.
 
 What a sweep's grid file declares under `report:` counts, unless a flag here says otherwise.
+Written again, a report replaces the files that its report_files.txt lists, and leaves all others.
 """
 
 import math
