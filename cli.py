@@ -56,7 +56,7 @@ class Flag:
     own_default: bool = False
 
     def default_for(self, model: str) -> object:
-        return None if self.own_default and models.is_elsewhere(model) else self.default
+        return None if self.own_default and models.is_third_party(model) else self.default
 
 
 def number(kind: type, at_least=None, above=None, below=None) -> Callable:
@@ -470,7 +470,7 @@ def check_together(args: argparse.Namespace) -> None:
             f"--rescale_init: {name} is not of the form f(sigma x) / sigma; leave it out, or take "
             f"one of {', '.join(activations.GATED_NAMES)}"
         )
-    if args.rescale_init is not None and models.is_elsewhere(args.model):
+    if args.rescale_init is not None and models.is_third_party(args.model):
         raise UserError(
             f"--rescale_init does not apply to {args.model}, only to the project's own models: "
             "leave it out"
@@ -498,7 +498,7 @@ def check_init_gain(args: argparse.Namespace) -> None:
     Raises:
         UserError: with the remedy.
     """
-    if models.is_elsewhere(args.model):
+    if models.is_third_party(args.model):
         raise UserError(
             f"--init_gain does not apply to {args.model}, only to the project's own models: "
             "leave it out"

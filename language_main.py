@@ -42,7 +42,7 @@ class Language(program.Program):
     def check(self, args):
         model_shape(args)
         norm(args)
-        if models.is_elsewhere(args.model):
+        if models.is_third_party(args.model):
             check_configuration(args)
         if args.prompt is not None and not args.sample:
             raise UserError("--prompt has no effect without --sample; add --sample 1")
@@ -132,7 +132,7 @@ def model_options(args: argparse.Namespace, data) -> dict:
     the file."""
     options = {**model_shape(args), "vocab_size": args.vocab_size or data.vocab_size}
     options |= {"norm": norm(args)}
-    if models.is_elsewhere(args.model):
+    if models.is_third_party(args.model):
         options["configuration"] = configuration(args)
     return options
 
@@ -158,7 +158,7 @@ def model_shape(args: argparse.Namespace) -> dict[str, int]:
         UserError: sizes that do not fit together, or not the network to start from.
     """
     sizes = {name: getattr(args, name) for name in SIZES}
-    if args.init_from is not None and models.is_elsewhere(args.model):
+    if args.init_from is not None and models.is_third_party(args.model):
         raise UserError(
             f"--init_from does not apply to {args.model}, which starts untrained: leave it out"
         )
@@ -178,10 +178,10 @@ def build_model(args: argparse.Namespace, vocab_size: int):
     from utils import seed_everything
 
     seed_everything(program.seed_of(args, "init_seed"))
-    elsewhere = models.is_elsewhere(args.model)
+    third_party = models.is_third_party(args.model)
     with program.user_errors(), one_line_warnings():
         model = models.build_model(
-            f"hf/{configuration_folder(args.model)}" if elsewhere else args.model,
+            f"hf/{configuration_folder(args.model)}" if third_party else args.model,
             program.activation_factory(args),
             vocab_size=vocab_size,
             max_seq_length=args.max_seq_length,

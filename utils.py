@@ -13,26 +13,29 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import uuid
 import warnings
+from collections.abc import Collection, Iterable
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-
-CONNECT_SECONDS = 2  # whoever has no network is to be told so within 5, imports included
-STALL_SECONDS = 30  # without a byte, once a download runs
 
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line: what is wrong, and the remedy."""
 
 
-def nearest(text: str, choices) -> str:
-    """`did you mean X? known: X, Y, Z`."""
+def did_you_mean(text: str, choices: Iterable[str]) -> str | None:
+    """Return the choice nearest to `text`, without regard to case, if one is near."""
     by_lower = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(text.lower(), by_lower, n=1)
-    hint = f"did you mean {by_lower[near[0]]}? " if near else ""
+    return by_lower[near[0]] if near else None
+
+
+def nearest(text: str, choices: Collection[str]) -> str:
+    """Return `did you mean X? known: X, Y, Z`."""
+    near = did_you_mean(text, choices)
+    hint = f"did you mean {near}? " if near else ""
     return f"{hint}known: {', '.join(choices)}"
 
 
@@ -128,31 +131,6 @@ def _is_at(path: Path, file) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
-
-
-def open_url(url: str):
-    """An open response; OSError in time where there is no network.
-
-    In a thread, because looking up a name obeys no timeout.
-    """
-    import urllib.request
-
-    result = []
-
-    def work():
-        try:
-            result.append(urllib.request.urlopen(url, timeout=STALL_SECONDS))
-        except Exception as error:
-            result.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if not result:
-        raise OSError(f"no answer in {CONNECT_SECONDS} s")
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
 
 
 def usable_cpus() -> int:

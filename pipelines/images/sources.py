@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from utils import UserError, one_at_a_time, open_url, progress_bar, replacing
+from pipelines.download import open_url
+from utils import UserError, one_at_a_time, progress_bar, replacing
 
 
 def read_cifar(cls, data_path, progress=True):

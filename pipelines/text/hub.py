@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from utils import open_url
+from pipelines.download import open_url
 
 
 def fetch(repo_ids, repo_type, patterns, usable):

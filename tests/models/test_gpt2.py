@@ -793,14 +793,14 @@ def test_weights_with_norms_are_refused_without(saved):
 
 
 def test_unknown_names_and_options_are_refused():
-    names = "choose from gpt2, gpt2-medium, gpt2-large, gpt2-xl"
+    names = "known: gpt2, gpt2-medium, gpt2-large, gpt2-xl"
     with pytest.raises(
         ValueError, match=f"^unknown model 'GPT2_XL': did you mean gpt2-xl. {names}"
     ):
         resolve_shape("GPT2_XL")
-    with pytest.raises(ValueError, match=r"^unknown model 'resnet18': choose from gpt2,"):
+    with pytest.raises(ValueError, match=r"^unknown model 'resnet18': known: gpt2,"):
         resolve_shape("resnet18")
-    with pytest.raises(ValueError, match=r"^unknown model 'gpt2': .*choose from vgg11,"):
+    with pytest.raises(ValueError, match=r"^unknown model 'gpt2': .*known: vgg11,"):
         models.resolve_options("gpt2", 32)
     with pytest.raises(TypeError, match="unexpected keyword argument 'stem'"):
         build_model("gpt2", nn.ReLU, vocab_size=9, stem="cifar")

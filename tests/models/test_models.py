@@ -453,10 +453,10 @@ except ValueError:
 ERRORS = [
     (
         ("resnet", 32),
-        "unknown model 'resnet': did you mean resnet56? choose from vgg11, vgg13,",
+        "unknown model 'resnet': did you mean resnet56? known: vgg11, vgg13,",
     ),
-    (("ViT_Base", 32), "unknown model 'ViT_Base': did you mean vit-base? choose from vgg11,"),
-    (("alexandria", 32), "unknown model 'alexandria': choose from vgg11,"),
+    (("ViT_Base", 32), "unknown model 'ViT_Base': did you mean vit-base? known: vgg11,"),
+    (("alexandria", 32), "unknown model 'alexandria': known: vgg11,"),
     (
         ("resnet18", 32, {"head": "linear"}),
         "--head linear does not apply to resnet18, only to VGGs: leave out --head",

@@ -453,7 +453,7 @@ def test_a_package_that_is_not_installed(see, tmp_path, monkeypatch):
 )
 def test_networks_that_are_no_use(see, tmp_path, monkeypatch, network, message):
     pytest.importorskip("timm")
-    monkeypatch.setattr("models.third_party._built", lambda *_: copy.deepcopy(network))
+    monkeypatch.setattr("models.third_party._create", lambda *_: copy.deepcopy(network))
     line = see("--model", "timm/resnet18", "--output_dir", tmp_path / "run")
     assert re.search(f"timm/resnet18.*{message}", line)
     assert not (tmp_path / "run").exists()
