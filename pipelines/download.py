@@ -1,8 +1,12 @@
 """Open a web address, and give up soon where there is no network."""
 
+from __future__ import annotations  # HTTPResponse is known to type checkers only
+
 import threading
-import urllib.request
-from http.client import HTTPResponse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 # Without a network the user is to hear of it within 5 seconds, imports included.
 CONNECT_SECONDS = 2
@@ -17,6 +21,8 @@ def open_url(url: str) -> HTTPResponse:
     Raises:
         OSError: within CONNECT_SECONDS where nobody answers; or as urllib.request.urlopen.
     """
+    import urllib.request  # slow to import, and only needed where data is missing
+
     result: list[HTTPResponse | Exception] = []
 
     def work() -> None:

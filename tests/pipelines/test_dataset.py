@@ -316,7 +316,7 @@ class TestCifar:
         ]
         difference = epoch_of(data.test)[0] - normalised(small, data)
         assert difference.abs().max() < 2.5 / 255 / 0.24
-        monkeypatch.setattr(splits, "memory_at_hand", lambda device: 1000)
+        monkeypatch.setattr(splits, "available_memory", lambda device: 1000)
         assert "--resize 64" in error_of("cifar10", tmp_path, resize=64)
 
     def test_a_damaged_file(self, tmp_path, monkeypatch):
@@ -776,7 +776,7 @@ class TestStreaming:
     def test_what_does_not_fit_is_streamed_and_gives_the_same(self, folder, monkeypatch):
         options = {"resize": 16, "augment": True, "color_jitter": True, "noise": 0.1}
         memory = load_folder(folder, **options)
-        monkeypatch.setattr(splits, "memory_at_hand", lambda device: 4 * 33 * 16 * 16 * 3 - 1)
+        monkeypatch.setattr(splits, "available_memory", lambda device: 4 * 33 * 16 * 16 * 3 - 1)
         streamed = load_folder(folder, num_workers=2, **options)
         assert "streamed" in streamed.description
         assert (memory.mean, memory.std) == (streamed.mean, streamed.std)
@@ -789,12 +789,12 @@ class TestStreaming:
                 assert torch.equal(ours, theirs)
 
     def test_a_quarter_of_the_memory_is_enough(self, folder, monkeypatch):
-        monkeypatch.setattr(splits, "memory_at_hand", lambda device: 4 * 33 * 16 * 16 * 3)
+        monkeypatch.setattr(splits, "available_memory", lambda device: 4 * 33 * 16 * 16 * 3)
         assert "streamed" not in load_folder(folder, resize=16).description
 
-    def test_the_memory_at_hand_is_plausible(self):
+    def test_the_available_memory_is_plausible(self):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        assert 2**26 < splits.memory_at_hand("cpu") <= total
+        assert 2**26 < splits.available_memory("cpu") <= total
 
     def test_statistics_of_a_large_set_are_of_evenly_spaced_images(self, folder, monkeypatch):
         monkeypatch.setattr(splits, "STATISTICS_IMAGES", 7)

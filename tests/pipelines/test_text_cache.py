@@ -17,7 +17,7 @@ import pytest
 from pipelines.text import cache, corpora, hub, tokenizer
 from utils import UserError, one_at_a_time
 
-ROOT = Path(cache.__file__).parent.parent
+ROOT = Path(cache.__file__).parents[2]
 TEXTS = {"train": "Some text.\n" * 50, "valid": "Other text,\nin two lines", "test": "The end.\n"}
 
 
@@ -79,8 +79,8 @@ class TestWhatIsKept:
     )
     @pytest.mark.parametrize("block", [1, 7])
     def test_every_byte(self, tmp_path, monkeypatch, text, block):
-        monkeypatch.setattr("pipelines.text.forms.BLOCK", block)
-        monkeypatch.setattr("pipelines.text.lines.LONGEST", 16)
+        monkeypatch.setattr("pipelines.text.forms.BLOCK_BYTES", block)
+        monkeypatch.setattr("pipelines.text.lines.MAX_LINE_BYTES", 16)
         write(tmp_path, train=text)
         assert text_of(load(tmp_path)) == text.encode()
 
@@ -102,7 +102,7 @@ class TestWhatIsKept:
         assert load(tmp_path).ids("train").dtype == np.uint32
 
     def test_bytes_need_no_utf8_and_others_say_where(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("pipelines.text.forms.BLOCK", 7)
+        monkeypatch.setattr("pipelines.text.forms.BLOCK_BYTES", 7)
         write(tmp_path, valid="é\n" * 20 + "x")
         data = (tmp_path / "valid.txt").read_bytes() + b"\xff\n"
         write(tmp_path, valid=data)
@@ -140,7 +140,7 @@ class TestWhatIsKept:
             for _ in range(60):
                 file.write(b"Sixteen letters " * 65_536)
         code = (
-            "import sys; from text import cache;"
+            "import sys; from pipelines.text import cache;"
             "cache.load('text', 'bytes', sys.argv[1], False);"
             "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
         )
@@ -323,14 +323,14 @@ class TestNeverHalfThere:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
     def test_nothing_is_left_of_what_broke_off(self, tmp_path, monkeypatch, error, encodings):
         write(tmp_path)
-        real = cache._write
+        real = cache._write_split
 
         def write_two(*args):
             if len(list((tmp_path / "tokens").glob("*/*.bin"))) == 2:
                 raise error
             return real(*args)
 
-        monkeypatch.setattr(cache, "_write", write_two)
+        monkeypatch.setattr(cache, "_write_split", write_two)
         if error is KeyboardInterrupt:
             with pytest.raises(KeyboardInterrupt):
                 load(tmp_path)
@@ -366,7 +366,7 @@ class TestNeverHalfThere:
     def test_processes_at_once(self, tmp_path):
         write(tmp_path, train="Some text.\n" * 200_000)
         code = (
-            "import sys; from text import cache;"
+            "import sys; from pipelines.text import cache;"
             "print(len(cache.load('text', 'bytes', sys.argv[1], False).ids('train')))"
         )
         command = [sys.executable, "-c", code, str(tmp_path)]
@@ -381,7 +381,7 @@ class TestNeverHalfThere:
 
 
 def test_tokens_keep_their_order_however_long_each_chunk_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.text.forms.BLOCK", 10)
+    monkeypatch.setattr("pipelines.text.forms.BLOCK_BYTES", 10)
     real, delays = tokenizer.ByteTokenizer.encode_lines, itertools.cycle([0.01, 0, 0.005])
 
     def slowly(self, lines):

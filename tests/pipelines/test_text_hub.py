@@ -62,7 +62,7 @@ class TestHuggingFacesCache:
             (folder / "wikitext-103-v1/train-00001-of-00002.parquet").unlink()
 
         put_in_cache(hub_cache, "datasets/Salesforce/wikitext", half)
-        assert "not to be had from Hugging Face" in error_of("wikitext103", tmp_path)
+        assert "not available from Hugging Face" in error_of("wikitext103", tmp_path)
 
     def test_local_files_come_first(self, tmp_path, hub_cache):
         changed = {split: text + " More . \n" for split, text in V1.items()}
