@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+"""Build GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
 
 The network is Hugging Face's GPT2LMHeadModel; models.catalogue has the sizes of the paper's
 table 2. Parameter names are Hugging Face's without `transformer.`, but for two that are no modules
@@ -113,7 +113,7 @@ class GPT2(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw the weights from N(0, 0.02²), those that end a residual branch smaller (GPT-2)."""
+        """Draw the weights from N(0, 0.02²), smaller where a residual branch ends (section 2.3)."""
         nn.init.normal_(self.wte.weight, std=0.02)
         nn.init.normal_(self.wpe, std=0.02)
         for name, module in self.h.named_modules():

@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016, "Deep residual learning for image recognition", arXiv 1512.03385).
+"""Build ResNet (He et al. 2016, "Deep residual learning", arXiv 1512.03385).
 
 ResNet-18/34/50 are the networks of the paper's table 1 as torchvision builds them, parameter names
 included, so its weights load as they are. ResNet-20/32/44/56 are those of section 4.2 for CIFAR
@@ -81,9 +81,9 @@ class ResidualBlock(nn.Module):
         for name, layer in residual.items():
             self.add_module(name, layer)
         self.downsample = make_shortcut(in_width, from_width, stride, norm)
-        self.add_module(f"act{len(convolutions)}", activation())
         # Names, not modules: a module that replaces one of these is found by its name.
         self.residual, self.last_activation = tuple(residual), f"act{len(convolutions)}"
+        self.add_module(self.last_activation, activation())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = x

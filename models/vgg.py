@@ -1,4 +1,4 @@
-"""VGG (Simonyan & Zisserman 2015, "Very deep convolutional networks", arXiv 1409.1556).
+"""Build VGG (Simonyan & Zisserman 2015, "Very deep convolutional networks", arXiv 1409.1556).
 
 VGG-11/13/16/19 are configurations A, B, D and E of the paper's table 1. By default they have
 BatchNorm (torchvision's vgg*_bn); without norms they are the paper's (torchvision's vgg*).

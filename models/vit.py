@@ -1,4 +1,4 @@
-"""Vision Transformer (Dosovitskiy et al. 2021, "An image is worth 16x16 words", arXiv 2010.11929).
+"""Build Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929).
 
 Base and large are those of the paper's table 1. At 224 px the networks are timm's
 vit_*_patch16_224, parameter names included, so its weights load as they are.
@@ -26,7 +26,8 @@ class Variant(NamedTuple):
     depth: int  # blocks
 
 
-# Tiny and small are those of DeiT (Touvron et al. 2021, arXiv 2012.12877, table 1).
+# Tiny and small are those of DeiT (Touvron et al. 2021, arXiv 2012.12877, table 1), medium has the
+# sizes of timm's vit_medium_*.
 VARIANTS = {
     "vit-tiny": Variant(192, 3, 12),
     "vit-small": Variant(384, 6, 12),
@@ -79,7 +80,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Apply a pre-norm transformer block, (B, N, width) to the same shape: equations 2 and 3."""
+    """Apply a pre-norm transformer block, (B, N, width) to the same shape (equations 2 and 3)."""
 
     def __init__(self, width: int, heads: int, activation: Callable[[], nn.Module], norm: str):
         super().__init__()

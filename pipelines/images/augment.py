@@ -128,7 +128,7 @@ class Transform:
         image_size: the images' side in pixels.
         device: where the pixels are, and the result.
         crop: cut a window out of the image padded by an eighth of its side.
-        flip: mirror every second image, with `crop` only.
+        flip: mirror each image with a chance of one half; only with `crop`.
         jitter: change brightness, contrast, saturation and hue.
         noise: the standard deviation of Gaussian noise, added after normalising.
     """

@@ -1,5 +1,8 @@
-"""Make long-tailed training sets of balanced ones, as Cui et al. 2019 (arXiv 1901.05555) and Cao et
-al. 2019 (arXiv 1906.07413) do."""
+"""Make long-tailed training sets of balanced ones.
+
+The sizes of the classes are those of Cui et al. 2019 (arXiv 1901.05555) and Cao et al. 2019 (arXiv
+1906.07413).
+"""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Find files of a Hugging Face repository: in its cache on this machine, else in the network."""
+"""Find files of a Hugging Face repository: in its cache on this machine, else on the network."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Lines: where a text may be cut, and what is counted of it."""
+"""A text is cut into lines at the right places, and counted."""
 
 import hashlib
 import io
