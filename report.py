@@ -8,7 +8,6 @@ What a sweep's grid file declares under `report:` counts, unless a flag here say
 Written again, a report replaces the files that its report_files.txt lists, and leaves all others.
 """
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,29 +35,11 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Write the report; return the exit code."""
     arguments = parse(argv)
-    # These load yaml, scipy, pandas and matplotlib, which --help must not wait for.
-    from analysis.findings import analyse
-    from analysis.plan import make_plan
-    from analysis.report import default_folder, title_of, write
-    from analysis.run_folders import find_runs
-    from analysis.sections.summary import verdict
+    from analysis.report import report_on  # loads scipy, pandas and matplotlib
 
-    runs = find_runs(arguments.folders)
-    plan = make_plan(arguments.plan, runs)
-    findings = analyse(title_of(arguments.folders), runs, plan)
-    folder = arguments.output_dir or default_folder(arguments.folders)
-    write(findings, folder)
-    for group in findings.groups:
-        if len(findings.groups) > 1:
-            print(f"{group.title}:")
-        for each in group.comparisons:
-            if math.isfinite(each.difference):
-                print(("Primary: " if each.primary else "") + verdict(findings, each))
-    for run, reason in findings.grouping.left_out:
-        if run.kind != "finished":
-            print(f"Left out: {run.path}: {reason}")
-    print(f"Report: {folder / 'report.html'}")
+    report_on(arguments.folders, arguments.output_dir, arguments.plan)
     return 0
 
 

@@ -1,18 +1,50 @@
 """Write a report: its text out of the sections, and its files."""
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from analysis import drawing
 from analysis.document import Document, plain
-from analysis.findings import Findings
+from analysis.findings import Findings, analyse
+from analysis.plan import make_plan
+from analysis.run_folders import find_runs
 from analysis.section import Section
 from analysis.sections import SECTIONS
+from analysis.sections.summary import verdict
 from analysis.written_files import earlier_files, write_list
 from run_folder.folder import RunFolder
 from utils import UserError, replacing
 
 FIGURES, TABLES = "figures", "tables"
+
+
+def report_on(folders: list[Path], output_dir: Path | None, declared: dict[str, Any]) -> None:
+    """Write the report of the runs in `folders`, and print its verdicts.
+
+    Args:
+        folders: where the runs are.
+        output_dir: where the report is written; None for the usual place.
+        declared: what the flags declare, which override the sweeps' own declarations.
+
+    Raises:
+        UserError: there are no runs, or the report cannot be written.
+    """
+    runs = find_runs(folders)
+    findings = analyse(title_of(folders), runs, make_plan(declared, runs))
+    folder = output_dir or default_folder(folders)
+    write(findings, folder)
+    for group in findings.groups:
+        if len(findings.groups) > 1:
+            print(f"{group.title}:")
+        for each in group.comparisons:
+            if math.isfinite(each.difference):
+                print(("Primary: " if each.primary else "") + verdict(findings, each))
+    for run, reason in findings.grouping.left_out:
+        if run.kind != "finished":
+            print(f"Left out: {run.path}: {reason}")
+    print(f"Report: {folder / 'report.html'}")
 
 
 def write(findings: Findings, folder: Path) -> None:

@@ -149,7 +149,7 @@ def parse(program: str, words: list[str]) -> None:
     if program in CONFIGS:
         parse_command(CONFIGS[program], "A program.", words).check()
         return
-    importlib.import_module(program.removesuffix(".py")).build_parser().parse_args(words)
+    importlib.import_module(program.removesuffix(".py")).parse(words)
 
 
 def shell_commands(text: str) -> Iterator[list[str]]:
