@@ -44,7 +44,6 @@ __all__ = [
     "load_images",
     "load_text",
     "load_tokenizer",
-    "tokenizer_fingerprint",
 ]
 
 
@@ -159,13 +158,6 @@ def load_tokenizer(name: str, data_path: str = DEFAULT_DATA_PATH) -> Tokenizer:
     from pipelines.text import tokenizer  # loads the tokenizers library
 
     return tokenizer.load(name, data_path)
-
-
-def tokenizer_fingerprint(name: str) -> str:
-    """Return a digest that tokenizers share if they give the same ids; none of them is loaded."""
-    from pipelines.text import tokenizer  # loads the tokenizers library
-
-    return tokenizer.fingerprint(name)
 
 
 def _check_text(config: LanguageDataConfig, block_size: int) -> None:

@@ -11,26 +11,22 @@ import sys
 from cli.errors import one_line_errors
 from cli.language import LanguageConfig
 from cli.parser import parse
-from training.session import training_session
+from training.session import open_session
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, or evaluate with --test_only; return the exit code."""
     command = parse(LanguageConfig, __doc__, argv)
     command.check()
-    if command.config.run.test_only:
-        from tasks.language import LanguageProgram  # loads torch
-
-        return LanguageProgram.test(command)
-    with training_session(command) as session:
-        if session.command.config.run.resume is None:
+    with open_session(command) as session:
+        if session.trains and session.command.config.run.resume is None:
             # What is missing is told before torch is loaded.
             from pipelines.text.load import prepare_text  # loads NumPy
 
             prepare_text(session.command.config.data)
         from tasks.language import LanguageProgram  # loads torch
 
-        return LanguageProgram.train(session)
+        return (LanguageProgram.train if session.trains else LanguageProgram.test)(session)
 
 
 if __name__ == "__main__":

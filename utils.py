@@ -214,12 +214,16 @@ def may_draw() -> bool:
 
 def progress_bar(what: str, progress: bool, iterable: Any = None, **options: Any) -> Any:
     """Return a tqdm bar on a terminal; print one plain line elsewhere, or where none is wanted."""
-    from tqdm import tqdm  # not needed by --help
-
     show = progress and may_draw()
     if not show:
         print(what)
-    return tqdm(iterable, desc=what, disable=not show, **options)
+    return _tqdm(iterable, desc=what, disable=not show, **options)
+
+
+def _tqdm(*arguments: Any, **options: Any) -> Any:
+    from tqdm import tqdm  # not needed by --help
+
+    return tqdm(*arguments, **options)
 
 
 class Progress:
@@ -228,10 +232,8 @@ class Progress:
     PLAIN_SECONDS = 60
 
     def __init__(self, label: str, total: int, done: int = 0):
-        from tqdm import tqdm  # not needed by --help
-
         self.label, self.total, self.done = label, total, done
-        self.bar = tqdm(total=total, initial=done, desc=label, leave=False, disable=not may_draw())
+        self.bar = _tqdm(total=total, initial=done, desc=label, leave=False, disable=not may_draw())
         self.last_line = time.monotonic()
 
     def advance(self, text: str = "") -> None:

@@ -11,21 +11,17 @@ import sys
 from cli.errors import one_line_errors
 from cli.parser import parse
 from cli.vision import VisionConfig
-from training.session import training_session
+from training.session import open_session
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, or evaluate with --test_only; return the exit code."""
     command = parse(VisionConfig, __doc__, argv)
     command.check()
-    if command.config.run.test_only:
+    with open_session(command) as session:
         from tasks.vision import VisionProgram  # loads torch
 
-        return VisionProgram.test(command)
-    with training_session(command) as session:
-        from tasks.vision import VisionProgram  # loads torch
-
-        return VisionProgram.train(session)
+        return (VisionProgram.train if session.trains else VisionProgram.test)(session)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from models.catalogue import (
     family_of,
     is_language_model,
     is_third_party,
-    package_version,
     resolve_norm,
     resolve_options,
     resolve_shape,
@@ -57,7 +56,6 @@ __all__ = [
     "check_fits",
     "hugging_face_shape",
     "is_third_party",
-    "package_version",
     "resolve_norm",
     "resolve_options",
     "resolve_shape",
@@ -106,14 +104,11 @@ def build_vision_model(
     """
     options = resolve_options(name, image_size, stem, head, patch_size, norm)
     if is_third_party(name):
-        from models.third_party import build  # loads torch
-
-        return build(name, activation, num_classes, image_size)
+        return _load("third_party").build(name, activation, num_classes, image_size)
     family = family_of(name)
     if family == "vit":  # one learned position per patch; convolutions take any size
         options["image_size"] = image_size
-    module = importlib.import_module(f"{__name__}.{family}")
-    return module.build(name, activation, num_classes, **options)
+    return _load(family).build(name, activation, num_classes, **options)
 
 
 def build_language_model(
@@ -140,11 +135,13 @@ def build_language_model(
     shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
     norm = resolve_norm(name, norm)
     if is_third_party(name):
-        from models.causal_lm import build  # loads torch
-
         folder = name.partition("/")[2]
-        return build(folder, activation, vocab_size, max_seq_length, dropout)
-    from models.gpt2 import GPT2  # loads torch
-
+        return _load("causal_lm").build(folder, activation, vocab_size, max_seq_length, dropout)
     assert dropout is not None, "only a Hugging Face configuration has rates of its own"
-    return GPT2(activation, vocab_size, max_seq_length, **shape, dropout=dropout, norm=norm)
+    options = {**shape, "dropout": dropout, "norm": norm}
+    return _load("gpt2").GPT2(activation, vocab_size, max_seq_length, **options)
+
+
+def _load(module: str) -> Any:
+    """Return one of this package's files, which loads torch."""
+    return importlib.import_module(f"{__name__}.{module}")

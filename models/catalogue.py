@@ -3,7 +3,6 @@
 No torch here: `--help` and the checks of flags read these tables before torch is loaded.
 """
 
-import importlib.metadata
 from typing import NamedTuple
 
 from utils import nearest
@@ -78,12 +77,6 @@ def is_third_party(name: str) -> bool:
 def is_language_model(name: str) -> bool:
     """Return whether the model reads token ids and not images."""
     return name in LANGUAGE_MODELS or _prefix(name) in LANGUAGE_PACKAGES
-
-
-def package_version(name: str) -> dict[str, str]:
-    """Return {package: version} of the package that defines the model; {} for this project's."""
-    package = PACKAGES.get(_prefix(name))
-    return {package: importlib.metadata.version(package)} if package else {}
 
 
 def family_of(name: str) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.gpt2 import sampled
 from models.third_party import as_value_error, check_installed, with_activation
@@ -109,16 +111,15 @@ def _read(folder: str | Path) -> "PretrainedConfig":
     """
     read_configuration(folder)
     check_installed("transformers")
-    # takes seconds
-    from transformers import AutoConfig, logging
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    import transformers  # takes seconds
 
-    logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
     complaint = f"{folder}: transformers cannot read its config.json ({{}}): download it again"
     with as_value_error(complaint):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     kind = config.model_type
-    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config.is_encoder_decoder or kind not in known:
         raise ValueError(f"{folder}: a {kind} is no causal language model: take another model")
     return config
 
@@ -180,11 +181,11 @@ def build(
         ValueError: as `check_configuration`; the network cannot be built or run, it sees later
             tokens, or its activations cannot be replaced. One line with the remedy.
     """
-    from transformers import AutoModelForCausalLM  # takes seconds
+    import transformers  # takes seconds
 
     config = adapted(folder, vocab_size, max_seq_length, dropout)
     with as_value_error(f"{folder}: the network cannot be built ({{}}): fix its config.json"):
-        model = CausalLM(AutoModelForCausalLM.from_config(config), max_seq_length)
+        model = CausalLM(transformers.AutoModelForCausalLM.from_config(config), max_seq_length)
     ids = torch.arange(max_seq_length)[None] % vocab_size  # (1, max_seq_length)
     with as_value_error(
         f"{folder}: the network cannot be run on {max_seq_length} tokens ({{}}): a smaller "
@@ -203,10 +204,6 @@ def build(
 @torch.no_grad()
 def _flops(model: nn.Module, ids: torch.Tensor) -> int:
     """Return the FLOPs of a forward pass's matrix products, two for each multiply and add."""
-    # needed for these models alone
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):  # the one form that is counted on every device
         model(ids)

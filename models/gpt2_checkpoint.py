@@ -107,15 +107,13 @@ def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: no such file, or a broken one.
     """
-    # loads torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    import safetensors.torch  # loads torch
 
     tensors: dict[str, torch.Tensor] = {}
     for path in _weight_files(Path(folder)):
         try:
-            tensors |= load_file(path)
-        except (SafetensorError, OSError) as error:
+            tensors |= safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(
                 f"--init_from: {path} cannot be read ({error}): copy or download it again"
             ) from None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
+from torchvision import models
 
 from models.activation import replace_activations
 from utils import did_you_mean
@@ -88,14 +89,11 @@ def check_architecture(name: str) -> None:
 
 def _timm_names() -> Names:
     """Return timm's classifiers, with and without the tag of pretrained weights."""
-    import timm  # an optional dependency
-
+    timm = _timm()
     return Names([*timm.list_models(), *timm.list_pretrained()], [])
 
 
 def _torchvision_names() -> Names:
-    from torchvision import models  # only needed for torchvision/NAME
-
     classifiers = models.list_models(module=models)
     return Names(classifiers, [name for name in models.list_models() if name not in classifiers])
 
@@ -136,26 +134,26 @@ def _create(name: str, num_classes: int, image_size: int) -> nn.Module:
     package, _, architecture = name.partition("/")
     options: dict[str, Any] = {}
     if package == "timm":
-        import timm  # an optional dependency
-
         if _timm_config(architecture).fixed_input_size:
             options["img_size"] = image_size
-        return timm.create_model(architecture, num_classes=num_classes, **options)
-    from torchvision.models import get_model  # only needed for torchvision/NAME
-
+        return _timm().create_model(architecture, num_classes=num_classes, **options)
     for start, option in SIZE_OPTIONS.items():
         if architecture.startswith(start):
             options[option] = image_size if option == "image_size" else (image_size, image_size)
     if architecture in AUXILIARY_HEADS:
         options |= {"aux_logits": False, "init_weights": True}  # True: what None warns it will do
-    return get_model(architecture, weights=None, num_classes=num_classes, **options)
+    return models.get_model(architecture, weights=None, num_classes=num_classes, **options)
 
 
 def _timm_config(architecture: str) -> Any:
     """Return timm's PretrainedCfg of the architecture."""
+    return _timm().get_pretrained_cfg(architecture)
+
+
+def _timm() -> Any:
     import timm  # an optional dependency
 
-    return timm.get_pretrained_cfg(architecture)
+    return timm
 
 
 def _own_size(name: str, image_size: int) -> int:
@@ -163,9 +161,9 @@ def _own_size(name: str, image_size: int) -> int:
     package, _, architecture = name.partition("/")
     if package == "timm":
         return _timm_config(architecture).input_size[-1]
-    from torchvision.models import get_model_weights  # only needed for torchvision/NAME
-
-    weights: Any = get_model_weights(architecture)  # an enumeration class of the architecture's own
+    weights: Any = models.get_model_weights(
+        architecture
+    )  # an enumeration class of the architecture's own
     smallest = weights.DEFAULT.meta["min_size"][0]
     return smallest if smallest > image_size else TYPICAL_SIZE
 

@@ -1,5 +1,6 @@
 """Collect the facts that a run's numbers depend on besides its flags, for args.txt."""
 
+import importlib.metadata
 import platform
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import numpy
 import torch
 import torchvision
 
+from models.catalogue import PACKAGES
 from training.devices import cpu_name, device_description
 
 
@@ -53,3 +55,9 @@ def _git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def package_version(model: str) -> dict[str, str]:
+    """Return {package: version} of the package that a third-party model is from, else nothing."""
+    package = PACKAGES.get(model.partition("/")[0]) if "/" in model else None
+    return {package: importlib.metadata.version(package)} if package else {}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from training.task import Batch, Task
 
@@ -93,8 +94,6 @@ def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     if mode == "reduce-memory":
         # Half of what backward would keep is recomputed instead: a small CNN kept 28 instead of
         # 56 MB for 5 % more time. The setting is read when the function is first called.
-        from torch._functorch import config  # private: loaded only where it is used
-
-        config.activation_memory_budget = 0.5
+        functorch_config.activation_memory_budget = 0.5
         mode = "default"
     return torch.compile(function, mode=mode, dynamic=False)

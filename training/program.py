@@ -16,7 +16,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-import models
 from cli.args_file import args_text
 from cli.config import C
 from cli.errors import DIVERGED
@@ -38,12 +37,12 @@ from training.devices import (
     set_arithmetic,
 )
 from training.diagnostics.recorder import StatsRecorder
-from training.environment import environment
+from training.environment import environment, package_version
 from training.evaluation import Diverged, evaluate
 from training.model_text import activation_sites, describe_model
 from training.objective import Objective
 from training.optimization import schedule_length
-from training.session import Session, run_folder
+from training.session import Session
 from training.task import Data, Task
 from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
 from zilu import kernels
@@ -193,7 +192,7 @@ class Program(Generic[C, D]):
         print(data.description)
         model = self.network(data)
         self.check_training(model, data)
-        facts = models.package_version(self.config.model.model) | environment(self.device)
+        facts = package_version(self.config.model.model) | environment(self.device)
         facts |= {"processes": world_size(), "torchrun": torchrun_id()}
         settings = {"kind": self.config.KIND, "args": self.config.values(), "environment": facts}
         settings |= self.settings(data)
@@ -255,11 +254,11 @@ class Program(Generic[C, D]):
     # --- evaluation alone ---
 
     @classmethod
-    def test(cls, command: Command[C]) -> int:
+    def test(cls, session: Session[C]) -> int:
         """Evaluate a checkpoint, or the untrained network, on the whole test set."""
         if world_size() > 1:
             raise UserError("--test_only is for one process; start it without torchrun")
-        folder = run_folder(command.config)
+        command, folder = session.command, session.folder
         path = test_only.checkpoint_path(command.config, folder)
         checkpoint: dict[str, Any] = {}
         settings: dict[str, Any] = {}

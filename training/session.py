@@ -21,25 +21,33 @@ from utils import is_main, restarts, world_size
 
 @dataclass(frozen=True)
 class Session(Generic[C]):
-    """Hold what a training starts with: the command, its run folder and the signals' ear."""
+    """Hold what a program starts with: the command, its run folder and who hears signals."""
 
     command: Command[C]
     folder: RunFolder
     signals: StopSignals
 
+    @property
+    def trains(self) -> bool:
+        """Return whether the command trains, and does not only evaluate."""
+        return not self.command.config.run.test_only
+
 
 @contextmanager
-def training_session(command: Command[C]) -> Iterator[Session[C]]:
-    """Give a session that has the run folder to itself.
+def open_session(command: Command[C]) -> Iterator[Session[C]]:
+    """Give a session; one that trains has the run folder to itself.
 
-    A signal ends the block: the folder is marked if the run wants to go on, and the program exits
-    with TRY_AGAIN.
+    There, a signal ends the block: the folder is marked if the run wants to go on, and the program
+    exits with TRY_AGAIN.
 
     Raises:
         UserError: the folder holds another run, or another process writes to it.
     """
-    _prepare_process()
     folder = run_folder(command.config)
+    if command.config.run.test_only:
+        yield Session(command, folder, StopSignals())
+        return
+    _prepare_process()
     with StopSignals() as signals:
         try:
             with folder.locked():

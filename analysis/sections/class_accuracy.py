@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -95,8 +96,6 @@ def training_sizes(group: GroupFindings) -> list[int] | None:
 
 def class_names(run_folders: Iterable[Path], classes: int) -> list[str]:
     """Return the names that the first readable checkpoint of the runs has, else numbers."""
-    import torch  # slow, and only predictions of images need it
-
     for folder in run_folders:
         try:
             # Mapped, not read: a checkpoint is large, and the names are a few bytes of it.

@@ -1,11 +1,13 @@
 """Draw the activations that were compared, as functions."""
 
+import torch
 from matplotlib.figure import Figure
 
 from analysis.document import Document
 from analysis.drawing import COLORS, add_legend, labels_of, new_figure, styles
 from analysis.section import Section
 from analysis.variants import Variant
+from zilu import create_activation
 from zilu.names import ACTIVATIONS
 
 MOST_FUNCTIONS = 2 * len(COLORS)
@@ -30,10 +32,6 @@ class Functions(Section):
 
 def activation_functions(variants: list[Variant]) -> Figure:
     """Draw activations beside their derivatives."""
-    import torch  # slow, and only this figure needs it
-
-    from zilu import create_activation  # loads torch
-
     figure = new_figure(3.0, labels_of(variants))
     left, right = figure.subplots(1, 2)
     x = torch.linspace(-5, 3, 801, requires_grad=True)

@@ -66,21 +66,23 @@ class ParquetSplit:
     files: list[Path]
 
     def size(self) -> int:
-        from pyarrow.parquet import read_metadata  # slow to import
-
         size = 0
         for path in self.files:
-            with reading(path):
-                footer = read_metadata(path)
+            with reading(path), _parquet_file(path) as table:
+                footer = table.metadata
             size += sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
         return size
 
     def blocks(self) -> Iterator[bytes]:
-        from pyarrow.parquet import ParquetFile  # slow to import
-
         for path in self.files:
-            with reading(path), ParquetFile(path) as table:
+            with reading(path), _parquet_file(path) as table:
                 yield from _rows_as_text(table.iter_batches(ROWS, columns=["text"]))
+
+
+def _parquet_file(path: Path) -> Any:
+    from pyarrow.parquet import ParquetFile  # slow to import
+
+    return ParquetFile(path)
 
 
 @dataclass(frozen=True)

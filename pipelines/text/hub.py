@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from pipelines.download import open_url
 
 
@@ -52,8 +54,6 @@ def _probe(repo_id: str, repo_type: str) -> None:
     Raises:
         OSError: the hub cannot be asked.
     """
-    from huggingface_hub import constants  # see `fetch`
-
     for flag in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         if os.environ.get(flag, "").upper() in constants.ENV_VARS_TRUE_VALUES:
             raise OSError(f"{flag} is set")

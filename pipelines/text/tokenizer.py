@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers
+from tokenizers.models import BPE
 
 from pipelines.text import hub
 from pipelines.text.forms import reading
@@ -184,8 +186,6 @@ def _has_bpe(folder: Path) -> bool:
 
 def _read_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
     """Read the vocabulary and the merges of a byte-pair encoding."""
-    from tokenizers.models import BPE  # slow to import
-
     try:
         if _has_bpe(folder):
             return BPE.read_file(*(str(folder / name) for name in BPE_FILES))
@@ -211,13 +211,9 @@ def _byte_level(
     label: str, fingerprint: str, vocabulary: Vocabulary, merges: Merges
 ) -> FastTokenizer:
     """Build what GPT2TokenizerFast is, without the seconds that importing transformers takes."""
-    # slow to import
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import BPE
-
-    backend = Tokenizer(BPE(vocabulary, merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    backend = tokenizers.Tokenizer(BPE(vocabulary, merges))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
     backend.add_special_tokens([GPT2_END_OF_TEXT])
     end_of_text = backend.token_to_id(GPT2_END_OF_TEXT)
     assert end_of_text is not None, "it has just been added"
