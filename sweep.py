@@ -20,7 +20,7 @@ from typing import Any
 from cli import errors
 from cli.converters import number
 from cli.errors import one_line_errors
-from cli.parser import Parser, checked, parsed_into, tool_parser
+from cli.parser import checked, parsed_into, tool_parser
 from experiments import manifest as manifests
 from experiments.display import Display
 from experiments.grid import PROGRAMS, read_grid
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Options:
-    """Hold the command line; build_parser explains the flags."""
+    """Hold the command line; `parse` explains the flags."""
 
     grid: Path
     jobs: int | None
@@ -69,8 +69,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the sweep, or what the flags ask for; return the exit code."""
-    args = parsed_into(Options, build_parser(), argv)
-    args.check()
+    args = parse(argv)
     manifest = find_manifest(args)
     if args.count is not None:
         print(sum(run.role == TRIAL or args.count == "all" for run in manifest.runs))
@@ -84,8 +83,12 @@ def main(argv: list[str] | None = None) -> int:
     return run_all(manifest, args.jobs)
 
 
-def build_parser() -> Parser:
-    """Return the parser of the command line."""
+def parse(argv: list[str] | None) -> Options:
+    """Read the command line.
+
+    Raises:
+        UserError: an unknown flag, a value that its flag refuses, or flags that contradict.
+    """
     parser = tool_parser("%(prog)s GRID.yaml [flags]", __doc__)
     positive = checked(number(int, at_least=1))
     parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid file")
@@ -102,7 +105,9 @@ def build_parser() -> Parser:
     add("--index", type=positive, metavar="K", help="do run K alone, from 1, in this process")
     add = parser.add_argument
     add("--folder", action="store_true", help="with --index: print its run folder instead")
-    return parser
+    options = parsed_into(Options, parser, argv)
+    options.check()
+    return options
 
 
 def find_manifest(args: Options) -> Manifest:

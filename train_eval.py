@@ -57,7 +57,7 @@ class SaveInterval:
         """Read `1ep`, `500` steps, `10min`, or several of them: `1ep,10min`."""
         every = {}
         for part in text.split(","):
-            count, unit = re.fullmatch(r"([0-9.]+)(ep|min|)", part).groups()
+            count, unit = re.split(r"(?=ep|min)|$", part, maxsplit=1)
             name = {"ep": "epochs", "": "steps", "min": "seconds"}[unit]
             every[name] = float(count) * (60 if unit == "min" else 1)
         return cls(**every)
@@ -301,7 +301,7 @@ class Trainer:
         ended = place.steps == self.steps_per_epoch
         record: Record = {"epoch": place.epoch, "step": state.step}
         record |= {} if ended else {"partial": True}
-        record |= {"train": self._training_metrics()}
+        train = record["train"] = self._training_metrics()
         self._tick("train_seconds")
         processes.share_buffers(self.model)
         try:
@@ -309,7 +309,7 @@ class Trainer:
         finally:
             self._tick("eval_seconds")
         if ended and self.config.scheduler == "plateau" and state.step > self.warmup:
-            self.plateau.end_epoch(record.get("val", record["train"])["loss"])
+            self.plateau.end_epoch(record.get("val", train)["loss"])
         record["lr"] = self.optimizer.param_groups[0]["lr"]
         record["seconds"] = place.train_seconds + place.eval_seconds
         record |= costs(
@@ -317,7 +317,7 @@ class Trainer:
             self.model,
             self.device,
             self.objective.amp_dtype,
-            record["train"]["count"],
+            train["count"],
             place.train_seconds,
         )
         self.log.add(record)

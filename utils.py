@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import sys
-import threading
 import time
 import uuid
 import warnings
@@ -16,10 +15,6 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
-
-CONNECT_SECONDS = 2  # a user without a network is told so within 5 s, imports included
-STALL_SECONDS = 30  # without a byte, once a download runs
-
 
 # --- errors ---
 
@@ -207,34 +202,6 @@ def _is_at(path: Path, file: IO[str]) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
-
-
-# --- downloads ---
-
-
-def open_url(url: str):
-    """An open response; OSError in time where there is no network.
-
-    In a thread, because looking up a name obeys no timeout.
-    """
-    import urllib.request
-
-    result = []
-
-    def work():
-        try:
-            result.append(urllib.request.urlopen(url, timeout=STALL_SECONDS))
-        except Exception as error:
-            result.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if not result:
-        raise OSError(f"no answer in {CONNECT_SECONDS} s")
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
 
 
 # --- progress ---

@@ -1,1 +1,6 @@
-"""From run folders to statistics, figures and a report."""
+"""Turn run folders into a report: tables, figures, statistics and sentences.
+
+`run_folders` reads the runs, `grouping` says which of them may be compared, `comparisons` tests,
+`findings` holds what came of it. A report is written by `report`, out of the files in `sections/`:
+each has one subject with its tables, figures and sentences.
+"""

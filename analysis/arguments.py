@@ -1,12 +1,15 @@
-"""args.txt of a run: this project's, or what other code wrote in its place."""
+"""Read args.txt of a run: this project's, or the file that other code wrote in its place."""
 
 import ast
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from zilu.names import ACTIVATIONS, ALIASES, canonical_name
 
-# The names that other code has for the flags that say what a run is of.
+# Other code's names for the flags that describe a run.
 FOREIGN_NAMES = {
     "act": "activation", "activation_function": "activation", "act_fn": "activation",
     "arch": "model", "net": "model", "epochs": "num_epochs", "n_epochs": "num_epochs",
@@ -14,17 +17,17 @@ FOREIGN_NAMES = {
     "total_epochs": "num_epochs", "bs": "batch_size", "learning_rate": "lr", "wd": "weight_decay",
     "random_seed": "seed", "manual_seed": "seed",
 }  # fmt: skip
-KNOWN = {name.lower() for name in (*ACTIVATIONS, *ALIASES)}
+KNOWN_ACTIVATIONS = {name.lower() for name in (*ACTIVATIONS, *ALIASES)}
 
 
-def read_arguments(path: Path) -> tuple[dict, dict, dict]:
-    """Flags, what they came to, and the environment, the last two empty for other code's runs.
+def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return a run's flags, the values they were resolved to, and its environment.
 
-    Other code's files may be YAML, JSON, `name: value` or `name = value` lines, or a printed
-    argparse.Namespace.
+    The last two are empty for other code's runs. Their files may be YAML, JSON, `name: value` or
+    `name = value` lines, or a printed argparse.Namespace.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: The file is none of these.
     """
     content = _as_mapping(path.read_text(encoding="utf-8", errors="replace"))
     if not content:
@@ -36,14 +39,13 @@ def read_arguments(path: Path) -> tuple[dict, dict, dict]:
     for name, value in content.items():
         name = str(name).strip().lstrip("-").replace("-", "_")
         flags[FOREIGN_NAMES.get(name, name)] = _value(value) if isinstance(value, str) else value
-    if str(flags.get("activation")).lower() in KNOWN:
+    if str(flags.get("activation")).lower() in KNOWN_ACTIVATIONS:
         flags["activation"] = canonical_name(flags["activation"])
     return flags, {}, {}
 
 
-def _as_mapping(text: str) -> dict:
-    import yaml
-
+def _as_mapping(text: str) -> dict[str, Any]:
+    """Return the names and values of a file in any of the forms; none where it has no such form."""
     if match := re.search(r"Namespace\((.*)\)", text, re.DOTALL):
         try:
             call = ast.parse(f"f({match[1]})", mode="eval").body
@@ -60,8 +62,11 @@ def _as_mapping(text: str) -> dict:
     return {match[1]: match[2] for match in lines if match}
 
 
-def _value(text: str):
-    """Whatever Python or YAML means by `text`: 1e-3 and '0' are numbers, true is True."""
+def _value(text: str) -> Any:
+    """Return the value that Python or YAML reads in `text`: 1e-3 is a number, true is True.
+
+    A quoted value is read once more: '0' is a number too.
+    """
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.strip().lower() in words:
         return words[text.strip().lower()]

@@ -1,11 +1,13 @@
-"""The comparisons of a report: which settings are held against which, and what came of it."""
+"""Choose the variants that are compared with each other, and test their differences."""
 
 import math
 import re
 from dataclasses import dataclass, replace
 
-from analysis.metrics import Metric, final_value, metrics_there
-from analysis.settings import BUILT_IN, SEEDS, Group, Setting
+from analysis.grouping import Group
+from analysis.measures import final_value, metrics_of
+from analysis.plan import AnalysisPlan
+from analysis.run_folders import SEED_FLAGS, RunResult, SeedKey, Seeds
 from analysis.statistics import (
     Paired,
     compare,
@@ -16,9 +18,12 @@ from analysis.statistics import (
     smallest_detectable,
     welch,
 )
+from analysis.variants import BUILT_IN, Variant
+from run_folder.metrics import Metric
 from utils import UserError, nearest
 
 ALPHA = 0.05
+# Why two variants are compared.
 AGAINST_BASELINE, SLOPE, CONTROL = "baseline", "slope", "control"
 # The sigma at which a gate has the slope at 0 that the named rival's has.
 SLOPE_MATCHES = {
@@ -29,19 +34,29 @@ SLOPE_MATCHES = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """`setting` less `baseline`, in one group.
+    """Hold the tests of a variant and a baseline in one group; differences are variant − baseline.
 
-    paired: over the seeds that both have, in their order; it is empty (n = 0) where runs do not
-    tell their seeds. unpaired: (difference, low, high, p) of Welch's test over all runs.
-    unpaired_seeds: seeds that only one of the two has. without_seed: how many runs of the two do
-    not tell theirs. equivalence: p of the two one-sided tests.
-    p_holm: corrected over the `family` comparisons of the report that are primary as it is, or not.
+    Attributes:
+        kind: Why they are compared: AGAINST_BASELINE, SLOPE or CONTROL.
+        primary: It is the comparison that was declared to count.
+        paired: The tests over the seeds that both have, in their order. It is empty (n = 0) where
+            runs do not tell their seeds.
+        unpaired: (difference, low, high, p) of Welch's test over all runs.
+        counts: The runs of the variant, and of the baseline.
+        unpaired_seeds: The seeds that only one of the two has.
+        without_seed: How many runs of the two do not tell their seed.
+        equivalence: The p of the two one-sided tests; NaN without a margin.
+        detectable: The true difference that so many pairs find with a power of 80 %.
+        needed: (estimate, low, high) of the seeds that find the plan's `mde`.
+        p_holm: `p`, corrected over the family.
+        family: How many comparisons were corrected together: the primary ones of the report, or
+            all others.
     """
 
     group: Group
     metric: Metric
-    setting: Setting
-    baseline: Setting
+    variant: Variant
+    baseline: Variant
     kind: str
     primary: bool
     paired: Paired
@@ -71,135 +86,139 @@ class Comparison:
     def interval(self) -> tuple[float, float]:
         return (self.paired.low, self.paired.high) if self.is_paired else self.unpaired[1:3]
 
+    @property
+    def title(self) -> str:
+        return f"{self.variant.label} against {self.baseline.label}"
 
-@dataclass(frozen=True)
-class Plan:
-    """What is asked of a report. `declared` says since when: in a grid file it was beforehand."""
-
-    baseline: str | None = None
-    primary: str | None = None
-    margin: float | None = None
-    mde: float | None = None
-    metric: str | None = None
-    declared: str = ""
+    @property
+    def run_pairs(self) -> dict[SeedKey, tuple[RunResult, RunResult]]:
+        return self.group.run_pairs(self.variant, self.baseline)
 
 
-def find_setting(text: str, settings: list[Setting]) -> Setting | None:
-    """The setting that `text` names: by its label, or by its activation if only one has it."""
+def find_variant(text: str, variants: list[Variant]) -> Variant | None:
+    """Return the variant that `text` names: by label, or by activation if only one has it."""
 
     def key(words: str) -> str:
-        words = re.sub(r",?\s*tuned", "", str(words).lower()).replace("sigma", "σ")
+        words = re.sub(r",?\s*tuned", "", words.lower()).replace("sigma", "σ")
         return re.sub(r"\s|\(\)", "", words)
 
-    wanted = key(text)
-    by_label = [each for each in settings if key(each.label) == wanted]
-    by_name = [each for each in settings if each.activation.lower() == wanted]
+    wanted = key(str(text))
+    by_label = [each for each in variants if key(each.label) == wanted]
+    by_name = [each for each in variants if each.activation.lower() == wanted]
     found = by_label or by_name
     return found[0] if len(found) == 1 else None
 
 
-def baseline_of(group: Group, name: str | None) -> Setting | None:
-    """The setting to hold the others against: the named one, else ReLU, GELU, SiLU, the first."""
-    settings = group.settings
-    found = [find_setting(each, settings) for each in ([name] if name else BUILT_IN)]
-    return next((each for each in found if each is not None), None if name else settings[0])
+def baseline_of(group: Group, name: str | None) -> Variant | None:
+    """Return the variant that the others are compared with.
+
+    It is the one called `name`, and None if the group lacks it; without a name it is ReLU, GELU or
+    SiLU, else the first.
+    """
+    variants = group.variants
+    found = [find_variant(each, variants) for each in ([name] if name else BUILT_IN)]
+    return next((each for each in found if each is not None), None if name else variants[0])
 
 
-def check_plan(groups: list[Group], plan: Plan, attempted: list[Group]) -> None:
-    """Refuse a baseline, a primary or a metric that no group has.
+def check_plan(groups: list[Group], plan: AnalysisPlan, started: list[Group]) -> None:
+    """Refuse a baseline, a primary comparison or a metric that no group has.
 
-    A setting of which every run diverged is none of a group's; `attempted` has it.
+    Args:
+        groups: The groups of finished runs.
+        plan: The plan to check.
+        started: The groups of all runs that were started: a variant of which every run diverged is
+            in none of `groups`.
 
     Raises:
-        UserError: with what there is.
+        UserError: The message says what there is.
     """
     if not groups:
         return
-    labels = list(dict.fromkeys(s.label for group in attempted for s in group.settings))
+    labels = list(dict.fromkeys(each.label for group in started for each in group.variants))
     for flag, name in (("baseline", plan.baseline), ("primary", plan.primary)):
-        if name and not any(find_setting(name, group.settings) for group in attempted):
+        if name and not any(find_variant(name, group.variants) for group in started):
             raise UserError(f"--{flag} {name}: no such setting; {nearest(str(name), labels)}")
-    there = list(dict.fromkeys(name for group in groups for name in metrics_there(group)))
-    if plan.metric and plan.metric not in there:
-        raise UserError(f"--metric {plan.metric}: these runs have {', '.join(there)}")
-    if plan.primary and not any(_primary_of(group, plan) for group in attempted):
+    available = list(dict.fromkeys(name for group in groups for name in metrics_of(group)))
+    if plan.metric and plan.metric not in available:
+        raise UserError(f"--metric {plan.metric}: these runs have {', '.join(available)}")
+    if plan.primary and not any(_primary_of(group, plan) for group in started):
         raise UserError(f"--primary {plan.primary}: it is the baseline; choose another of them")
 
 
-def _primary_of(group: Group, plan: Plan) -> Setting | None:
-    found = find_setting(plan.primary, group.settings) if plan.primary else None
+def _primary_of(group: Group, plan: AnalysisPlan) -> Variant | None:
+    found = find_variant(plan.primary, group.variants) if plan.primary else None
     return None if found == baseline_of(group, plan.baseline) else found
 
 
-def all_comparisons(groups: list[Group], plan: Plan, metrics: list[Metric]) -> list[Comparison]:
-    """Every comparison of the report, with p-values corrected over it."""
-    found = []
-    for group, metric in zip(groups, metrics, strict=True):
-        for setting, baseline, kind in pairs(group, plan.baseline):
-            found.append(_comparison(group, metric, setting, baseline, kind, plan))
+def all_comparisons(
+    groups: list[Group], plan: AnalysisPlan, metrics: list[Metric]
+) -> list[Comparison]:
+    """Return every comparison of the report, with p-values corrected over all of them."""
+    found = [
+        _comparison(group, metric, variant, baseline, kind, plan)
+        for group, metric in zip(groups, metrics, strict=True)
+        for variant, baseline, kind in pairs(group, plan.baseline)
+    ]
     return corrected(found)
 
 
-def pairs(group: Group, baseline_name: str | None) -> list[tuple[Setting, Setting, str]]:
-    """Everything against the baseline; slope matches and controls against what they match."""
-    settings, baseline = group.settings, baseline_of(group, baseline_name)
+def pairs(group: Group, baseline_name: str | None) -> list[tuple[Variant, Variant, str]]:
+    """Return (variant, baseline, kind) of everything that is compared in a group.
+
+    All variants are compared with the baseline, and those that match a rival's slope, or a control,
+    with what they match. No two variants are compared twice.
+    """
+    variants, baseline = group.variants, baseline_of(group, baseline_name)
     found = []
     if baseline is not None:
-        found = [(each, baseline, AGAINST_BASELINE) for each in settings if each != baseline]
-    for each in settings:
+        found = [(each, baseline, AGAINST_BASELINE) for each in variants if each != baseline]
+    for each in variants:
         rival = None if each.learned or each.rescaled else slope_rival(each)
-        found += [(each, other, SLOPE) for other in settings if other.activation == rival]
+        found += [(each, other, SLOPE) for other in variants if other.activation == rival]
         if each.rescaled is not None and not each.learned:
-            found += [(other, each, CONTROL) for other in settings if starts_as(each, other)]
-    unique: dict[frozenset, tuple[Setting, Setting, str]] = {}
+            found += [(other, each, CONTROL) for other in variants if starts_as(each, other)]
+    unique: dict[frozenset[Variant], tuple[Variant, Variant, str]] = {}
     for pair in found:
         unique.setdefault(frozenset(pair[:2]), pair)
     return list(unique.values())
 
 
-def slope_rival(setting: Setting) -> str | None:
-    """The activation whose gate has the same slope at 0."""
+def slope_rival(variant: Variant) -> str | None:
+    """Return the activation whose gate has the same slope at 0."""
     for (name, sigma), rival in SLOPE_MATCHES.items():
-        if name == setting.activation and math.isclose(setting.sigma or 0, sigma, rel_tol=2e-3):
+        if name == variant.activation and math.isclose(variant.sigma or 0, sigma, rel_tol=2e-3):
             return rival
     return None
 
 
-def main_settings(
-    settings: list[Setting], comparisons: list[Comparison], most: int
-) -> list[Setting]:
-    """Up to `most`, where there is no room for all: the baseline and the primary one come first."""
-    first = [c.baseline for c in comparisons if c.kind == AGAINST_BASELINE]
-    first += [c.setting for c in comparisons if c.primary]
-    kept = sorted(settings, key=lambda setting: setting not in first)[:most]
-    return [setting for setting in settings if setting in kept]
-
-
-def starts_as(control: Setting, setting: Setting) -> bool:
-    """Whether a control with rescaled weights starts as the function of `setting`."""
-    sigma = control.sigma * control.rescaled
-    plain = setting.rescaled is None and not setting.learned
-    alike = setting.activation == control.activation and plain and setting.tuned == control.tuned
-    return alike and math.isclose(setting.sigma or 0, sigma, rel_tol=1e-6)
+def starts_as(control: Variant, variant: Variant) -> bool:
+    """Return whether a control with rescaled weights starts as the function of `variant`."""
+    plain = variant.rescaled is None and not variant.learned
+    alike = variant.activation == control.activation and plain and variant.tuned == control.tuned
+    return alike and math.isclose(variant.sigma or 0, control.starting_sigma, rel_tol=1e-6)
 
 
 def _comparison(
-    group: Group, metric: Metric, setting: Setting, baseline: Setting, kind: str, plan: Plan
+    group: Group,
+    metric: Metric,
+    variant: Variant,
+    baseline: Variant,
+    kind: str,
+    plan: AnalysisPlan,
 ) -> Comparison:
-    mine, theirs = group.runs[setting], group.runs[baseline]
-    # Runs that do not tell their seed have their path for a key, and so pair with none.
-    both = [seeds for seeds in mine if seeds in theirs]
-    pair = [[final_value(runs[seeds], metric) for seeds in both] for runs in (mine, theirs)]
-    paired, differences = compare(*pair), paired_differences(*pair)
+    mine, theirs = group.runs[variant], group.runs[baseline]
+    both = group.run_pairs(variant, baseline).values()
+    values = [[final_value(pair[side], metric) for pair in both] for side in (0, 1)]
+    paired, differences = compare(*values), paired_differences(*values)
     everything = [[final_value(run, metric) for run in runs.values()] for runs in (mine, theirs)]
     known = [seeds for seeds in {**mine, **theirs} if isinstance(seeds, tuple)]
     return Comparison(
         group=group,
         metric=metric,
-        setting=setting,
+        variant=variant,
         baseline=baseline,
         kind=kind,
-        primary=kind == AGAINST_BASELINE and _primary_of(group, plan) == setting,
+        primary=kind == AGAINST_BASELINE and _primary_of(group, plan) == variant,
         paired=paired,
         unpaired=welch(*everything),
         counts=(len(mine), len(theirs)),
@@ -213,17 +232,19 @@ def _comparison(
     )
 
 
-def seed_text(seeds: tuple) -> str:
-    """The seed, and the others where they differ from it."""
-    others = zip(SEEDS[1:], seeds[1:], strict=True)
+def seed_text(seeds: Seeds) -> str:
+    """Return the seed, and the other seeds where they differ from it."""
+    others = zip(SEED_FLAGS[1:], seeds[1:], strict=True)
     return " ".join(
         [str(seeds[0]), *(f"({n} {s})" for n, s in others if s not in (None, seeds[0]))]
     )
 
 
 def corrected(comparisons: list[Comparison]) -> list[Comparison]:
-    """With Holm's correction: over the primary ones by themselves, and over all others; one alone
-    has none."""
+    """Return the comparisons with Holm's correction.
+
+    The primary ones are corrected by themselves, and so are all others; one alone is not.
+    """
     result = list(comparisons)
     for primary in (True, False):
         places = [i for i, each in enumerate(comparisons) if each.primary == primary]

@@ -1,4 +1,4 @@
-"""What counts can tell: shares, two shares against each other, two networks on the same units."""
+"""Compute the statistics of counts: shares, two shares compared, two networks on the same units."""
 
 import math
 
@@ -11,12 +11,12 @@ from analysis.statistics import LEVEL, Estimate
 
 
 def share_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Exact 95 % interval of a share (Clopper and Pearson 1934), from 0 to 1.
+    """Return the exact 95 % interval of a share, from 0 to 1 (Clopper and Pearson 1934).
 
-    No trial leaves it all open.
+    Without a trial it is (0, 1).
 
     Raises:
-        ValueError: there are more successes than trials, or fewer than none.
+        ValueError: There are more successes than trials, or fewer than none.
     """
     if trials == 0:
         return 0.0, 1.0
@@ -25,7 +25,7 @@ def share_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def fisher_p(successes: int, trials: int, others: int, other_trials: int) -> float:
-    """Two-sided p of Fisher's exact test (1935): whether two shares are of one probability.
+    """Return the two-sided p of Fisher's exact test (1935), that two shares have one probability.
 
     A side without trials gives 1.
     """
@@ -34,25 +34,25 @@ def fisher_p(successes: int, trials: int, others: int, other_trials: int) -> flo
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Two-sided p of McNemar's test (1947), exact: whether two classifiers err equally often.
+    """Return the two-sided p of McNemar's exact test (1947), of classifiers that err equally often.
 
-    By the binomial distribution of the units that only one of them has right, of which each has
-    half if they are equal. Those that both or neither have right tell nothing. No such unit
-    gives 1.
+    It is binomial: of the units that only one of the two has right, each has half on average if
+    they are equal. Units that both or neither have right do not count. Without a unit that counts
+    p is 1.
     """
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Estimate:
-    """The mean Σwv/Σw over units with Student's 95 % interval, if units were drawn at random.
+    """Return the mean Σwv/Σw with Student's 95 % interval, as of units drawn at random.
 
     The standard error, sd/√n, is the ratio estimator's: √(n/(n − 1)·Σw²(v − mean)²)/Σw
     (Cochran 1977, section 2.11), which for equal weights is that of a mean. One unit has no
     interval (NaN).
 
     Args:
-        values: (units,); the result has their unit.
+        values: (units,) in the unit of the result.
         weights: (units,) positive.
     """
     v, w = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)

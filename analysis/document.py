@@ -1,7 +1,7 @@
-"""A report as text: Markdown that grows, and the files made of it.
+"""Collect the text of a report as Markdown, and turn it into its files.
 
 The Markdown is the report. The HTML is the same text with the figures inside it; the tables are
-written as LaTeX besides.
+written as LaTeX as well.
 """
 
 import base64
@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import markdown
 import pandas
 from matplotlib.figure import Figure
 
-# LaTeX has other signs for these than the characters.
+# The characters that LaTeX writes in another way.
 LATEX = {
     "σ": r"$\sigma$", "±": r"$\pm$", "−": "$-$", "–": "--", "′": "'",
     "<": "$<$", ">": "$>$", "|": r"\textbar{}", "·": r"$\cdot$", "½": r"$\frac{1}{2}$",
@@ -37,16 +38,21 @@ img { max-width: 100%; } code { background: #f2f2f2; padding: 0 .2rem; }
 
 
 def plain(text: str) -> str:
-    """`text` for Markdown that is to show it as it is: a name may hold anything."""
+    """Return `text` so that Markdown shows it as it is: a name may hold anything."""
     marks = r"([\\|*\[`]|\b_|_\b|(?<!\w)_(?!\w))"  # an underscore inside a word is no mark
     return re.sub(marks, r"\\\1", html.escape(text, quote=False))
 
 
 class Document:
-    """Blocks of Markdown; `tables` holds what is written as LaTeX too, and `figures` what draws
-    the figures that the text shows."""
+    """Hold the text of a report, with its tables and figures.
 
-    def __init__(self):
+    Attributes:
+        blocks: The blocks of Markdown, in order.
+        tables: The tables in the text by name; they are written as LaTeX too.
+        figures: What draws each figure in the text, by name.
+    """
+
+    def __init__(self) -> None:
         self.blocks: list[str] = []
         self.tables: dict[str, pandas.DataFrame] = {}
         self.figures: dict[str, Callable[[], Figure]] = {}
@@ -77,15 +83,13 @@ class Document:
         return "\n\n".join(self.blocks) + "\n"
 
     def html(self, folder: Path) -> str:
-        """One file: the figures of `folder`/figures are inside."""
-        import markdown
-
+        """Return the report as one HTML file, with the figures of `folder`/figures inside it."""
         body = markdown.markdown(self.markdown(), extensions=["tables", "toc"])
         body = body.replace("<table>", '<div class="table"><table>').replace(
             "</table>", "</table></div>"
         )
 
-        def embedded(match: re.Match) -> str:
+        def embedded(match: re.Match[str]) -> str:
             data = (folder / f"{match[1]}.svg").read_bytes()
             return f'src="data:image/svg+xml;base64,{base64.b64encode(data).decode()}"'
 
@@ -98,7 +102,7 @@ class Document:
         )
 
     def latex(self, name: str) -> str:
-        """A table for booktabs."""
+        """Return a table as LaTeX, for the package booktabs."""
         frame = self.tables[name]
         styler = (
             frame.style.hide(axis="index")

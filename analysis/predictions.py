@@ -1,23 +1,25 @@
-"""predictions.npz of a run: what it predicted for every unit of the test set after its last epoch.
+"""Read predictions.npz: a run's predictions for the test set after its last epoch.
 
-A unit is an image, or a block of text.
+They are of units: images, or blocks of text.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.run_folders import RunResult
-from analysis.settings import Group
+from analysis.comparisons import Comparison
+from analysis.grouping import Group
+from analysis.run_folders import RunResult, SeedKey
 from run_folder.folder import RunFolder
 
-FILE = "predictions.npz"
+FILE = RunFolder.PREDICTIONS
 BINS = 15  # of the confidence, as in Guo et al. 2017
 ACCURACY_ROUNDING = 1.0  # percent: logits in 16 bits may tie, and a tie has no right winner
 LOSS_ROUNDING = 0.01  # nats: where the results were computed by compiled code in 16 bits
@@ -25,8 +27,14 @@ LOSS_ROUNDING = 0.01  # nats: where the results were computed by compiled code i
 
 @dataclass(frozen=True)
 class Images:
-    """Of a classifier: labels (N,) int64, correct (N,) bool, confidence (N,) in 0 to 1, which is
-    the probability that it gave to the class that it chose; classes: how many there are."""
+    """Hold the predictions of a classifier.
+
+    Attributes:
+        labels: (N,) the images' classes.
+        correct: (N,) whether the class that the network chose is the label.
+        confidence: (N,) the probability that it gave to the class that it chose, 0 to 1.
+        classes: The number of classes.
+    """
 
     labels: NDArray[np.int64]
     correct: NDArray[np.bool_]
@@ -35,7 +43,7 @@ class Images:
 
     @property
     def units(self) -> NDArray[np.int64]:
-        """What two runs must share to be of the same data in the same order."""
+        """Return what two runs of the same data in the same order have in common."""
         return self.labels
 
     @cached_property
@@ -44,19 +52,19 @@ class Images:
 
     @cached_property
     def recalls(self) -> NDArray[np.float64]:
-        """(classes,) share of each class's images that were recognised; NaN for one without."""
+        """Return (classes,) the share of each class's images that are right; NaN without images."""
         right = np.bincount(self.labels[self.correct], minlength=self.classes)
         with np.errstate(invalid="ignore"):
             return right / self.class_counts
 
     @property
     def balanced_accuracy(self) -> float:
-        """The mean recall of the classes that have images (Brodersen et al. 2010), 0 to 1."""
+        """Return the mean recall of the classes with images (Brodersen et al. 2010), 0 to 1."""
         return float(np.nanmean(self.recalls))
 
     @cached_property
     def bins(self) -> NDArray[np.float64]:
-        """(BINS, 3): images, their mean confidence, and their accuracy; NaN where there are none.
+        """Return (BINS, 3): images, their mean confidence and their accuracy; NaN without images.
 
         Bin m of M holds the confidences in ((m − 1)/M, m/M] (Guo et al. 2017, section 2).
         """
@@ -68,14 +76,17 @@ class Images:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error, 0 to 1: the mean over images of their bin's distance between
-        accuracy and confidence (Guo et al. 2017, arXiv 1706.04599, equation 3)."""
+        """Return the expected calibration error, 0 to 1.
+
+        It is the mean over images of the distance between accuracy and confidence in their bin
+        (Guo et al. 2017, arXiv 1706.04599, equation 3).
+        """
         count, confidence, accuracy = self.bins[self.bins[:, 0] > 0].T
         return float(count @ np.abs(accuracy - confidence) / count.sum())
 
 
 def pooled_bins(runs: list[Images]) -> NDArray[np.float64]:
-    """(BINS, 3) as `Images.bins`, of the predictions of all runs together."""
+    """Return (BINS, 3) as `Images.bins`, of the predictions of all runs together."""
     count, confidence, accuracy = np.stack([run.bins for run in runs]).transpose(2, 0, 1)
     total = count.sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -85,7 +96,12 @@ def pooled_bins(runs: list[Images]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Of a language model: loss (blocks,) in nats per token, tokens (blocks,)."""
+    """Hold the losses of a language model on blocks of text.
+
+    Attributes:
+        loss: (blocks,) in nats per token.
+        tokens: (blocks,) the tokens of each block.
+    """
 
     loss: NDArray[np.float64]
     tokens: NDArray[np.int64]
@@ -95,19 +111,47 @@ class Blocks:
         return self.tokens
 
 
+Units = TypeVar("Units", Images, Blocks)
+
+
 @dataclass
-class Predicted:
-    """Of the runs of a group that have predictions, by path; `problems` name those whose
-    predictions cannot be used, `unpaired` are of other data than most of the group."""
+class GroupPredictions:
+    """Hold the predictions of a group's runs, by run folder.
+
+    Attributes:
+        images: The predictions of classifiers.
+        blocks: The losses of language models.
+        problems: Sentences on the files that cannot be used.
+        unpaired: The runs that predicted other data than most of the group.
+    """
 
     images: dict[Path, Images] = field(default_factory=dict)
     blocks: dict[Path, Blocks] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     unpaired: set[Path] = field(default_factory=set)
 
+    def paired_images(self, comparison: Comparison) -> dict[SeedKey, tuple[Images, Images]]:
+        """Return the predictions of variant and baseline by seed, where both are of one data."""
+        return self._paired(comparison, self.images)
 
-def predictions_of(group: Group) -> Predicted:
-    found = Predicted()
+    def paired_blocks(self, comparison: Comparison) -> dict[SeedKey, tuple[Blocks, Blocks]]:
+        """Return the losses of variant and baseline by seed, where both are of one data."""
+        return self._paired(comparison, self.blocks)
+
+    def _paired(
+        self, comparison: Comparison, known: Mapping[Path, Units]
+    ) -> dict[SeedKey, tuple[Units, Units]]:
+        usable = known.keys() - self.unpaired
+        return {
+            seeds: (known[mine.path], known[theirs.path])
+            for seeds, (mine, theirs) in comparison.run_pairs.items()
+            if {mine.path, theirs.path} <= usable
+        }
+
+
+def group_predictions(group: Group) -> GroupPredictions:
+    """Read the predictions of all runs of a group that left some."""
+    found = GroupPredictions()
     for run in group.all_runs():
         if not (run.path / FILE).exists():
             continue
@@ -117,8 +161,10 @@ def predictions_of(group: Group) -> Predicted:
         except ValueError as error:
             found.problems.append(f"{run.path / FILE}: {error}; left out")
             continue
-        kind = found.images if isinstance(predictions, Images) else found.blocks
-        kind[run.path] = predictions
+        if isinstance(predictions, Images):
+            found.images[run.path] = predictions
+        else:
+            found.blocks[run.path] = predictions
     for path in _unlike_most({path: each.classes for path, each in found.images.items()}):
         found.problems.append(f"{path / FILE}: it has other classes than most runs; left out")
         del found.images[path]
@@ -133,9 +179,10 @@ def predictions_of(group: Group) -> Predicted:
 
 
 def read_predictions(path: Path) -> Images | Blocks:
-    """
+    """Read one run's predictions.
+
     Raises:
-        ValueError: it cannot be read, or is no such file; the message says why.
+        ValueError: It cannot be read, or is no such file; the message says why.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -150,13 +197,14 @@ def read_predictions(path: Path) -> Images | Blocks:
 
 
 def images_of(logits: NDArray, labels: NDArray[np.int64]) -> Images:
-    """
+    """Return the predictions that a classifier's logits come to.
+
     Args:
         logits: (N, classes) floats.
         labels: (N,) from 0 to classes − 1.
 
     Raises:
-        ValueError: they do not fit together.
+        ValueError: They do not fit together.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.size:
         raise ValueError(f"logits {logits.shape} and labels {labels.shape} do not fit together")
@@ -165,7 +213,7 @@ def images_of(logits: NDArray, labels: NDArray[np.int64]) -> Images:
         raise ValueError(f"its labels are not all from 0 to {logits.shape[1] - 1}")
     logits = logits.astype(np.float64)
     chosen, highest = logits.argmax(axis=1), logits.max(axis=1, keepdims=True)
-    # The chosen class's softmax: e^0 over the sum.
+    # The softmax of the chosen class is e^0 over the sum.
     confidence = 1 / np.exp(logits - highest).sum(axis=1, dtype=np.float64)
     return Images(labels, chosen == labels, confidence, logits.shape[1])
 
@@ -187,7 +235,11 @@ def _check_kinds(values: NDArray, counts: NDArray, *names: str) -> None:
 
 
 def _check(predictions: Images | Blocks, run: RunResult) -> None:
-    """Refuse predictions that are not of the network that the results are of."""
+    """Refuse predictions of another network than the one whose results the folder holds.
+
+    Raises:
+        ValueError: Their accuracy or loss is not the one that the results state.
+    """
     reported = run.final.get("test", {})
     if isinstance(predictions, Images):
         found, said = 100 * float(predictions.correct.mean()), reported.get("top1", math.nan)
@@ -199,24 +251,7 @@ def _check(predictions: Images | Blocks, run: RunResult) -> None:
         raise ValueError(f"its {name} is {found:.2f}{unit}, and the run's results say {said:.2f}")
 
 
-def _unlike_most(values: dict[Path, int] | dict[Path, bytes]) -> list[Path]:
+def _unlike_most(values: Mapping[Path, int] | Mapping[Path, bytes]) -> list[Path]:
+    """Return the paths whose value is not the most common one."""
     usual = Counter(values.values()).most_common(1)
     return [path for path, value in values.items() if value != usual[0][0]]
-
-
-def class_names(paths: Iterable[Path], classes: int) -> list[str]:
-    """As the first checkpoint beside the predictions has them, else numbers."""
-    import torch
-
-    for path in paths:
-        try:
-            # Mapped, not read: a checkpoint is large, and the names are a few bytes of it.
-            content = torch.load(
-                path / RunFolder.CHECKPOINT, map_location="cpu", mmap=True, weights_only=True
-            )
-            names = [str(name) for name in content["settings"]["class_names"]]
-        except Exception:  # a name is not worth a report: any checkpoint may be damaged or foreign
-            continue
-        if len(names) == classes:
-            return names
-    return [str(number) for number in range(classes)]

@@ -1,4 +1,4 @@
-"""Run folders, this project's and those of other code: arguments, records, what became of them."""
+"""Read run folders, this project's and those of other code: arguments, records, outcome."""
 
 import hashlib
 import math
@@ -7,29 +7,49 @@ import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from analysis.arguments import read_arguments
 from experiments import manifest as manifests
+from experiments import tuning
 from run_folder.folder import RunFolder
 from run_folder.records import SPLITS, best_on_validation, read_records
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED, status_of
 from utils import UserError
 
 MISSING, UNREADABLE = "missing", "unreadable"
+SEED_FLAGS = ("seed", "init_seed", "data_seed")
+# Arguments that everything after the reading takes for numbers.
+NUMBERS = ("sigma", "rescale_init", "num_epochs", "batch_size", "seed")
+
+Record = dict[str, Any]
+Seeds = tuple[Any, ...]  # in the order of SEED_FLAGS, None where a run does not tell
+SeedKey = Seeds | Path
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run. `flags` are its arguments, `resolved` what they came to, `environment` the machine,
-    the last two empty for other code's runs; `manifest` and `entry` tell what it is in a sweep."""
+    """Hold what the folder of one run tells.
+
+    Attributes:
+        path: The run folder.
+        kind: The outcome: finished, diverged, interrupted, unreadable or missing.
+        reason: Why it did not finish.
+        flags: The run's arguments.
+        resolved: The values that automatic arguments were resolved to; empty for other code's runs.
+        environment: The machine and the versions; empty for other code's runs.
+        records: The evaluations, in order.
+        manifest: The sweep that the run belongs to.
+        entry: The run's entry in that sweep.
+    """
 
     path: Path
-    kind: str  # finished, diverged, interrupted, unreadable, missing
+    kind: str
     reason: str = ""
-    flags: dict = field(default_factory=dict)
-    resolved: dict = field(default_factory=dict)
-    environment: dict = field(default_factory=dict)
-    records: list[dict] = field(default_factory=list)
+    flags: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
     manifest: manifests.Manifest | None = None
     entry: manifests.Run | None = None
 
@@ -38,39 +58,57 @@ class RunResult:
         return self.entry.role if self.entry else manifests.GRID
 
     @property
+    def tuned_flags(self) -> tuple[str, ...]:
+        """Return the flags that the sweep tuned for the run's activation; none for other runs."""
+        return tuple(tuning.tuned_flags(self.manifest.tune)) if self.role == manifests.TUNED else ()
+
+    @property
     def is_ours(self) -> bool:
         return bool(self.environment)
 
     @property
-    def final(self) -> dict:
+    def seeds(self) -> Seeds:
+        """Return the seeds, by which runs of different variants pair."""
+        return tuple(self.resolved.get(name, self.flags.get(name)) for name in SEED_FLAGS)
+
+    @property
+    def seed_key(self) -> SeedKey:
+        """Return the run's key among those of its variant: its seeds, or its path if untold.
+
+        A path is nobody else's key, so a run that does not tell its seed pairs with none.
+        """
+        return self.path if self.seeds[0] is None else self.seeds
+
+    @property
+    def final(self) -> Record:
         return self.records[-1]
 
     @property
-    def judged(self) -> dict:
-        """The final metrics that the run is judged by."""
+    def judged(self) -> dict[str, float]:
+        """Return the final metrics, by name, of the split that the run is judged on."""
         return self.final[split_of(self)]
 
     @cached_property
-    def best(self) -> dict | None:
-        """The record with the best validation score."""
+    def best(self) -> Record | None:
+        """Return the record with the best validation score."""
         return best_on_validation(self.records)
 
     def digest(self) -> str:
-        """SHA-256 of the results file, to know it again."""
+        """Return the SHA-256 of the results file, by which a copy of it is recognised."""
         path = self.path / RunFolder.RESULTS
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def split_of(run: RunResult) -> str:
-    """The split that a run is judged on: test, or where other code has none, what it has."""
+    """Return the split that a run is judged on: test, else the one that other code's run has."""
     return next(split for split in ("test", "val", "train") if split in run.final)
 
 
 def find_runs(paths: list[Path]) -> list[RunResult]:
-    """All runs in these folders and below; of a sweep also those that its manifest alone has.
+    """Return all runs in these folders and below, and those that a sweep's manifest alone has.
 
     Raises:
-        UserError: a path is no folder, or there is no run at all.
+        UserError: A path is no folder, or there is no run at all.
     """
     # By where they are, so that a folder with two names counts once.
     found: dict[Path, RunResult] = {}
@@ -94,8 +132,9 @@ def find_runs(paths: list[Path]) -> list[RunResult]:
 
 
 def _folders_below(path: Path) -> list[Path]:
-    """`path` and all folders in it, through links too."""
-    found, seen = [], set()
+    """Return `path` and all folders in it, through links too."""
+    found: list[Path] = []
+    seen: set[str] = set()
     for folder, names, _ in os.walk(path, followlinks=True):
         names.sort()
         found.append(Path(folder))
@@ -106,7 +145,7 @@ def _folders_below(path: Path) -> list[Path]:
 
 
 def _runs_of_sweep(folder: Path, within: Path) -> dict[Path, RunResult]:
-    """Those of the sweep in `folder`, if there is one, that lie in `within`."""
+    """Return the runs that lie in `within` of the sweep in `folder`, if there is one."""
     try:
         manifest = manifests.load(folder)
     except UserError as error:
@@ -127,9 +166,11 @@ def read_run(
     manifest: manifests.Manifest | None = None,
     entry: manifests.Run | None = None,
 ) -> RunResult:
-    """What the folder of a run tells. Nothing in it is an error: a run that cannot be read is
-    reported as such."""
-    where = {"path": path, "manifest": manifest, "entry": entry}
+    """Return what the folder of a run tells.
+
+    Nothing in it is an error: a run that cannot be read is returned as unreadable, with the reason.
+    """
+    where: dict[str, Any] = {"path": path, "manifest": manifest, "entry": entry}
     if not (path / RunFolder.ARGS).exists():
         return RunResult(kind=MISSING, reason="it has not been run", **where)
     try:
@@ -145,15 +186,11 @@ def read_run(
     )  # fmt: skip
 
 
-# What everything that follows counts on.
-NUMBERS = ("sigma", "rescale_init", "num_epochs", "batch_size", "seed")
-
-
-def _check_flags(flags: dict) -> None:
+def _check_flags(flags: dict[str, Any]) -> None:
     """Refuse values that cannot be those of a run.
 
     Raises:
-        ValueError: with the argument.
+        ValueError: One of NUMBERS is no number; the message names it.
     """
     for name in NUMBERS:
         value = flags.get(name)
@@ -161,7 +198,10 @@ def _check_flags(flags: dict) -> None:
             raise ValueError(f"its {name} is {value!r}, not a number")
 
 
-def _outcome(path: Path, flags: dict, records: list[dict], ours: bool) -> tuple[str, str]:
+def _outcome(
+    path: Path, flags: dict[str, Any], records: list[Record], ours: bool
+) -> tuple[str, str]:
+    """Return the run's kind, and the reason why it did not finish."""
     status = status_of(path)
     if status.kind == DIVERGED:
         return DIVERGED, status.reason
@@ -178,14 +218,14 @@ def _outcome(path: Path, flags: dict, records: list[dict], ours: bool) -> tuple[
     missing = set(_metrics(records[0])) - set(_metrics(records[-1]))
     if not ours and missing:
         return INTERRUPTED, f"its last line lacks the {' '.join(min(missing))}"
-    # Other code logs a NaN and goes on; such a number is none.
+    # Other code logs a NaN and goes on.
     if not ours and not all(map(math.isfinite, _metrics(records[-1]).values())):
         return DIVERGED, "its last results are not numbers"
     return FINISHED, ""
 
 
-def _metrics(record: dict) -> dict[tuple[str, str], float]:
-    """By split and name."""
+def _metrics(record: Record) -> dict[tuple[str, str], float]:
+    """Return a record's metrics by split and name."""
     return {
         (split, name): value for split in SPLITS for name, value in record.get(split, {}).items()
     }

@@ -1,8 +1,8 @@
-"""What a handful of seeds can tell: intervals, paired tests, equivalence, power.
+"""Compute the statistics of a handful of seeds: intervals, paired tests, equivalence, power.
 
-The samples are small, so every test is exact or Student's, and none warns: a sample without spread
-has its limit for an answer, and a question without an answer has NaN. A value that is not finite,
-or beyond 1e300, makes every figure of its sample NaN.
+The samples are small, so every test is exact or Student's, and none warns: for a sample without
+spread the result is the limit of no spread, and a question without an answer has NaN. A value that
+is not finite, or beyond 1e300, makes every figure of its sample NaN.
 """
 
 import math
@@ -16,18 +16,18 @@ from scipy.optimize import brentq
 from scipy.special import chdtr, stdtr, stdtrit
 from scipy.stats import chi2, nct, rankdata, wilcoxon
 
-LEVEL = 0.95  # of the intervals that have no level of their own
+LEVEL = 0.95  # of an interval, unless another one is given
 WILCOXON_PAIRS = 6  # with fewer, Wilcoxon's test cannot reject at 0.05
-EXACT_PAIRS = 200  # up to here Wilcoxon's distribution is counted out
+EXACT_PAIRS = 200  # up to here Wilcoxon's distribution is exact
 MOST_SEEDS = 10**6
-GAUSS_FROM = 20  # the noncentrality above which power is integrated
+GAUSS_FROM = 20  # the noncentrality above which power is an integral by Gauss's rule
 LARGEST = 1e300  # beyond it a sum or a difference could overflow
 ROUND_OFF_BITS = 40  # of a difference, relative to what was subtracted; about 1e-12
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval, all in the unit of the values."""
+    """Hold a mean with its interval, all in the unit of the values."""
 
     n: int
     mean: float
@@ -38,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Paired:
-    """Runs against their baselines, pair by pair; see `compare`."""
+    """Hold the comparison of paired runs; `compare` says what each figure is."""
 
     n: int
     mean: float
@@ -55,7 +55,7 @@ class Paired:
 
 
 def estimate(values: ArrayLike, level: float = LEVEL) -> Estimate:
-    """Mean, sample standard deviation and Student's interval: mean ± t·sd/√n (Student 1908).
+    """Return mean, sample standard deviation and the interval mean ± t·sd/√n (Student 1908).
 
     One value has no sd and no interval (NaN), no value has no mean either.
     """
@@ -67,21 +67,21 @@ def estimate(values: ArrayLike, level: float = LEVEL) -> Estimate:
 
 
 def compare(values: ArrayLike, baseline: ArrayLike) -> Paired:
-    """How `values` differ from `baseline`, paired by position: values − baseline.
+    """Compare `values` with `baseline`, paired by position; differences are values − baseline.
 
     - mean, sd, low, high: of the differences, with Student's 95 % interval, in their unit.
     - p: two-sided paired t test (Student 1908). wilcoxon_p: see `wilcoxon_p`.
-    - correlation: Pearson's, between the pairs; NaN where either side is constant. What pairing
-      gains: it leaves about 1 − correlation of the variance that unpaired runs have.
+    - correlation: Pearson's, between the pairs; NaN where either side is constant. It says what
+      pairing gains: about 1 − correlation of the variance of unpaired runs is left.
     - effect_size: Cohen's d_z, mean/sd of the differences (Cohen 1988).
-    - welch_*: what the same runs say unpaired, see `welch`.
+    - welch_*: `welch` of the same runs, unpaired.
 
     Differences that are all the same have an interval without width. If they are zero, p = 1 and
     the effect is 0; otherwise p = 0 and the effect infinite, with its sign. Fewer than two pairs
     have no test: all but `n`, and the mean of one, is NaN.
 
     Raises:
-        ValueError: the two are not equally long.
+        ValueError: The two are not equally long.
     """
     differences = paired_differences(values, baseline)
     of_differences = estimate(differences)
@@ -104,14 +104,14 @@ def compare(values: ArrayLike, baseline: ArrayLike) -> Paired:
 
 
 def paired_differences(values: ArrayLike, baseline: ArrayLike) -> NDArray[np.float64]:
-    """values − baseline by position, cleared of round-off.
+    """Return values − baseline by position, cleared of round-off.
 
     0.3 − 0.2 and 0.2 − 0.1 are the same difference and not the same float: uncleared, a tie of
-    ranks goes unseen, and a constant difference has an sd. What is cleared is about 1e-12 of the
-    largest value.
+    ranks goes unseen, and a constant difference has an sd. Digits below about 1e-12 of the largest
+    value are cleared.
 
     Raises:
-        ValueError: the two are not equally long.
+        ValueError: The two are not equally long.
     """
     minuend, subtrahend = _sample(values), _sample(baseline)
     if len(minuend) != len(subtrahend):
@@ -120,7 +120,7 @@ def paired_differences(values: ArrayLike, baseline: ArrayLike) -> NDArray[np.flo
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:
-    """Two-sided p of the signed-rank test (Wilcoxon 1945).
+    """Return the two-sided p of the signed-rank test (Wilcoxon 1945).
 
     Zeros are left out, equal magnitudes share their mean rank, and p is exact given both: the share
     of all assignments of signs to these ranks that is as extreme. Above 200 nonzero differences it
@@ -142,16 +142,16 @@ def wilcoxon_p(differences: ArrayLike) -> float:
 
 
 def smallest_wilcoxon_p(n: int) -> float:
-    """The smallest two-sided p that Wilcoxon's test can give for n pairs: 2/2ⁿ, 1 for none."""
+    """Return the smallest two-sided p of Wilcoxon's test for n pairs: 2/2ⁿ, 1 for no pair."""
     return min(1.0, 2.0 ** (1 - n))
 
 
 def welch(values: ArrayLike, baseline: ArrayLike) -> tuple[float, float, float, float]:
-    """Unpaired: (difference of the means, 95 % low, 95 % high, two-sided p).
+    """Return (difference of the means, 95 % low, 95 % high, two-sided p) of unpaired samples.
 
-    By Welch's t test for unequal variances (Welch 1947, with Satterthwaite's degrees of freedom).
-    A side of one value leaves the difference alone, a side of none nothing; the rest is NaN. Two
-    sides without spread have an interval without width, and p = 1 if they are equal, otherwise 0.
+    It is Welch's t test for unequal variances (1947), with Satterthwaite's degrees of freedom. With
+    one value on a side all but the difference is NaN, with none the difference too. Two sides
+    without spread have an interval without width, and p = 1 if they are equal, otherwise 0.
     """
     first, second = _sample(values), _sample(baseline)
     first_mean, first_sd = _mean_and_sd(first)
@@ -174,14 +174,14 @@ def welch(values: ArrayLike, baseline: ArrayLike) -> tuple[float, float, float, 
 
 
 def equivalence_p(differences: ArrayLike, margin: float) -> float:
-    """p of the hypothesis that the mean difference is −margin or less, or margin or more.
+    """Return the p of the hypothesis that the mean difference is at least `margin`, either way.
 
-    Two one-sided paired t tests (Schuirmann 1987): a p below alpha says that the mean lies within
-    ±margin, as a 1 − 2·alpha interval inside it does. Differences without spread give 0 inside and
-    1 otherwise; fewer than two give NaN.
+    By two one-sided paired t tests (Schuirmann 1987), a p below alpha says that the mean lies
+    within ±margin, as a 1 − 2·alpha interval inside it does. Differences without spread give 0
+    inside and 1 otherwise; fewer than two give NaN.
 
     Raises:
-        ValueError: the margin, in the unit of the differences, is not positive.
+        ValueError: The margin, in the unit of the differences, is not positive.
     """
     if not margin > 0:
         raise ValueError(f"the margin must be positive, not {margin}")
@@ -195,7 +195,7 @@ def equivalence_p(differences: ArrayLike, margin: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Holm 1979), in the given order.
+    """Return p-values adjusted by Holm's step-down procedure (1979), in the given order.
 
     Rejecting where the adjusted p is at most alpha keeps the chance of any false rejection in the
     family at alpha. NaN, a test that was not made, stays NaN and does not count.
@@ -210,11 +210,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(difference: float, sd: float, n: int, alpha: float = 0.05) -> float:
-    """The chance that the two-sided paired t test of n pairs finds a true mean difference.
+    """Return the chance that the two-sided paired t test of n pairs finds a true mean difference.
 
-    By the noncentral t distribution with noncentrality difference/sd·√n, both tails (Cohen 1988).
-    `sd` is that of the differences; without one, any difference is found. No difference is found
-    with the chance alpha. Fewer than two pairs give NaN.
+    It is that of both tails of the noncentral t distribution, with noncentrality difference/sd·√n
+    (Cohen 1988). `sd` is that of the differences; where it is 0, any difference is found. A
+    difference of 0 is found with the chance alpha. Fewer than two pairs give NaN.
     """
     effect = abs(_ratio(difference, sd))
     if n < 2 or math.isnan(effect):
@@ -223,12 +223,12 @@ def power(difference: float, sd: float, n: int, alpha: float = 0.05) -> float:
 
 
 def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The true mean difference, in the unit of sd, that n pairs detect with this power.
+    """Return the true mean difference, in the unit of sd, that n pairs detect with this power.
 
     `sd` is that of the differences; 0 detects anything (0.0). Fewer than two pairs give NaN.
 
     Raises:
-        ValueError: the power does not lie between alpha and 1.
+        ValueError: The power does not lie between alpha and 1.
     """
     _check_power(power, alpha)
     if n < 2 or math.isnan(sd):
@@ -242,12 +242,13 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.
 def seeds_needed(
     sd: float, difference: float, power: float = 0.8, alpha: float = 0.05
 ) -> int | float:
-    """The fewest pairs of seeds, at least 2, that detect a true mean difference with this power.
+    """Return the fewest pairs of seeds, at least 2, that detect a true mean difference.
 
-    `sd` is that of the differences. Infinite above a million, and for no difference; NaN for NaN.
+    `sd` is that of the differences. The result is infinite above a million and for a difference of
+    0, and NaN for NaN.
 
     Raises:
-        ValueError: the power does not lie between alpha and 1.
+        ValueError: The power does not lie between alpha and 1.
     """
     _check_power(power, alpha)
     if math.isnan(sd) or math.isnan(difference):
@@ -263,13 +264,13 @@ def seeds_needed(
 def seeds_needed_interval(
     sd: float, n: int, difference: float, power: float = 0.8, alpha: float = 0.05
 ) -> tuple[int | float, int | float, int | float]:
-    """`seeds_needed` where n pairs measured the sd: (estimate, low, high) in pairs of seeds.
+    """Return (estimate, low, high) of `seeds_needed`, where n pairs measured the sd.
 
     low and high are the seeds for the ends of the 95 % chi-square interval of the sd of normal
     differences, sd·√((n − 1)/χ²) (Snedecor and Cochran 1989). Fewer than two pairs give NaNs.
 
     Raises:
-        ValueError: the power does not lie between alpha and 1.
+        ValueError: The power does not lie between alpha and 1.
     """
     if n < 2:
         return math.nan, math.nan, math.nan
@@ -282,7 +283,7 @@ def seeds_needed_interval(
 
 
 def _sample(values: ArrayLike) -> NDArray[np.float64]:
-    """The values as an array; NaNs in their place where one of them is out of range."""
+    """Return the values as an array; all of them NaN if one of them is out of range."""
     sample = np.asarray(values, dtype=float)
     in_range = (np.abs(sample) <= LARGEST).all()
     return sample if in_range else np.full(len(sample), math.nan)
@@ -291,13 +292,13 @@ def _sample(values: ArrayLike) -> NDArray[np.float64]:
 def _subtract(minuend: NDArray[np.float64], subtrahend: NDArray[np.float64]) -> NDArray[np.float64]:
     largest = np.abs([minuend, subtrahend]).max(initial=0.0)
     _, exponent = math.frexp(largest)
-    # Steps of a power of two: getting to them and back is exact.
+    # The steps are a power of two, so that scaling to them and back is exact.
     steps = np.rint(np.ldexp(minuend - subtrahend, ROUND_OFF_BITS - exponent))
     return np.ldexp(steps, exponent - ROUND_OFF_BITS)
 
 
 def _mean_and_sd(sample: NDArray[np.float64]) -> tuple[float, float]:
-    """The mean, and the sample standard deviation; exact for a constant sample."""
+    """Return the mean and the sample standard deviation; both are exact for a constant sample."""
     if len(sample) == 0:
         return math.nan, math.nan
     if len(sample) == 1:
@@ -318,7 +319,7 @@ def _standard_error(sd: float, n: int) -> float:
 
 
 def _t_margin(error: float, freedom: float, level: float) -> float:
-    # scipy.stats.t's own quantile and, below, distribution, without its fifty times the overhead.
+    # The quantile, and below the distribution, of scipy.stats.t without its overhead: 50 times.
     return float(stdtrit(freedom, (1 + level) / 2)) * error
 
 
@@ -327,7 +328,7 @@ def _two_sided_p(mean: float, error: float, freedom: float) -> float:
 
 
 def _ratio(mean: float, spread: float) -> float:
-    """mean/spread, in the limit of no spread: 0 for 0, otherwise infinite."""
+    """Return mean/spread; where the spread is 0, 0 for a mean of 0, otherwise infinite."""
     if spread == 0:
         return math.copysign(math.inf, mean) if mean else 0.0
     return mean / spread
@@ -343,7 +344,7 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
 
 
 def _subset_sums(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """At index s, how many subsets of the ranks have the sum s."""
+    """Return an array that has at index s how many subsets of the ranks have the sum s."""
     counts = np.zeros(ranks.sum() + 1)
     counts[0] = 1
     for rank in ranks:
@@ -353,7 +354,7 @@ def _subset_sums(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _power_of_effect(effect: float, n: int, alpha: float) -> float:
-    """`power` for an effect size of 0 or more, infinity included."""
+    """Return the power for an effect size of 0 or more, infinity included."""
     freedom = n - 1
     noncentrality = effect * math.sqrt(n)
     critical = float(stdtrit(freedom, 1 - alpha / 2))
@@ -366,11 +367,11 @@ def _power_of_effect(effect: float, n: int, alpha: float) -> float:
 
 
 def _upper_tail_far_out(critical: float, freedom: int, noncentrality: float) -> float:
-    """P(T > critical) for the noncentral t, where scipy's series may not converge.
+    """Return P(T > critical) for the noncentral t, where scipy's series may not converge.
 
     T is (z + noncentrality)/√(χ²/freedom), so this is the mean over a standard normal z of
-    P(χ² < freedom·((z + noncentrality)/critical)²): smooth in z by now, so that Gauss's rule gives
-    it to 1e-15.
+    P(χ² < freedom·((z + noncentrality)/critical)²). That is smooth in z where this is called, so
+    that Gauss's rule gives the mean to 1e-15.
     """
     z, weights = np.polynomial.hermite_e.hermegauss(20)
     with np.errstate(over="ignore"):

@@ -22,7 +22,7 @@ else
   # source ~/miniconda3/bin/activate zilu
   if [ -f .venv/bin/activate ]; then source .venv/bin/activate; fi
 
-  # Nodes without internet: nothing is to wait for it. README.md says what to copy.
+  # Nodes without internet: nothing is to wait for it. docs/language.md says what to copy.
   export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
   # export HF_HOME=$PWD/Data/huggingface
   # export TORCH_EXTENSIONS_DIR=/scratch/$USER/torch_extensions # the kernels, built once

@@ -51,7 +51,7 @@ class Flag:
     name: str
     part: str
     default: Any
-    convert: Callable[[str], Any] | type[bool]
+    convert: Callable[[Any], Any]
     group: str
     help: str
     effect: Effect
@@ -71,7 +71,7 @@ class Flag:
 
 def flag(
     default: Any,
-    convert: Callable[[str], Any] | type[bool],
+    convert: Callable[[Any], Any],
     group: str,
     help: str,
     effect: Effect = Effect.RESULT,

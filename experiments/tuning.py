@@ -134,7 +134,8 @@ def choose(names: Iterable[str], results: list[Trial]) -> Flags:
 
 def mean_scores(names: Iterable[str], results: list[Trial]) -> list[tuple[Flags, float]]:
     """Return (values of the tuned flags, mean score); minus infinity where a trial diverged."""
-    names, scores = list(names), []
+    names = list(names)
+    scores: list[tuple[Flags, list[float]]] = []
     for result in results:
         setting = {name: result.flags[name] for name in names}
         found = next((each for each in scores if each[0] == setting), None)

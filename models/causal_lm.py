@@ -1,7 +1,8 @@
-"""Hugging Face's causal language models, from a configuration, with random weights.
+"""Build Hugging Face's causal language models from a configuration, with random weights.
 
 The configuration is adapted to the data: its vocabulary, and room for the positions that are
-needed. Everything else is as it says. What the network does is then checked by running it.
+needed. Everything else stays as config.json says. The network is then run once, to check that it is
+a causal language model of the vocabulary.
 """
 
 import json
@@ -9,26 +10,33 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from models.gpt2 import sampled
-from models.third_party import check_installed, refusing, with_activation
+from models.third_party import as_value_error, check_installed, with_activation
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and is optional
+    from transformers import PretrainedConfig
 
 # What configurations call the largest number of positions. Others have no such limit.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 DROPOUT = r".*(dropout|pdrop)(_prob)?"
 EXAMPLE_LENGTH = 16  # tokens
-# Of the logits' size: rounding stays below it, attention to later tokens above.
+# As a share of the largest logit: rounding stays below it, attention to later tokens above.
 LARGEST_LEAK = 1e-5
 
 
 class CausalLM(nn.Module):
-    """Token ids (B, T), int64, to logits (B, T, vocab_size); T is at most `max_seq_length`.
+    """Map token ids (B, T), int64, to logits (B, T, vocab_size); T is at most `max_seq_length`.
 
-    `flops_per_token` counts the matrix products of a forward and a backward pass at full length;
-    None where they are not all known.
+    Attributes:
+        network: Hugging Face's.
+        max_seq_length: the largest T.
+        flops_per_token: the FLOPs of the matrix products of a forward and a backward pass at full
+            length, per token; None where they are not all known.
     """
 
     flops_per_token: float | None
@@ -43,12 +51,16 @@ class CausalLM(nn.Module):
     def generate(
         self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
     ) -> torch.Tensor:
-        """As GPT2.generate."""
+        """Continue each row of `ids` by `count` sampled tokens, as GPT2.generate does."""
         return sampled(self, self.max_seq_length, ids, count, generator, temperature)
 
     def no_weight_decay(self) -> set[str]:
-        """The parameters of learned positions; `optimization` asks for it, as of timm's models."""
-        tokens = {self.network.get_input_embeddings(), self.network.get_output_embeddings()}
+        """Return the names of the parameters of learned positions.
+
+        training.optimization asks for them, as it asks timm's models.
+        """
+        network: Any = self.network  # a PreTrainedModel
+        tokens = {network.get_input_embeddings(), network.get_output_embeddings()}
         return {
             f"{path}.weight"
             for path, module in self.named_modules()
@@ -59,8 +71,8 @@ class CausalLM(nn.Module):
 # --- configurations ---
 
 
-def read_configuration(folder: str | Path) -> dict:
-    """What stands in the config.json of `folder`.
+def read_configuration(folder: str | Path) -> dict[str, Any]:
+    """Return the content of the config.json in `folder`.
 
     Raises:
         ValueError: it is missing or broken; one line with the remedy.
@@ -72,13 +84,16 @@ def read_configuration(folder: str | Path) -> dict:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: no configuration that can be read ({reason})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: no configuration, which is a mapping: get the file anew")
+        raise ValueError(f"{path}: no configuration, which is a mapping: download it again")
     return content
 
 
 def check_configuration(folder: str | Path, dropout: float | None) -> None:
-    """Raises ValueError, one line with the remedy, where it is not that of a causal language model,
-    or has no rates for `dropout` to set."""
+    """Refuse the configuration in `folder` where it is not that of a causal language model.
+
+    Raises:
+        ValueError: it is not, or it has no rates for `dropout` to set; one line with the remedy.
+    """
     config = _read(folder)
     if dropout and not dropout_rates(config):
         raise ValueError(
@@ -86,15 +101,21 @@ def check_configuration(folder: str | Path, dropout: float | None) -> None:
         )
 
 
-def _read(folder: str | Path):
-    """The configuration as transformers has it. Raises as `check_configuration`."""
+def _read(folder: str | Path) -> "PretrainedConfig":
+    """Return the configuration in `folder` as transformers reads it.
+
+    Raises:
+        ValueError: it is missing, broken, or not that of a causal language model.
+    """
     read_configuration(folder)
     check_installed("transformers")
+    # takes seconds
     from transformers import AutoConfig, logging
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     logging.set_verbosity_error()
-    with refusing(f"{folder}: transformers cannot read its config.json ({{}}): get the file anew"):
+    complaint = f"{folder}: transformers cannot read its config.json ({{}}): download it again"
+    with as_value_error(complaint):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     kind = config.model_type
     if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -102,8 +123,8 @@ def _read(folder: str | Path):
     return config
 
 
-def dropout_rates(config) -> dict[str, float]:
-    """The configuration's, by name."""
+def dropout_rates(config: "PretrainedConfig") -> dict[str, float]:
+    """Return the configuration's rates of dropout, by the names it has for them."""
     return {
         name: value
         for name, value in config.to_dict().items()
@@ -111,14 +132,22 @@ def dropout_rates(config) -> dict[str, float]:
     }
 
 
-def adapted(folder: str | Path, vocab_size: int, max_seq_length: int, dropout: float | None):
-    """The configuration, with another vocabulary, `max_seq_length` positions at least, and rates of
-    dropout where `dropout` is not None.
+def adapted(
+    folder: str | Path, vocab_size: int, max_seq_length: int, dropout: float | None
+) -> "PretrainedConfig":
+    """Return the configuration in `folder`, adapted to the data.
 
-    Raises ValueError as `check_configuration`.
+    Args:
+        folder: where its config.json is.
+        vocab_size: the number of token ids it gets.
+        max_seq_length: the number of positions it gets at least.
+        dropout: its rates of dropout; None for its own.
+
+    Raises:
+        ValueError: as `check_configuration`.
     """
     config = _read(folder)
-    changes = {"vocab_size": vocab_size, "use_cache": False}
+    changes: dict[str, Any] = {"vocab_size": vocab_size, "use_cache": False}
     for name, value in config.to_dict().items():
         if name in POSITIONS and isinstance(value, int):
             changes[name] = max(value, max_seq_length)
@@ -145,19 +174,19 @@ def build(
     max_seq_length: int,
     dropout: float | None,
 ) -> CausalLM:
-    """A freshly initialised network of the configuration in `folder`.
+    """Build a freshly initialised network of the configuration in `folder`.
 
     Raises:
-        ValueError: as `check_configuration`; it cannot be built or run, it sees later tokens, its
-            activations cannot be replaced. One line with the remedy.
+        ValueError: as `check_configuration`; the network cannot be built or run, it sees later
+            tokens, or its activations cannot be replaced. One line with the remedy.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM  # takes seconds
 
     config = adapted(folder, vocab_size, max_seq_length, dropout)
-    with refusing(f"{folder}: the network cannot be built ({{}}): mend its config.json"):
+    with as_value_error(f"{folder}: the network cannot be built ({{}}): fix its config.json"):
         model = CausalLM(AutoModelForCausalLM.from_config(config), max_seq_length)
-    ids = torch.arange(max_seq_length)[None] % vocab_size
-    with refusing(
+    ids = torch.arange(max_seq_length)[None] % vocab_size  # (1, max_seq_length)
+    with as_value_error(
         f"{folder}: the network cannot be run on {max_seq_length} tokens ({{}}): a smaller "
         "--max_seq_length, or another model"
     ):
@@ -173,7 +202,8 @@ def build(
 
 @torch.no_grad()
 def _flops(model: nn.Module, ids: torch.Tensor) -> int:
-    """Of the matrix products of a forward pass; that a multiplication and an addition are two."""
+    """Return the FLOPs of a forward pass's matrix products, two for each multiply and add."""
+    # needed for these models alone
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -185,14 +215,22 @@ def _flops(model: nn.Module, ids: torch.Tensor) -> int:
 
 @torch.no_grad()
 def check_causal(folder: str | Path, model: nn.Module, ids: torch.Tensor, vocab_size: int) -> None:
-    """Raises ValueError if changing the last of `ids` (1, T) changes the logits before it, or if
-    there are none for each of the vocabulary.
+    """Refuse a network whose logits depend on later tokens.
 
     A network that sees the token it is to predict would report a perplexity near 1.
+
+    Args:
+        folder: the configuration's, for error messages.
+        model: maps ids to logits, in evaluation mode.
+        ids: int64 (1, T). The last one is changed; the logits before it must stay the same.
+        vocab_size: the number of logits that there must be for each token.
+
+    Raises:
+        ValueError: they depend on them, or have another shape; one line with the remedy.
     """
     changed = ids.clone()
     changed[:, -1] = (ids[:, -1] + vocab_size // 2) % vocab_size
-    logits = model(ids)
+    logits = model(ids)  # (1, T, vocab_size)
     if logits.shape != (*ids.shape, vocab_size):
         raise ValueError(
             f"{folder}: the network gives {tuple(logits.shape)} for {ids.shape[1]} tokens, not "
@@ -202,5 +240,5 @@ def check_causal(folder: str | Path, model: nn.Module, ids: torch.Tensor, vocab_
     if (difference[:, :-1] > LARGEST_LEAK * logits.abs().max()).any():
         raise ValueError(
             f"{folder}: the network sees later tokens, so it cannot learn to predict them (in a "
-            "configuration like BERT's, is_decoder true mends that): take another model"
+            "configuration like BERT's, is_decoder true fixes that): take another model"
         )

@@ -1,9 +1,9 @@
-"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; Hugging Face's
-GPT2LMHeadModel).
+"""Build GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
 
-Parameter names are Hugging Face's without `transformer.`, but for two that are no modules here:
-positions are `wpe` for `wpe.weight`, and the head, being the token embedding, has no name of its
-own. `load_hugging_face` reads its checkpoints.
+The network is Hugging Face's GPT2LMHeadModel; models.catalogue has the sizes of the paper's
+table 2. Parameter names are Hugging Face's without `transformer.`, but for two that are no modules
+here: positions are `wpe` for `wpe.weight`, and the head, being the token embedding, has no name of
+its own. `load_hugging_face` reads Hugging Face's checkpoints.
 """
 
 import math
@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.gpt2_checkpoint import check_fits, read_tensors
+from models.neighbours import Layer, Neighbours
 from models.norms import layer_norm
 
 EPS = 1e-5  # of the norms
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention, (B, T, width) to the same shape."""
+    """Apply causal multi-head self-attention, (B, T, width) to the same shape."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -34,7 +35,7 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, T, C = x.shape
-        qkv = self.c_attn(x).split(C, dim=2)
+        qkv = self.c_attn(x).split(C, dim=2)  # three times (B, T, C)
         # each (B, heads, T, C / heads)
         q, k, v = (part.view(B, T, self.heads, C // self.heads).transpose(1, 2) for part in qkv)
         dropout = self.dropout if self.training else 0.0
@@ -43,7 +44,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, (B, T, width) to the same shape."""
+    """Apply a pre-norm transformer block, (B, T, width) to the same shape."""
 
     def __init__(
         self,
@@ -72,10 +73,17 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """Token ids (B, T), int64, to logits (B, T, vocab_size); T is at most `max_seq_length`.
+    """Map token ids (B, T), int64, to logits (B, T, vocab_size); T is at most `max_seq_length`.
 
-    `embedding_dim` must be a multiple of `num_attention_heads`. `dropout` is that of embeddings,
-    attention and residuals. `norm` is "layer" or "none".
+    Args:
+        activation: makes a fresh activation for every place that has one.
+        vocab_size: the number of token ids.
+        max_seq_length: the number of learned positions.
+        embedding_dim: features of a token, a multiple of `num_attention_heads`.
+        num_attention_heads: heads of each attention.
+        num_layers: blocks.
+        dropout: the rate in embeddings, attention and residuals.
+        norm: "layer" or "none".
     """
 
     def __init__(
@@ -91,8 +99,9 @@ class GPT2(nn.Module):
     ):
         super().__init__()
         self.norm = norm
+        self.num_attention_heads = num_attention_heads
         self.wte = nn.Embedding(vocab_size, embedding_dim)
-        # No nn.Embedding: the weights of those are decayed, and positions must not be.
+        # Not an nn.Embedding: weight decay applies to the weights of those, and must not to these.
         self.wpe = nn.Parameter(torch.empty(max_seq_length, embedding_dim))
         self.drop = nn.Dropout(dropout)
         blocks = [
@@ -104,39 +113,44 @@ class GPT2(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
+        """Draw the weights from N(0, 0.02²), smaller where a residual branch ends (section 2.3)."""
         nn.init.normal_(self.wte.weight, std=0.02)
         nn.init.normal_(self.wpe, std=0.02)
         for name, module in self.h.named_modules():
             if isinstance(module, nn.Linear):
-                # Each layer adds to the residual stream twice; the sum is not to grow with depth.
+                # Each layer adds to the residual stream twice; the sum must not grow with depth.
                 scale = math.sqrt(2 * len(self.h)) if name.endswith("c_proj") else 1
                 nn.init.normal_(module.weight, std=0.02 / scale)
                 nn.init.zeros_(module.bias)
 
-    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale and
-        models.init_gain."""
-        return [block.mlp.c_fc for block in self.h], [block.mlp.c_proj for block in self.h]
+    def around_activations(self) -> Neighbours:
+        """Return the layers that feed an activation and those that read one."""
+        return Neighbours(self._linears("mlp.c_fc"), self._linears("mlp.c_proj"))
+
+    def _linears(self, name: str) -> list[Layer]:
+        """Return the linear layer of that name in each block."""
+        named = self.h.named_modules()
+        return [m for path, m in named if path.endswith(name) and isinstance(m, nn.Linear)]
 
     @property
     def shape(self) -> dict[str, int]:
-        """The sizes it was built with, by name."""
+        """Return the sizes it was built with, by name."""
         return {
             "vocab_size": self.wte.num_embeddings,
             "max_seq_length": self.wpe.shape[0],
             "embedding_dim": self.wpe.shape[1],
-            "num_attention_heads": self.h[0].attn.heads,
+            "num_attention_heads": self.num_attention_heads,
             "num_layers": len(self.h),
         }
 
     @property
     def flops_per_token(self) -> int:
-        """Of a forward and a backward pass at full length, as PaLM counts them for its utilisation
-        (arXiv 2204.02311, appendix B): 6 for each parameter, and 12 * layers * width * length for
-        the products of attention.
+        """Return the FLOPs of a forward and a backward pass at full length, per token.
 
-        Positions are looked up, not multiplied, so they do not count. The token embedding does: it
-        is the head.
+        They are counted as for PaLM's utilisation (Chowdhery et al. 2022, arXiv 2204.02311,
+        appendix B): 6 for each parameter, and 12 * layers * width * length for the products of
+        attention. Positions are looked up, not multiplied, so they do not count. The token
+        embedding does: it is the head.
         """
         length, width = self.wpe.shape
         num_parameters = sum(p.numel() for p in self.parameters()) - self.wpe.numel()
@@ -151,16 +165,23 @@ class GPT2(nn.Module):
             )
         x = self.drop(self.wte(ids) + self.wpe[:length])  # (B, T, width)
         x = self.ln_f(self.h(x))
-        # Through the embedding itself: a module for the head would hold the tied weight twice.
+        # (B, T, vocab_size), through the embedding itself: a module for the head would hold the
+        # tied weight twice.
         return F.linear(x, self.wte.weight)
 
     def generate(
         self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
     ) -> torch.Tensor:
-        """Continue each row of `ids` (B, n), n >= 1, by `count` sampled tokens: (B, n + count).
+        """Continue each row of `ids` (B, n), n >= 1, by `count` sampled tokens.
 
-        Every token is drawn given the last max_seq_length ones. `generator` must be the CPU's, so
-        that a seed means the same on every device. `temperature` is above 0.
+        Args:
+            ids: int64 (B, n). Every token is drawn given the last max_seq_length ones.
+            count: how many tokens to draw for each row.
+            generator: a CPU generator, so that a seed means the same on every device.
+            temperature: above 0; the logits are divided by it.
+
+        Returns:
+            int64 (B, n + count), on the device of `ids`.
         """
         return sampled(self, self.wpe.shape[0], ids, count, generator, temperature)
 
@@ -174,14 +195,14 @@ def sampled(
     generator: torch.Generator,
     temperature: float,
 ) -> torch.Tensor:
-    """`GPT2.generate` for any model of ids (B, T <= longest) to logits (B, T, vocab_size)."""
+    """Do what `GPT2.generate` does, for any model of ids (B, T <= longest)."""
     was_training = model.training
     model.eval()
     try:
         for _ in range(count):
-            logits = model(ids[:, -longest:])[:, -1].float().cpu()
+            logits = model(ids[:, -longest:])[:, -1].float().cpu()  # (B, vocab_size)
             probabilities = F.softmax(logits / temperature, dim=-1)  # (B, vocab_size)
-            token = torch.multinomial(probabilities, 1, generator=generator)
+            token = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
             ids = torch.cat([ids, token.to(ids.device)], dim=1)
     finally:
         model.train(was_training)
@@ -191,11 +212,11 @@ def sampled(
 def load_hugging_face(model: GPT2, folder: str | Path) -> None:
     """Copy the weights of a Hugging Face GPT-2 checkpoint folder into `model`, in place.
 
-    A model with fewer positions takes the first ones. Parameters of the activations keep their
-    values: the checkpoint has none.
+    A model with fewer positions takes the first ones. Parameters of the activations, which the
+    checkpoint does not have, keep their values.
 
     Raises:
-        ValueError: the folder holds no GPT-2 checkpoint, a broken one, or one of another shape, or
+        ValueError: the folder holds no GPT-2 checkpoint, a broken one or one of another shape, or
             the model has no norms; one line with the remedy.
     """
     if model.norm == "none":
@@ -219,7 +240,7 @@ def load_hugging_face(model: GPT2, folder: str | Path) -> None:
 
 
 def _our_layout(tensors: dict[str, torch.Tensor], max_seq_length: int) -> dict[str, torch.Tensor]:
-    """Hugging Face's tensors under our keys, in the layout of nn.Linear."""
+    """Return Hugging Face's tensors under our keys, in the layout of nn.Linear."""
     ours = {}
     for key, value in tensors.items():
         key = key.removeprefix("transformer.")
@@ -232,5 +253,5 @@ def _our_layout(tensors: dict[str, torch.Tensor], max_seq_length: int) -> dict[s
         ours[key] = value
     head = ours.pop("lm_head.weight", None)
     if head is not None and "wte.weight" in ours and not torch.equal(head, ours["wte.weight"]):
-        ours["lm_head.weight"] = head  # not tied, so not ours: it is reported as one too many
+        ours["lm_head.weight"] = head  # not tied, so not this GPT-2: reported as one too many
     return ours

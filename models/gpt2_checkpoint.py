@@ -1,20 +1,20 @@
-"""A GPT-2 checkpoint folder as Hugging Face writes it: its shape and its tensors.
+"""Read a GPT-2 checkpoint folder as Hugging Face writes it: its shape and its tensors.
 
-Importing this loads no torch: the shape is needed when flags are checked. Every error is a
+Importing this module loads no torch: the shape is needed when flags are checked. Every error is a
 ValueError of one line that names the folder or file and the remedy.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # `torch` below is known to type checkers only
 
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-# Our name for a size, and config.json's.
+# {our name for a size: config.json's}
 SIZES = {
     "vocab_size": "vocab_size",
     "max_seq_length": "n_positions",
@@ -35,10 +35,10 @@ WANTED = "a Hugging Face GPT-2 checkpoint has config.json and model.safetensors"
 
 
 def hugging_face_shape(folder: str | Path) -> dict[str, int]:
-    """vocab_size, max_seq_length, embedding_dim, num_attention_heads and num_layers.
+    """Return the sizes of the checkpoint in `folder`, by the names in SIZES.
 
     Raises:
-        ValueError: no folder, no config.json or a broken one, or not the GPT-2 that is built here.
+        ValueError: no folder, no config.json, a broken one, or another network than models.gpt2.
     """
     path = Path(folder) / "config.json"
     if not path.parent.is_dir():
@@ -47,7 +47,7 @@ def hugging_face_shape(folder: str | Path) -> dict[str, int]:
     kind = config.get("model_type")
     if kind != "gpt2":
         raise ValueError(f"--init_from: {path} has model_type {kind!r}, not 'gpt2'; {WANTED}")
-    shape = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
+    shape: dict[str, Any] = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
     for ours, value in shape.items():
         if type(value) is not int or value < 1:
             raise ValueError(
@@ -71,10 +71,14 @@ def hugging_face_shape(folder: str | Path) -> dict[str, int]:
 
 
 def check_fits(folder: str | Path, shape: dict[str, int]) -> None:
-    """Whether a model of `shape`, with `hugging_face_shape`'s keys, can take the weights.
+    """Refuse a checkpoint whose weights do not fit a model of `shape`.
+
+    Args:
+        folder: the checkpoint's.
+        shape: the model's sizes, by the keys of `hugging_face_shape`.
 
     Raises:
-        ValueError: it cannot, and which flag mends it; or as `hugging_face_shape` does.
+        ValueError: the shapes differ, with the flag that fixes it; or as `hugging_face_shape`.
     """
     theirs = hugging_face_shape(folder)
     for name in ("embedding_dim", "num_attention_heads", "num_layers"):
@@ -98,15 +102,16 @@ def check_fits(folder: str | Path, shape: dict[str, int]) -> None:
 
 
 def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of model.safetensors, or of the files that its index names, by their key.
+    """Return all tensors of model.safetensors, or of the files that its index names, by their key.
 
     Raises:
         ValueError: no such file, or a broken one.
     """
+    # loads torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in _weight_files(Path(folder)):
         try:
             tensors |= load_file(path)
@@ -118,6 +123,7 @@ def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of `folder`, one or several."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.exists():
         return [whole]
@@ -137,12 +143,12 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ValueError(f"--init_from {folder}: no model.safetensors there; {WANTED}")
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"--init_from: no {path} to read ({error.strerror}); {WANTED}") from None
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # not JSON, or not UTF-8
         raise ValueError(
             f"--init_from: {path} is not JSON ({error}): copy or download it again"
         ) from None

@@ -1,27 +1,34 @@
-"""ResNet (He et al. 2016, arXiv 1512.03385): the ImageNet networks and those for CIFAR.
+"""Build ResNet (He et al. 2016, "Deep residual learning", arXiv 1512.03385).
 
-ResNet-18/34/50 are torchvision's, parameter names included, so its weights load as they stand.
-ResNet-20/32/44/56 are those of the paper's section 4.2, with projections where shapes change.
+ResNet-18/34/50 are the networks of the paper's table 1 as torchvision builds them, parameter names
+included, so its weights load as they are. ResNet-20/32/44/56 are those of section 4.2 for CIFAR
+(n = 3, 5, 7, 9 blocks a stage), with projections where a block changes the shape.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from models.neighbours import Layer, Neighbours
 from models.norms import conv_norm
 
 
 def build(
     name: str, activation: Callable[[], nn.Module], num_classes: int, stem: str, norm: str
 ) -> nn.Module:
+    """Build one of VARIANTS; `ResNet` explains the options."""
     block, width, depths = VARIANTS[name]
     return ResNet(block, width, depths, activation, num_classes, stem, norm)
 
 
 def conv(in_width: int, width: int, kernel_size: int, norm: str, stride: int = 1) -> nn.Conv2d:
-    # No bias where a norm follows, which has one.
+    """Make a convolution (B, in_width, H, W) to (B, width, H/stride, W/stride).
+
+    It has no bias where a norm follows, since the norm has one.
+    """
     padding = kernel_size // 2
     layer = nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
     if norm == "none":  # by hand: torch would draw it, and then other weights for what follows
@@ -30,43 +37,76 @@ def conv(in_width: int, width: int, kernel_size: int, norm: str, stride: int = 1
 
 
 def make_shortcut(in_width: int, width: int, stride: int, norm: str) -> nn.Sequential | None:
-    """A projection where the block changes the shape; None where its input can be added as is."""
+    """Make a projection where the block changes the shape; None where its input can be added."""
     if stride == 1 and in_width == width:
         return None
     return nn.Sequential(conv(in_width, width, 1, norm, stride), conv_norm(width, norm))
 
 
-class BasicBlock(nn.Module):
-    """(B, in_width, H, W) to (B, width, H/stride, W/stride)."""
+class Convolution(NamedTuple):
+    """Describe one convolution of a residual block."""
 
-    expansion = 1
+    width: int  # channels of its output
+    kernel_size: int
+    stride: int
+
+
+class ResidualBlock(nn.Module):
+    """Compute act(F(x) + shortcut(x)), F being convolutions with norms and activations between.
+
+    This is the paper's equation 1, or 2 where the shortcut is a projection. The layers are
+    conv1, bn1, act1, conv2, bn2, ... in torchvision's names; the last activation reads the sum.
+    """
+
+    expansion: int  # channels of the output, in multiples of `width`
 
     def __init__(
         self,
         in_width: int,
-        width: int,
-        stride: int,
+        convolutions: list[Convolution],
         activation: Callable[[], nn.Module],
         norm: str,
     ):
         super().__init__()
-        self.conv1 = conv(in_width, width, 3, norm, stride)
-        self.bn1 = conv_norm(width, norm)
-        self.act1 = activation()
-        self.conv2 = conv(width, width, 3, norm)
-        self.bn2 = conv_norm(width, norm)
-        self.downsample = make_shortcut(in_width, width, stride, norm)
-        self.act2 = activation()
+        residual: OrderedDict[str, nn.Module] = OrderedDict()
+        from_width, stride = in_width, 1
+        for number, convolution in enumerate(convolutions, start=1):
+            if number > 1:
+                residual[f"act{number - 1}"] = activation()
+            residual[f"conv{number}"] = conv(
+                from_width, convolution.width, convolution.kernel_size, norm, convolution.stride
+            )
+            residual[f"bn{number}"] = conv_norm(convolution.width, norm)
+            from_width, stride = convolution.width, stride * convolution.stride
+        for name, layer in residual.items():
+            self.add_module(name, layer)
+        self.downsample = make_shortcut(in_width, from_width, stride, norm)
+        # Names, not modules: a module that replaces one of these is found by its name.
+        self.residual, self.last_activation = tuple(residual), f"act{len(convolutions)}"
+        self.add_module(self.last_activation, activation())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.act1(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out = x
+        for name in self.residual:
+            out = getattr(self, name)(out)
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.act2(out + shortcut)
+        return getattr(self, self.last_activation)(out + shortcut)
 
 
-class Bottleneck(nn.Module):
-    """(B, in_width, H, W) to (B, 4·width, H/stride, W/stride).
+class BasicBlock(ResidualBlock):
+    """Map (B, in_width, H, W) to (B, width, H/stride, W/stride) by two 3×3 convolutions."""
+
+    expansion = 1
+
+    def __init__(
+        self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module], norm: str
+    ):
+        convolutions = [Convolution(width, 3, stride), Convolution(width, 3, 1)]
+        super().__init__(in_width, convolutions, activation, norm)
+
+
+class Bottleneck(ResidualBlock):
+    """Map (B, in_width, H, W) to (B, 4·width, H/stride, W/stride) by 1×1, 3×3, 1×1 convolutions.
 
     The stride is in the 3×3 convolution ("ResNet v1.5"), where torchvision has it; the paper's is
     in the first 1×1.
@@ -75,51 +115,48 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self,
-        in_width: int,
-        width: int,
-        stride: int,
-        activation: Callable[[], nn.Module],
-        norm: str,
+        self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module], norm: str
     ):
-        super().__init__()
-        out_width = width * self.expansion
-        self.conv1 = conv(in_width, width, 1, norm)
-        self.bn1 = conv_norm(width, norm)
-        self.act1 = activation()
-        self.conv2 = conv(width, width, 3, norm, stride)
-        self.bn2 = conv_norm(width, norm)
-        self.act2 = activation()
-        self.conv3 = conv(width, out_width, 1, norm)
-        self.bn3 = conv_norm(out_width, norm)
-        self.downsample = make_shortcut(in_width, out_width, stride, norm)
-        self.act3 = activation()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.act1(self.bn1(self.conv1(x)))
-        out = self.act2(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.act3(out + shortcut)
+        convolutions = [
+            Convolution(width, 1, 1),
+            Convolution(width, 3, stride),
+            Convolution(width * self.expansion, 1, 1),
+        ]
+        super().__init__(in_width, convolutions, activation, norm)
 
 
-# Block, width of the first stage (doubled in each later one), blocks in each stage.
+class Variant(NamedTuple):
+    """Describe one of the published networks."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    width: int  # of the first stage; doubled in each later one
+    depths: tuple[int, ...]  # blocks in each stage
+
+
 VARIANTS = {
-    "resnet18": (BasicBlock, 64, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, 64, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, 64, (3, 4, 6, 3)),
-    "resnet20": (BasicBlock, 16, (3, 3, 3)),
-    "resnet32": (BasicBlock, 16, (5, 5, 5)),
-    "resnet44": (BasicBlock, 16, (7, 7, 7)),
-    "resnet56": (BasicBlock, 16, (9, 9, 9)),
+    "resnet18": Variant(BasicBlock, 64, (2, 2, 2, 2)),
+    "resnet34": Variant(BasicBlock, 64, (3, 4, 6, 3)),
+    "resnet50": Variant(Bottleneck, 64, (3, 4, 6, 3)),
+    "resnet20": Variant(BasicBlock, 16, (3, 3, 3)),
+    "resnet32": Variant(BasicBlock, 16, (5, 5, 5)),
+    "resnet44": Variant(BasicBlock, 16, (7, 7, 7)),
+    "resnet56": Variant(BasicBlock, 16, (9, 9, 9)),
 }
 
 
 class ResNet(nn.Sequential):
-    """Images (B, 3, H, W) to logits (B, num_classes).
+    """Map images (B, 3, H, W) to logits (B, num_classes).
 
-    `stem` is "imagenet", which divides H and W by 4 before the first stage, or "cifar", which
-    keeps them. Every stage but the first halves them. `norm` is "bn", "gn" or "none".
+    Args:
+        block: the class of all residual blocks.
+        width: channels of the first stage.
+        depths: blocks in each stage. Every stage but the first halves H and W and doubles the
+            channels.
+        activation: makes a fresh activation for every place that has one.
+        num_classes: the number of logits.
+        stem: "imagenet", which divides H and W by 4 before the first stage, or "cifar", which keeps
+            them.
+        norm: "bn", "gn" or "none".
     """
 
     def __init__(
@@ -147,26 +184,29 @@ class ResNet(nn.Sequential):
                 stage.append(block(in_width, width * 2**i, stride, activation, norm))
                 in_width = width * 2**i * block.expansion
             layers[f"layer{i + 1}"] = nn.Sequential(*stage)
-        layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
-        layers["flatten"] = nn.Flatten()
+        layers["avgpool"] = nn.AdaptiveAvgPool2d(1)  # (B, in_width, 1, 1)
+        layers["flatten"] = nn.Flatten()  # (B, in_width)
         layers["fc"] = nn.Linear(in_width, num_classes)
         super().__init__(layers)
         self.init_weights()
 
     def init_weights(self) -> None:
+        """Draw the convolutions' weights as He et al. 2015 (arXiv 1502.01852), by fan-out."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # ReLU's gain for every activation, so that all start from the same weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale and
-        models.init_gain.
+    def around_activations(self) -> Neighbours:
+        """Return the layers that feed an activation and those that read one.
 
         Both terms of a shortcut's sum come from one of those that feed (the norms, or without them
         the convolutions), or from an activation as is.
         """
-        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
-        convs = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        norms: list[Layer] = [
+            m for m in self.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)
+        ]
+        convs: list[Layer] = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        head = [m for m in self.modules() if isinstance(m, nn.Linear)]
         # The first convolution reads the image.
-        return norms or convs, [*convs[1:], self.fc]
+        return Neighbours(norms or convs, [*convs[1:], *head])

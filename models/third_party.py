@@ -1,39 +1,50 @@
-"""Other people's image classifiers, timm's and torchvision's, with any activation.
+"""Build image classifiers of timm and torchvision with any activation.
 
-A network is built with its own activation, as its authors build it, and then gets another one: so
+A network is built with its own activation, as its authors build it, and then gets another one. So
 its initial weights are the same whatever the activation. models/causal_lm.py does the same with
 Hugging Face's language models.
 """
 
 import copy
-import difflib
 import importlib.util
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from models.activation import replace_activations
+from utils import did_you_mean
 
 TYPICAL_SIZE = 224  # pixels
-# Of torchvision's: what takes the image size, and what turns heads off that only training has.
+# Names of torchvision's that start like this take the image size, as the option given here.
 SIZE_OPTIONS = {"vit_": "image_size", "maxvit_": "input_size"}
+# These have heads for training alone, which give further logits; they are built without them.
 AUXILIARY_HEADS = ("googlenet", "inception_v3")
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def check_installed(package: str) -> None:
-    """Raises ValueError, with the remedy, where `package` is missing."""
+    """Refuse a model whose package is not installed.
+
+    Raises:
+        ValueError: with the command that installs it.
+    """
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"{package} is not installed: pip install {package}")
 
 
 @contextmanager
-def refusing(complaint: str) -> Iterator[None]:
-    """Makes a ValueError of what somebody else's code raises; `{}` in `complaint` is the reason.
+def as_value_error(complaint: str) -> Iterator[None]:
+    """Turn what another package's code raises inside the block into a ValueError of one line.
 
-    Memory that runs out is not their fault, and passes.
+    Running out of memory is not that code's fault, and passes as it is.
+
+    Args:
+        complaint: the line; `{}` in it stands for the reason.
     """
     try:
         yield
@@ -49,34 +60,44 @@ def refusing(complaint: str) -> Iterator[None]:
 # --- names ---
 
 
+class Names(NamedTuple):
+    """Hold the names of a package's architectures."""
+
+    classifiers: list[str]
+    others: list[str]  # for detection, video and so on
+
+
 def check_architecture(name: str) -> None:
-    """Raises ValueError, one line with the remedy, unless `name` is PACKAGE/ARCHITECTURE with an
-    image classifier that the package has."""
+    """Refuse a name that is not PACKAGE/ARCHITECTURE with an image classifier of the package.
+
+    Raises:
+        ValueError: one line with the remedy.
+    """
     package, _, architecture = name.partition("/")
     check_installed(package)
-    known, others = {"timm": _timm_names, "torchvision": _torchvision_names}[package]()
-    if architecture in known:
+    names = {"timm": _timm_names, "torchvision": _torchvision_names}[package]()
+    if architecture in names.classifiers:
         return
-    if architecture in others:
+    if architecture in names.others:
         raise ValueError(f"{name} is no image classifier: take another model")
-    nearest = difflib.get_close_matches(architecture.lower(), known, n=1)
-    suggestion = f"did you mean {package}/{nearest[0]}? " if nearest else ""
+    near = did_you_mean(architecture, names.classifiers)
+    suggestion = f"did you mean {package}/{near}? " if near else ""
     listing = f"{'timm' if package == 'timm' else 'torchvision.models'}.list_models()"
     raise ValueError(f"unknown model {name!r}: {suggestion}{listing} lists all")
 
 
-def _timm_names() -> tuple[list[str], list[str]]:
-    """The classifiers, with and without the tag of pretrained weights; no others."""
-    import timm
+def _timm_names() -> Names:
+    """Return timm's classifiers, with and without the tag of pretrained weights."""
+    import timm  # an optional dependency
 
-    return [*timm.list_models(), *timm.list_pretrained()], []
+    return Names([*timm.list_models(), *timm.list_pretrained()], [])
 
 
-def _torchvision_names() -> tuple[list[str], list[str]]:
-    """The classifiers, and all."""
-    from torchvision import models
+def _torchvision_names() -> Names:
+    from torchvision import models  # only needed for torchvision/NAME
 
-    return models.list_models(module=models), models.list_models()
+    classifiers = models.list_models(module=models)
+    return Names(classifiers, [name for name in models.list_models() if name not in classifiers])
 
 
 # --- building ---
@@ -85,20 +106,20 @@ def _torchvision_names() -> tuple[list[str], list[str]]:
 def build(
     name: str, activation: Callable[[], nn.Module], num_classes: int, image_size: int
 ) -> nn.Module:
-    """Images (B, 3, image_size, image_size) to logits (B, num_classes).
+    """Build a classifier of images (B, 3, image_size, image_size), with logits (B, num_classes).
 
-    Its `replacement` is the report of what was replaced.
+    Its attribute `replacement` becomes the report of what was replaced.
 
     Raises:
-        ValueError: as `check_architecture`; images that it cannot take, other outputs, activations
-            that cannot be replaced. One line with the remedy.
+        ValueError: as `check_architecture`; images that it cannot take, other outputs, or
+            activations that cannot be replaced. One line with the remedy.
     """
     check_architecture(name)
     own_size = _own_size(name, image_size)
     remedy = f"--resize {own_size}" if own_size != image_size else "take another model"
     images = torch.linspace(-1, 1, 2 * 3 * image_size**2).view(2, 3, image_size, image_size)
-    with refusing(f"{name} cannot take images of {image_size} px ({{}}): {remedy}"):
-        network = _built(name, num_classes, image_size)
+    with as_value_error(f"{name} cannot take images of {image_size} px ({{}}): {remedy}"):
+        network = _create(name, num_classes, image_size)
         outputs = _outputs(network, images)
     for output in outputs:
         if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
@@ -110,17 +131,18 @@ def build(
     return with_activation(name, network, activation, images)
 
 
-def _built(name: str, num_classes: int, image_size: int) -> nn.Module:
+def _create(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Build the network as its authors do, with random weights."""
     package, _, architecture = name.partition("/")
+    options: dict[str, Any] = {}
     if package == "timm":
-        import timm
+        import timm  # an optional dependency
 
-        fixed = timm.get_pretrained_cfg(architecture).fixed_input_size
-        options = {"img_size": image_size} if fixed else {}
+        if _timm_config(architecture).fixed_input_size:
+            options["img_size"] = image_size
         return timm.create_model(architecture, num_classes=num_classes, **options)
-    from torchvision.models import get_model
+    from torchvision.models import get_model  # only needed for torchvision/NAME
 
-    options = {}
     for start, option in SIZE_OPTIONS.items():
         if architecture.startswith(start):
             options[option] = image_size if option == "image_size" else (image_size, image_size)
@@ -129,22 +151,31 @@ def _built(name: str, num_classes: int, image_size: int) -> nn.Module:
     return get_model(architecture, weights=None, num_classes=num_classes, **options)
 
 
+def _timm_config(architecture: str) -> Any:
+    """Return timm's PretrainedCfg of the architecture."""
+    import timm  # an optional dependency
+
+    return timm.get_pretrained_cfg(architecture)
+
+
 def _own_size(name: str, image_size: int) -> int:
-    """The image size in pixels to propose where `image_size` is none for it."""
+    """Return the image size in pixels to propose where the network cannot take `image_size`."""
     package, _, architecture = name.partition("/")
     if package == "timm":
-        import timm
+        return _timm_config(architecture).input_size[-1]
+    from torchvision.models import get_model_weights  # only needed for torchvision/NAME
 
-        return timm.get_pretrained_cfg(architecture).input_size[-1]
-    from torchvision.models import get_model_weights
-
-    smallest = get_model_weights(architecture).DEFAULT.meta["min_size"][0]
+    weights: Any = get_model_weights(architecture)  # an enumeration class of the architecture's own
+    smallest = weights.DEFAULT.meta["min_size"][0]
     return smallest if smallest > image_size else TYPICAL_SIZE
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, images: torch.Tensor) -> list:
-    """Of a copy, in evaluation and in training: the statistics of norms are to stay."""
+def _outputs(network: nn.Module, images: torch.Tensor) -> list[Any]:
+    """Return what a copy gives for `images` (2, 3, H, W), in evaluation and in training.
+
+    It is a copy because training would change the statistics of norms.
+    """
     trial = copy.deepcopy(network)
     return [trial.train(training)(images) for training in (False, True)]
 
@@ -153,20 +184,25 @@ def _outputs(network: nn.Module, images: torch.Tensor) -> list:
 
 
 def with_activation(
-    name: str, network: nn.Module, activation: Callable[[], nn.Module], example: torch.Tensor
-) -> nn.Module:
-    """`network` with all its activations but gates replaced, in place, by what `activation` makes.
+    name: str, network: Network, activation: Callable[[], nn.Module], example: torch.Tensor
+) -> Network:
+    """Replace all activations of `network` but gates, in place, by what `activation` makes.
 
-    `example` is an input. The network's `replacement` becomes the report.
+    Args:
+        name: the model's, for error messages.
+        network: its attribute `replacement` becomes the report of what was replaced.
+        activation: the factory of the new activations.
+        example: an input of the network.
 
     Raises:
         ValueError: nothing can be replaced, something would be left, or an activation that works
             in place would overwrite what is read later.
     """
-    with refusing(f"{name}: its activations cannot be replaced ({{}}): take another model"):
-        network.replacement = replace_activations(
+    with as_value_error(f"{name}: its activations cannot be replaced ({{}}): take another model"):
+        report = replace_activations(
             network, activation, example_input=example, functional="rewrite", strict=True
         )
+    network.replacement = report  # type: ignore[assignment]  # torch types attributes as modules
     site = activation()
     if getattr(site, "inplace", False):
         _check_inplace(name, network, type(site), example)
@@ -177,11 +213,11 @@ def _check_inplace(name: str, network: nn.Module, kind: type, example: torch.Ten
     """Compare with the same activations not in place, in value and by a backward pass."""
     trial = copy.deepcopy(network).eval()
     complaint = f"--inplace: {name} reads what an activation would overwrite: leave out --inplace"
-    with refusing(complaint):
+    with as_value_error(complaint):
         output = trial(example)
         output.sum().backward()
     for module in trial.modules():
         if type(module) is kind:
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]  # torch types attributes as modules
     if not torch.allclose(trial(example), output, atol=1e-5):
         raise ValueError(complaint)

@@ -1,7 +1,8 @@
-"""VGG with batch normalisation (Simonyan & Zisserman 2015, arXiv 1409.1556; torchvision's vgg*_bn),
-with another norm, or without (torchvision's vgg*).
+"""Build VGG (Simonyan & Zisserman 2015, "Very deep convolutional networks", arXiv 1409.1556).
 
-`build` makes one by name. Parameter names are torchvision's, so its weights load as they stand.
+VGG-11/13/16/19 are configurations A, B, D and E of the paper's table 1. By default they have
+BatchNorm (torchvision's vgg*_bn); without norms they are the paper's (torchvision's vgg*).
+Parameter names are torchvision's, so its weights load as they are.
 """
 
 from collections import OrderedDict
@@ -10,10 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from models.neighbours import Layer, Neighbours
 from models.norms import conv_norm
 
-WIDTHS = (64, 128, 256, 512, 512)
-# 3×3 convolutions in each of the five stages.
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages
+# 3×3 convolutions in each stage.
 VARIANTS = {
     "vgg11": (1, 1, 2, 2, 2),
     "vgg13": (2, 2, 2, 2, 2),
@@ -25,12 +27,14 @@ VARIANTS = {
 def build(
     name: str, activation: Callable[[], nn.Module], num_classes: int, head: str, norm: str
 ) -> nn.Module:
+    """Build one of VARIANTS; `VGG` explains the options."""
     return VGG(VARIANTS[name], activation, num_classes, head, norm)
 
 
 def make_features(
     depths: tuple[int, ...], activation: Callable[[], nn.Module], norm: str
 ) -> nn.Sequential:
+    """Make the convolutional stages: images (B, 3, H, W) to features (B, 512, H/32, W/32)."""
     layers: list[nn.Module] = []
     in_width = 3
     for width, depth in zip(WIDTHS, depths, strict=True):
@@ -48,6 +52,7 @@ def make_features(
 def make_imagenet_classifier(
     activation: Callable[[], nn.Module], num_classes: int
 ) -> nn.Sequential:
+    """Make the published head: features (B, 512·7·7) to logits (B, num_classes)."""
     return nn.Sequential(
         nn.Linear(512 * 7 * 7, 4096),
         activation(),
@@ -60,12 +65,13 @@ def make_imagenet_classifier(
 
 
 class PoolTo7(nn.AdaptiveAvgPool2d):
-    """Average features (B, C, H, W) to 7×7; those of 224-pixel images are that already.
+    """Average features (B, C, H, W) to (B, C, 7, 7).
 
-    They are passed on as they are: the operation's backward on CUDA is not deterministic.
+    Those of 224-pixel images have that size already. They are passed on as they are, because the
+    operation's backward pass is not deterministic on CUDA.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(7)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,12 +79,18 @@ class PoolTo7(nn.AdaptiveAvgPool2d):
 
 
 class VGG(nn.Sequential):
-    """Images (B, 3, H, W), H and W at least 32, to logits (B, num_classes).
+    """Map images (B, 3, H, W), H and W at least 32, to logits (B, num_classes).
 
-    `head` is "imagenet", the published three linear layers on 7×7 pooled features, or "linear",
-    one linear layer on globally averaged features: the form in use for CIFAR. `norm` is "bn", "gn"
-    or "none".
+    Args:
+        depths: convolutions in each of the five stages.
+        activation: makes a fresh activation for every place that has one.
+        num_classes: the number of logits.
+        head: "imagenet", the published three linear layers on 7×7 pooled features, or "linear",
+            one linear layer on globally averaged features: the form in use for CIFAR.
+        norm: "bn", "gn" or "none".
     """
+
+    features: nn.Sequential
 
     def __init__(
         self,
@@ -88,8 +100,8 @@ class VGG(nn.Sequential):
         head: str,
         norm: str,
     ):
-        # (B, 512, H/32, W/32)
-        layers = OrderedDict(features=make_features(depths, activation, norm))
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["features"] = make_features(depths, activation, norm)  # (B, 512, H/32, W/32)
         if head == "imagenet":
             layers["avgpool"] = PoolTo7()
             layers["flatten"] = nn.Flatten()
@@ -102,20 +114,23 @@ class VGG(nn.Sequential):
         self.init_weights()
 
     def init_weights(self) -> None:
+        """Draw all weights as torchvision does."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # ReLU's gain for every activation, so that all start from the same weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                assert module.bias is not None, "make_features leaves no bias out"
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
 
-    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale and
-        models.init_gain."""
-        norms = [m for m in self.features if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
-        convs = [m for m in self.features if isinstance(m, nn.Conv2d)]
+    def around_activations(self) -> Neighbours:
+        """Return the layers that feed an activation and those that read one."""
+        norms: list[Layer] = [
+            m for m in self.features if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)
+        ]
+        convs: list[Layer] = [m for m in self.features if isinstance(m, nn.Conv2d)]
         linears = [m for m in self.modules() if isinstance(m, nn.Linear)]
         # The first convolution reads the image, and the last linear layer gives the logits.
-        return [*(norms or convs), *linears[:-1]], [*convs[1:], *linears]
+        return Neighbours([*(norms or convs), *linears[:-1]], [*convs[1:], *linears])

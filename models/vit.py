@@ -1,25 +1,39 @@
-"""Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929; timm's vit_*_patch16_224).
+"""Build Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929).
 
-`build` makes one by name. Parameter names are timm's, so its weights load as they stand.
+Base and large are those of the paper's table 1. At 224 px the networks are timm's
+vit_*_patch16_224, parameter names included, so its weights load as they are.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.neighbours import Layer, Neighbours
 from models.norms import layer_norm
 
-EPS = 1e-6  # of the norms: the published, not torch's 1e-5
-# Width, heads, layers. Small and tiny are DeiT's (arXiv 2012.12877).
+EPS = 1e-6  # of the norms: the published value, not torch's 1e-5
+
+
+class Variant(NamedTuple):
+    """Describe one of the published networks."""
+
+    width: int
+    heads: int
+    depth: int  # blocks
+
+
+# Tiny and small are those of DeiT (Touvron et al. 2021, arXiv 2012.12877, table 1), medium has the
+# sizes of timm's vit_medium_*.
 VARIANTS = {
-    "vit-tiny": (192, 3, 12),
-    "vit-small": (384, 6, 12),
-    "vit-medium": (512, 8, 12),
-    "vit-base": (768, 12, 12),
-    "vit-large": (1024, 16, 24),
+    "vit-tiny": Variant(192, 3, 12),
+    "vit-small": Variant(384, 6, 12),
+    "vit-medium": Variant(512, 8, 12),
+    "vit-base": Variant(768, 12, 12),
+    "vit-large": Variant(1024, 16, 24),
 }
 
 
@@ -31,23 +45,25 @@ def build(
     patch_size: int,
     norm: str,
 ) -> nn.Module:
+    """Build one of VARIANTS; `ViT` explains the options."""
     width, heads, depth = VARIANTS[name]
     return ViT(width, heads, depth, activation, num_classes, image_size, patch_size, norm)
 
 
 class PatchEmbed(nn.Module):
-    """Images (B, 3, H, W) to one token per patch (B, N, width)."""
+    """Map images (B, 3, H, W) to one token per patch (B, N, width), N = H·W / patch_size²."""
 
     def __init__(self, width: int, patch_size: int):
         super().__init__()
         self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # (B, width, H / patch_size, W / patch_size) to (B, width, N) to (B, N, width)
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, (B, N, width) to the same shape."""
+    """Apply multi-head self-attention, (B, N, width) to the same shape."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -59,12 +75,12 @@ class Attention(nn.Module):
         B, N, C = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.heads, C // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, C / heads)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, C / heads)
         return self.proj(out.transpose(1, 2).reshape(B, N, C))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, (B, N, width) to the same shape."""
+    """Apply a pre-norm transformer block, (B, N, width) to the same shape (equations 2 and 3)."""
 
     def __init__(self, width: int, heads: int, activation: Callable[[], nn.Module], norm: str):
         super().__init__()
@@ -85,9 +101,17 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images (B, 3, image_size, image_size) to logits (B, num_classes), by way of a class token.
+    """Map images (B, 3, image_size, image_size) to logits (B, num_classes) by a class token.
 
-    `image_size` must be a multiple of `patch_size`. `norm` is "layer" or "none".
+    Args:
+        width: features of a token.
+        heads: attention heads, a divisor of `width`.
+        depth: blocks.
+        activation: makes a fresh activation for every place that has one.
+        num_classes: the number of logits.
+        image_size: the images' side in pixels, a multiple of `patch_size`.
+        patch_size: the patches' side in pixels.
+        norm: "layer" or "none".
     """
 
     def __init__(
@@ -113,6 +137,7 @@ class ViT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
+        """Draw the weights as timm does; those of the patches' convolution stay torch's."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
         for module in self.modules():
@@ -120,14 +145,18 @@ class ViT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def around_activations(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The layers that feed an activation, and those that read one; for models.rescale and
-        models.init_gain."""
-        return [block.mlp.fc1 for block in self.blocks], [block.mlp.fc2 for block in self.blocks]
+    def around_activations(self) -> Neighbours:
+        """Return the layers that feed an activation and those that read one."""
+        return Neighbours(self._linears("mlp.fc1"), self._linears("mlp.fc2"))
+
+    def _linears(self, name: str) -> list[Layer]:
+        """Return the linear layer of that name in each block."""
+        named = self.blocks.named_modules()
+        return [m for path, m in named if path.endswith(name) and isinstance(m, nn.Linear)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.patch_embed(x)
-        cls = self.cls_token.expand(x.shape[0], -1, -1)
+        x = self.patch_embed(x)  # (B, N, width)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)  # (B, 1, width)
         x = torch.cat([cls, x], dim=1) + self.pos_embed  # (B, 1 + N, width)
-        x = self.blocks(x)[:, 0]  # only the class token is read
+        x = self.blocks(x)[:, 0]  # (B, width): only the class token is read
         return self.head(self.norm(x))

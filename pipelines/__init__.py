@@ -3,5 +3,6 @@
 | file | what it holds |
 |---|---|
 | `data.py` | the data sets when they are ready: `ImageData`, `TextData` |
-| `images/`, `text/` | how they are made, in files by purpose |
+| `images/`, `text/` | how they are made: one pipeline each |
+| `download.py` | what both need of the network |
 """

@@ -1,4 +1,4 @@
-"""The metrics of a run: their names, their words and units, and where a result line has them."""
+"""Define the metrics of runs: their names, words and units, and how a result line has them."""
 
 import math
 import re
@@ -11,7 +11,7 @@ _NUMBER = r"\s*:?\s*([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))"
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that runs are judged by, and how it is written.
+    """Describe a number that runs are judged by, and how it is written.
 
     Attributes:
         name: The key in `metrics.jsonl`, and the value of `report.py --metric`.

@@ -76,7 +76,7 @@ class LanguageModelling:
 
     def flops(self, model: nn.Module) -> float | None:
         """Return the operations of a training step per token, where the network knows them."""
-        return model.flops_per_token
+        return getattr(model, "flops_per_token", None)
 
 
 def _exp(x: float) -> float:
@@ -224,7 +224,7 @@ def configuration_folder(model: str) -> Path:
         return hub.fetch((name,), "model", ["config.json"], _has_configuration)
     except OSError as error:
         raise UserError(
-            f"--model {model}: no such folder, and Hugging Face cannot provide it ({error}); "
+            f"--model {model}: no such folder, and not available from Hugging Face ({error}); "
             f"{wanted}"
         ) from None
 

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -161,3 +162,14 @@ def test_few_frames_stand_between_the_program_and_the_model(tmp_path):
     names = done.stdout.split("FRAMES ")[1].split("\n")[0].split(" > ")
     print("\nframes:", " > ".join(names))
     assert len(names) <= 8
+
+
+def test_the_walk_through_the_code_is_current():
+    """docs/develop.md lists the files of the training path with their lines."""
+    page = (ROOT / "docs/develop.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| \[(\S+)\]\(\S+\) \| (\d+) \|", page, re.MULTILINE)
+    assert len(rows) == 8
+    for name, lines in rows:
+        there = (ROOT / name).read_text(encoding="utf-8").count("\n")
+        assert abs(there - int(lines)) <= 20, f"{name} has {there} lines"
+    assert sum(int(lines) for _, lines in rows) < 2000

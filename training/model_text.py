@@ -5,12 +5,12 @@ from torch import nn
 from training.optimization import decayed_parameters
 
 
-def activation_sites(model: nn.Module, activation_type: type) -> dict[str, nn.Module]:
+def activation_sites(model: nn.Module, activation_type: type[nn.Module]) -> dict[str, nn.Module]:
     """Return a network's modules of that class by path, in the order of its parts."""
     return {path: site for path, site in model.named_modules() if type(site) is activation_type}
 
 
-def describe_model(model: nn.Module, activation_type: type) -> str:
+def describe_model(model: nn.Module, activation_type: type[nn.Module]) -> str:
     """Return parameter counts, every activation site by path, and the architecture.
 
     A third-party network's text also says what its activations were, which of them were left and
@@ -19,7 +19,7 @@ def describe_model(model: nn.Module, activation_type: type) -> str:
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    sites = [*activation_sites(model, activation_type).items()]
+    sites: list[tuple[str, object]] = [*activation_sites(model, activation_type).items()]
     further = []
     if report := getattr(model, "replacement", None):
         sites = [(site.path, site.now) for site in report.replaced]

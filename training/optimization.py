@@ -39,11 +39,11 @@ def decayed_parameters(model: nn.Module) -> set[str]:
     A model may exclude some by a method `no_weight_decay`, as timm's do.
     """
     ids = {id(weight) for module in model.modules() for weight in _weights(module)}
-    excepted = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    excepted: Any = getattr(model, "no_weight_decay", tuple)()
     return {name for name, p in model.named_parameters() if id(p) in ids and name not in excepted}
 
 
-def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
+def _weights(module: nn.Module) -> Iterator[Any]:
     """Yield the parameters that a linear, convolution or embedding layer multiplies by."""
     # Conv1D is transformers' linear layer of GPT-2.
     if isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) or (

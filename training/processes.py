@@ -143,6 +143,7 @@ def replicated(module: nn.Module, device: torch.device) -> nn.Module:
     # `share_buffers`. Training does not read them.
     parameters = inspect.signature(DistributedDataParallel).parameters
     newer, older = "forward_sync_buffers", "broadcast_buffers"
+    unsynchronised: dict[str, Any] = {newer if newer in parameters else older: False}
     return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
@@ -150,7 +151,7 @@ def replicated(module: nn.Module, device: torch.device) -> nn.Module:
         # Otherwise gradients are put in another order after the first step, in which a resumed
         # run's sums over three or more ranks would round differently.
         find_unused_parameters=torch.are_deterministic_algorithms_enabled(),
-        **{newer if newer in parameters else older: False},
+        **unsynchronised,
     )
 
 

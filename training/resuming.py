@@ -67,8 +67,10 @@ def resumed_config(command: Command[C], settings: dict[str, Any]) -> C:
     config, saved = command.config, settings["args"]
     if settings.get("kind") != config.KIND:
         raise UserError(f"--resume: the checkpoint is not of a {config.KIND} model")
-    values, taken = config.values(), {}
-    differences, rounding = [], []
+    values: dict[str, Any] = config.values()
+    taken: dict[str, Any] = {}
+    differences: list[str] = []
+    rounding: list[str] = []
     for name, flag in config.flags().items():
         if flag.one_run or name not in saved:
             continue

@@ -1,14 +1,16 @@
 """BatchNorm whose statistics are those of the whole batch, over all ranks."""
 
+from typing import Any
+
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> None:
     """Turn every BatchNorm of `model` into a synchronised one, with the same state_dict.
 
     Raises:
-        ValueError: of one it is not known how; nothing is changed.
+        ValueError: the network has one that cannot be synchronised; nothing is changed.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kinds = {type(norm) for norm in norms}
@@ -27,7 +29,7 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> None:
             plain = type(norm) is nn.BatchNorm2d
             norm.__class__ = SyncBatchNorm2d if plain else SyncBatchNormAct2d
     elif with_activation:
-        from timm.layers import convert_sync_batchnorm
+        from timm.layers import convert_sync_batchnorm  # optional: the network is timm's
 
         convert_sync_batchnorm(model)
     else:
@@ -35,28 +37,37 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> None:
 
 
 class RankSum(torch.autograd.Function):
-    """The sum of a tensor over all ranks, each of which has its own loss."""
+    """Sum a tensor over all ranks, each of which has its own loss."""
 
     @staticmethod
-    def forward(ctx, values):
+    def forward(ctx: Any, values: Tensor) -> Tensor:
         return _summed(values)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _summed(gradient)
 
 
-def _summed(values):
+def _summed(values: Tensor) -> Tensor:
     values = values.clone()
     distributed.all_reduce(values)
     return values
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """For CPUs, which torch's SyncBatchNorm does not run on. Input (B, C, H, W), B at least 1."""
+    """Normalise on CPUs, which torch's SyncBatchNorm does not run on.
+
+    The input is (B, C, H, W) with B at least 1.
+    """
+
+    # As BatchNorm has them by default: optional in the base class.
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
 
     @torch.compiler.disable
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         if not self.training:
             return super().forward(images)
         values = images.float()
@@ -71,14 +82,17 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(images.dtype)
 
     @torch.no_grad()
-    def _track(self, mean, variance):
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
 
 
 class SyncBatchNormAct2d(SyncBatchNorm2d):
-    """timm's norm with an activation after it."""
+    """Normalise as timm's norm with an activation after it."""
 
-    def forward(self, images):
+    act: nn.Module
+    drop: nn.Module
+
+    def forward(self, images: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(images)))

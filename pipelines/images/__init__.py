@@ -1,5 +1,6 @@
-"""How images become batches; `dataset.py` is the front door.
+"""Turn images into batches; `dataset.py` is the way in.
 
-`sources` and `folders` find the images, `decode` turns files into bytes, `loaders` puts them in
-order and `augment` makes float batches of them.
+`sources` and `folders` find the images, `decode` turns files into bytes, `splits` holds the images
+of training, validation and test, `imbalance` thins out a training set, `loaders` puts the images in
+order and `augment` makes float batches of them. `interfaces` names what these pass to each other.
 """

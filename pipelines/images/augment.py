@@ -1,18 +1,33 @@
-"""From raw bytes to network input: crop, flip, jitter, normalise, noise, all on whole batches.
+"""Turn raw bytes into network input: crop, flip, jitter, normalise and add noise, in batches.
 
 Nothing here looks at a value on the device, so nothing waits for a GPU: every shape is known
 beforehand, and every choice per image is an index or a factor in a tensor. On a CPU an image's
 result does not depend, to the last bit, on which others share its batch.
 """
 
+from collections.abc import Sequence
+
 import torch
 
+from pipelines.images.interfaces import Choices, Device
 
-def crop_flip(images, dy, dx, flip, padding):
+
+def crop_flip(
+    images: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor, flip: torch.Tensor, padding: int
+) -> torch.Tensor:
     """Pad with black, cut a window of the old size at (dy, dx), then mirror it where `flip`.
 
-    images: uint8 (B, H, W, C), contiguous; dy, dx: int64 (B,) in 0..2*padding; flip: bool (B,).
-    Returns uint8 (B, H, W, C): torchvision's pad, crop and hflip, one image at a time.
+    The result is that of torchvision's pad, crop and hflip, one image at a time.
+
+    Args:
+        images: uint8 (B, H, W, C), contiguous.
+        dy: int64 (B,), the window's first row, in 0..2*padding.
+        dx: int64 (B,), its first column, in 0..2*padding.
+        flip: bool (B,).
+        padding: black pixels added on each side.
+
+    Returns:
+        uint8 (B, H, W, C).
     """
     batch, height, width, channels = images.shape
     if not batch:  # which has no runs
@@ -36,34 +51,51 @@ def crop_flip(images, dy, dx, flip, padding):
     return runs.index_select(0, start.view(-1)).view(images.shape)
 
 
-def color_jitter(images, brightness, contrast, saturation, hue):
+def color_jitter(
+    images: torch.Tensor,
+    brightness: torch.Tensor,
+    contrast: torch.Tensor,
+    saturation: torch.Tensor,
+    hue: torch.Tensor,
+) -> torch.Tensor:
     """Change the four in this order, with one factor per image, as torchvision's ColorJitter does.
 
-    images: float (B, 3, H, W) in 0..1; each factor: float (B,), hue in turns (-0.5..0.5).
-    The order is fixed (torchvision draws one per image): a batch then is one sequence of
+    The order is fixed (torchvision draws one per image), so that a batch is one sequence of
     operations, whatever was drawn.
+
+    Args:
+        images: float (B, 3, H, W) in 0..1.
+        brightness: float (B,); 1 changes nothing.
+        contrast: likewise.
+        saturation: likewise.
+        hue: float (B,), in turns of the colour wheel (-0.5..0.5); 0 changes nothing.
+
+    Returns:
+        float (B, 3, H, W) in 0..1.
     """
     brightness, contrast, saturation, hue = (
         factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation, hue)
     )
     images = (images * brightness).clamp(0, 1)
     # Rows first: of one image at once, torch sums in another order than of several.
-    mean = _gray(images).mean(3, keepdim=True).mean(2, keepdim=True)
+    mean = _gray(images).mean(3, keepdim=True).mean(2, keepdim=True)  # (B, 1, 1, 1)
     images = _blend(images, mean, contrast)
     images = _blend(images, _gray(images), saturation)
     return _turn_hue(images, hue)
 
 
-def _gray(images):
+def _gray(images: torch.Tensor) -> torch.Tensor:
+    """Return the luma (B, 1, H, W) of images (B, 3, H, W), by ITU-R 601 as torchvision has it."""
     red, green, blue = images.split(1, dim=1)
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
-def _blend(images, other, ratio):
+def _blend(images: torch.Tensor, other: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
     return (ratio * images + (1 - ratio) * other).clamp(0, 1)
 
 
-def _turn_hue(images, turns):
+def _turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Turn the hue of images (B, 3, H, W) by `turns` (B, 1, 1, 1) of the colour wheel."""
     red, green, blue = images.split(1, dim=1)
     value = images.amax(1, keepdim=True)
     chroma = value - images.amin(1, keepdim=True)
@@ -84,31 +116,52 @@ FACTORS = ("brightness", "contrast", "saturation", "hue")
 
 
 class Transform:
-    """Makes network input of raw bytes, with what was asked for in between.
+    """Turn raw bytes into network input, augmented as asked for.
 
-    Called with uint8 (B, H, W, 3) pixels, H = W = image_size, what `draw` chose for these images
-    and a batch of noise, it returns float32 (B, 3, H, W), normalised, in channels_last memory
-    format, on `device`, where all of these are too. B may be 0.
+    A call maps pixels uint8 (B, H, W, 3), H = W = image_size, to float32 (B, 3, H, W), normalised
+    and in channels_last memory format. B may be 0. `draw` and `draw_noise` choose what is random
+    in it, so that the caller decides on the generator.
 
-    mean, std: per channel, of pixels scaled to 0..1; noise: standard deviation, after normalising.
+    Args:
+        mean: of each channel, of pixels scaled to 0..1.
+        std: their standard deviation.
+        image_size: the images' side in pixels.
+        device: where the pixels are, and the result.
+        crop: cut a window out of the image padded by an eighth of its side.
+        flip: mirror each image with a chance of one half; only with `crop`.
+        jitter: change brightness, contrast, saturation and hue.
+        noise: the standard deviation of Gaussian noise, added after normalising.
     """
 
     def __init__(
-        self, mean, std, image_size, device, *, crop=False, flip=False, jitter=False, noise=0.0
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        device: Device,
+        *,
+        crop: bool = False,
+        flip: bool = False,
+        jitter: bool = False,
+        noise: float = 0.0,
     ):
         # (byte/255 - mean)/std as one multiplication and one addition, with a factor for every
         # byte of an image: long rows are vectorised, a broadcast over 3 channels is not (9 times
         # slower); torch.addcmul (20 times) and a table of the 256 values (70 times) were slower.
-        mean, std = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        means = torch.tensor(mean, dtype=torch.float64)
+        deviations = torch.tensor(std, dtype=torch.float64)
         pixels = image_size * image_size
-        self.scale = (1 / (255 * std)).float().repeat(pixels).to(device)
-        self.shift = (-mean / std).float().repeat(pixels).to(device)
+        self.scale = (1 / (255 * deviations)).float().repeat(pixels).to(device)  # (H * W * 3,)
+        self.shift = (-means / deviations).float().repeat(pixels).to(device)
         self.padding = round(image_size / 8)
         self.crop, self.flip, self.jitter, self.noise = crop, flip, jitter, noise
 
-    def draw(self, count, generator):
-        """What is chosen for each of `count` images: CPU tensors (count,) by name."""
-        choices = {}
+    def draw(self, count: int, generator: torch.Generator) -> Choices:
+        """Draw what is chosen for each of `count` images: CPU tensors (count,) by name.
+
+        Those of "crop" are dy, dx and flip (see `crop_flip`), those of "jitter" are FACTORS.
+        """
+        choices: Choices = {}
         if self.crop:
             dy, dx = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
             flip = torch.zeros(count, dtype=torch.bool)
@@ -120,25 +173,24 @@ class Transform:
             choices |= zip(FACTORS, (*(1 + 0.2 * spread[:3]), 0.1 * spread[3]), strict=True)
         return choices
 
-    def draw_noise(self, count, generator):
-        """Noise for a batch of `count` images: float32 (count, H * W * 3), on `device`.
-
-        The generator has to be one of that device.
-        """
+    def draw_noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw noise for `count` images: float32 (count, H * W * 3), on the generator's device."""
         noise = torch.randn(count, len(self.scale), generator=generator, device=generator.device)
         return noise.mul_(self.noise)
 
-    def __call__(self, pixels, choices, noise=None):
+    def __call__(
+        self, pixels: torch.Tensor, choices: Choices, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         batch, height, width, _ = pixels.shape
         if self.crop:
-            place = (choices[name] for name in ("dy", "dx", "flip"))
-            pixels = crop_flip(pixels, *place, self.padding)
+            dy, dx, flip = (choices[name] for name in ("dy", "dx", "flip"))
+            pixels = crop_flip(pixels, dy, dx, flip, self.padding)
         values = pixels.float()
         if self.jitter:
-            images = values.permute(0, 3, 1, 2) / 255
+            images = values.permute(0, 3, 1, 2) / 255  # (B, 3, H, W)
             images = color_jitter(images, *(choices[name] for name in FACTORS))
             values = images.permute(0, 2, 3, 1).contiguous() * 255
-        values = values.flatten(1).mul_(self.scale).add_(self.shift)
+        values = values.flatten(1).mul_(self.scale).add_(self.shift)  # (B, H * W * 3)
         if noise is not None:
             values.add_(noise)
         return values.view(batch, height, width, 3).permute(0, 3, 1, 2)

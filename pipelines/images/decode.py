@@ -1,11 +1,13 @@
-"""Image files to uint8 arrays: one file, a whole list, and the cache of a list on disk."""
+"""Decode image files into uint8 arrays: one file, a list of files, or a list by its disk cache."""
 
 import hashlib
 import os
 import sys
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,22 +15,26 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from pipelines.images.folders import Files
+from pipelines.images.interfaces import ImageReader, Images, Paths
 from utils import UserError, one_at_a_time, progress_bar, replacing, usable_cpus
 
 CACHE_FORMAT = 1  # part of the key: raise it when the same files would give other bytes
 CHUNK = 64  # files per task of a thread; one at a time, small files cost more to hand out than read
 
 
-def decode(path):
-    """Any image file as a PIL image, RGB, turned upright as its EXIF data says.
+def decode(path: str | Path) -> Image.Image:
+    """Decode any image file as a PIL image, RGB, turned upright as its EXIF data says.
 
-    UserError where the file cannot be read as an image.
+    Raises:
+        UserError: the file cannot be read as an image.
     """
     # torchvision's decode_jpeg gives the same pixels in half the time, but only for JPEG, and it
     # is deprecated and warns about that.
     try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
+        with Image.open(path) as file:
+            ImageOps.exif_transpose(file, in_place=True)
+            image: Image.Image = file
             if image.mode.startswith("I;16"):  # PIL would clip 16 bits to 255: all white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode == "P":  # straight to RGB, PIL warns about transparent palettes
@@ -42,16 +48,18 @@ def decode(path):
 
 
 class FolderReader:
-    """read(path, seed) -> uint8 (size, size, 3); the seed is not used.
+    """Read an image file as uint8 (size, size, 3), without any augmentation.
 
-    fit: bring the shorter side to `size` and take the middle. Without it, an image of another
-    size is a UserError.
+    Args:
+        size: the side of the result in pixels.
+        fit: bring the shorter side to `size` and take the middle. Without it, an image of another
+            size is a UserError.
     """
 
-    def __init__(self, size, fit):
+    def __init__(self, size: int, fit: bool):
         self.size, self.fit = size, fit
 
-    def __call__(self, path, seed=None):
+    def __call__(self, path: str, seed: int | None = None) -> Images:
         image = decode(path)
         if self.fit:
             image = _middle(image, self.size, self.size)
@@ -64,17 +72,17 @@ class FolderReader:
 
 
 class ImageNetReader:
-    """read(path, seed) -> uint8 (size, size, 3), as ImageNet classifiers are trained and tested.
+    """Read an image file as uint8 (size, size, 3), as ImageNet classifiers are trained and tested.
 
-    With a seed: random-resized crop and flip, drawn from that seed alone. Without: the shorter
-    side to 256/224 of the size, then the middle.
+    With a seed: random-resized crop and flip (Szegedy et al. 2015, arXiv 1409.4842), drawn from
+    that seed alone. Without: the shorter side to 256/224 of the size, then the middle.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self.size = size
         self.random_crop = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()])
 
-    def __call__(self, path, seed=None):
+    def __call__(self, path: str, seed: int | None = None) -> Images:
         image = decode(path)
         if seed is None:
             return np.array(_middle(image, round(self.size * 256 / 224), self.size))
@@ -85,24 +93,33 @@ class ImageNetReader:
             return np.array(self.random_crop(image))
 
 
-def _middle(image, shorter_side, size):
-    """PIL's own filter, which is antialiased."""
+def _middle(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
+    """Resize by PIL's own filter, which is antialiased, and cut out the middle (size, size)."""
     return functional.center_crop(functional.resize(image, [shorter_side]), [size, size])
 
 
-def common_size(path):
-    """The side of a square image, for sets used at their own size; UserError if not square."""
+def common_size(path: str | Path) -> int:
+    """Return the side of a square image, for sets that are used at their own size.
+
+    Raises:
+        UserError: it is not square.
+    """
     width, height = decode(path).size
     if height != width:
         raise UserError(f"{path}: {width}x{height} pixels, not square; give --resize")
     return height
 
 
-def decode_all(paths, read, what, progress=True):
-    """All images, as one uint8 array (N, read.size, read.size, 3), decoded by a pool of threads."""
+def decode_all(
+    paths: Paths | Sequence[str], read: ImageReader, what: str, progress: bool = True
+) -> Images:
+    """Decode all files with a pool of threads, as one array (N, read.size, read.size, 3).
+
+    `what` is the label of the progress bar.
+    """
     images = np.empty((len(paths), read.size, read.size, 3), np.uint8)
 
-    def work(start):
+    def work(start: int) -> int:
         chosen = range(start, min(start + CHUNK, len(paths)))
         for i in chosen:
             images[i] = read(paths[i])
@@ -115,10 +132,20 @@ def decode_all(paths, read, what, progress=True):
     return images
 
 
-def cached_images(files, read, progress=True):
-    """The images of `files` (a folders.Files), and whether they came from the cache.
+# --- the cache ---
 
-    The cache lies in the data folder, under a name made of everything that the bytes depend on.
+
+class CachedImages(NamedTuple):
+    """Hold decoded images, (N, size, size, 3), and whether they came from the cache."""
+
+    images: Images
+    from_cache: bool
+
+
+def cached_images(files: Files, read: FolderReader, progress: bool = True) -> CachedImages:
+    """Return the images of `files`, from the cache or decoded and cached now.
+
+    The cache is in the data folder, under a name made of everything that the bytes depend on.
     """
     folder = Path(files.root, ".cache")
     prefix = f"{files.split}-{read.size if read.fit else 'own'}-"
@@ -129,12 +156,14 @@ def cached_images(files, read, progress=True):
         with one_at_a_time(folder / f"{prefix}lock"):
             images = _read_cache(path, shape)  # by now another process may have written it
             if images is None:
-                return _decode_into(path, prefix, files, read, progress), False
-    return images, True
+                return CachedImages(_decode_into(path, prefix, files, read, progress), False)
+    return CachedImages(images, True)
 
 
-def _decode_into(path, prefix, files, read, progress):
-    """The images of `files`, decoded; `path` takes the place of older caches, if it can."""
+def _decode_into(
+    path: Path, prefix: str, files: Files, read: FolderReader, progress: bool
+) -> Images:
+    """Decode `files`, and write the cache `path` in place of older ones, if that is possible."""
     what = f"decoding {len(files.paths):,} images of {Path(files.root, files.split)}"
     images = decode_all(files.paths, read, what, progress)
     try:
@@ -146,14 +175,14 @@ def _decode_into(path, prefix, files, read, progress):
     return images
 
 
-def _cache_key(files, read):
+def _cache_key(files: Files, read: FolderReader) -> str:
     names = [os.path.relpath(path, files.root) for path in files.paths]
     facts = repr((CACHE_FORMAT, read.fit, read.size, names, files.stamps))
     return hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
 
 
-def _read_cache(path, shape):
-    """The cached array, or None where there is none or it is damaged."""
+def _read_cache(path: Path, shape: tuple[int, ...]) -> Images | None:
+    """Return the cached array; None where there is none or it is damaged."""
     try:
         with open(path, "rb") as file:
             images = np.load(file, allow_pickle=False)
@@ -164,13 +193,16 @@ def _read_cache(path, shape):
     return images if intact else None
 
 
-def _write_cache(path, images):
-    """A .npy file with its checksum behind the array; whole or not at all, whoever else writes."""
+def _write_cache(path: Path, images: Images) -> None:
+    """Write a .npy file with its checksum behind the array.
+
+    It appears whole or not at all, whatever other processes write at the same time.
+    """
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, images)
         file.write(_checksum(images))
 
 
-def _checksum(images):
-    return zlib.crc32(images).to_bytes(4, "little")
+def _checksum(images: Images) -> bytes:
+    return zlib.crc32(images.data).to_bytes(4, "little")

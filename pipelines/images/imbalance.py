@@ -1,19 +1,32 @@
-"""Long-tailed training sets, made of balanced ones (Cui et al. 2019, arXiv 1901.05555; Cao et al.
-2019, arXiv 1906.07413)."""
+"""Make long-tailed training sets of balanced ones.
+
+The sizes of the classes are those of Cui et al. 2019 (arXiv 1901.05555) and Cao et al. 2019 (arXiv
+1906.07413).
+"""
 
 import numpy as np
+import numpy.typing as npt
 
+from pipelines.images.interfaces import Indices, Targets
 from utils import UserError, mixed_seed
 
 KINDS = ("exp", "step")
 
 
-def class_sizes(sizes, factor, kind):
-    """Images to keep of each class, at most its `sizes`; from the largest class down to `factor`
-    times as many.
+def class_sizes(sizes: npt.ArrayLike, factor: float, kind: str) -> Indices:
+    """Return how many images of each class to keep, at most its size and at least one.
 
-    exp: n_max * factor^(i / (C - 1)) of class i of C. step: n_max of the first half of the classes,
-    factor * n_max of the second. Rounded down, as published; at least one image.
+    With C classes, i from 0 to C - 1 and n_max the size of the largest class, class i keeps
+
+        exp:  n_max * factor^(i / (C - 1)),
+        step: n_max in the first half of the classes, factor * n_max in the second,
+
+    rounded down, as published.
+
+    Args:
+        sizes: images in each class, (C,).
+        factor: the smallest class's share of the largest, in 0..1.
+        kind: one of KINDS.
     """
     sizes = np.asarray(sizes)
     count = len(sizes)
@@ -27,10 +40,13 @@ def class_sizes(sizes, factor, kind):
     return np.minimum(sizes, np.maximum(wanted, 1))
 
 
-def long_tail(targets, factor, kind, seed):
-    """Indices of the images kept, in order; which ones of a class is drawn by `seed` alone.
+def long_tail(targets: Targets, factor: float, kind: str, seed: int) -> Indices:
+    """Return the indices of the images to keep, in order.
 
-    UserError where a class has no image to begin with.
+    `class_sizes` says how many of each class they are; `seed` alone decides which.
+
+    Raises:
+        UserError: a class has no image to begin with.
     """
     sizes = np.bincount(targets)
     if not sizes.all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from pipelines.data import ImageData
 from pipelines.images import decode, folders
 from pipelines.images.augment import Transform
 from pipelines.images.imbalance import long_tail
+from pipelines.images.interfaces import Device, Images, Targets
 from pipelines.images.sources import read_cifar, read_digits
 from pipelines.images.splits import ArraySplit, FileSplit, fits_in_memory, hold_out, statistics
 from utils import UserError
 
-Split = Any  # ArraySplit | FileSplit
-Device = torch.device | str
+Split: TypeAlias = ArraySplit | FileSplit
+Normalisation: TypeAlias = tuple[Sequence[float], Sequence[float]]  # mean and std per channel
 
 
 class Source(NamedTuple):
@@ -42,7 +43,7 @@ def load_images(
     device: Device = "cpu",
     num_workers: int | None = None,
     progress: bool = True,
-    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    normalisation: Normalisation | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> ImageData:
@@ -110,8 +111,8 @@ def _normalisation(
     config: VisionDataConfig,
     num_workers: int | None,
     progress: bool,
-    given: tuple[Sequence[float], Sequence[float]] | None,
-) -> tuple[Sequence[float], Sequence[float]]:
+    given: Normalisation | None,
+) -> Normalisation:
     """Return the given mean and std, else the published ones, else the training images'."""
     published = PUBLISHED.get(LONG_TAILED.get(config.dataset, config.dataset))
     return given or published or statistics(train, num_workers, progress)
@@ -169,7 +170,7 @@ def _read_digits(size: int, device: Device) -> Source:
     return Source(digits.subset(kept), None, digits.subset(held), class_names, size, "scikit-learn")
 
 
-def _resized(images: np.ndarray, targets: np.ndarray, size: int, device: Device) -> ArraySplit:
+def _resized(images: Images, targets: Targets, size: int, device: Device) -> ArraySplit:
     """Return images (N, H, W, 3) at (N, size, size, 3), with their targets."""
     if images.shape[1] != size:
         if not fits_in_memory(len(images), size, device):

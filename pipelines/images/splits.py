@@ -1,58 +1,96 @@
-"""The splits of a data set, as arrays or as files, and what is done with either alike."""
+"""Hold the splits of a data set, as arrays or as files, and do what is done with either alike."""
 
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
-from pipelines.images.loaders import MemoryLoader, StreamLoader
+from pipelines.images.interfaces import (
+    Choices,
+    Device,
+    ImageReader,
+    Images,
+    Indices,
+    Paths,
+    Targets,
+)
+from pipelines.images.loaders import MemoryLoader, PixelFunction, StreamLoader
 from utils import UserError, mixed_seed, progress_bar, usable_cpus
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 DIGEST_IMAGES = 10_000  # nor more pixels, to tell one data set from another
 
 
-@dataclass
+@dataclass(frozen=True)
 class ArraySplit:
-    """images: uint8 (N, H, W, 3); targets: int64 (N,)."""
+    """Hold a split in memory: images uint8 (N, H, W, 3) and targets int64 (N,)."""
 
-    images: np.ndarray
-    targets: np.ndarray
+    images: Images
+    targets: Targets
 
-    def subset(self, index):
+    def subset(self, index: Indices | slice) -> "ArraySplit":
+        """Return the split of the chosen images."""
         return ArraySplit(self.images[index], self.targets[index])
 
-    def digest(self):
-        """Of all targets, and of evenly spaced images."""
+    def digest(self) -> str:
+        """Return a hash of all targets and of evenly spaced images."""
         chosen = self.images[:: -(-len(self.images) // DIGEST_IMAGES)]
-        return _digest(self.targets.tobytes(), np.ascontiguousarray(chosen))
+        return _digest(self.targets.tobytes(), np.ascontiguousarray(chosen).data)
 
-    def loader(self, transform, batch_size, device, num_workers, data_seed=None, **ranks):
-        """num_workers is for files only; ranks: rank and world_size, where there are several."""
+    def loader(
+        self,
+        transform: PixelFunction,
+        batch_size: int,
+        device: Device,
+        num_workers: int | None,
+        data_seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> MemoryLoader:
+        """Make a loader of the images; num_workers is for files only."""
         return MemoryLoader(
-            self.images, self.targets, transform, batch_size, device, data_seed, **ranks
+            self.images,
+            self.targets,
+            transform,
+            batch_size,
+            device,
+            data_seed,
+            rank=rank,
+            world_size=world_size,
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class FileSplit:
-    """paths: array of str (N,); targets: int64 (N,); read(path, seed) -> uint8 (H, W, 3)."""
+    """Hold a split as files: paths (N,), targets int64 (N,) and what reads a file."""
 
-    paths: np.ndarray
-    targets: np.ndarray
-    read: object
+    paths: Paths
+    targets: Targets
+    read: ImageReader
 
-    def digest(self):
-        """Of all targets, and of the names of files and their folders."""
+    def subset(self, index: Indices | slice) -> "FileSplit":
+        """Return the split of the chosen images."""
+        return replace(self, paths=self.paths[index], targets=self.targets[index])
+
+    def digest(self) -> str:
+        """Return a hash of all targets and of the names of files and their folders."""
         names = ["/".join(path.split(os.sep)[-2:]) for path in self.paths]
         return _digest(self.targets.tobytes(), "\n".join(names).encode())
 
-    def subset(self, index):
-        return replace(self, paths=self.paths[index], targets=self.targets[index])
-
-    def loader(self, transform, batch_size, device, num_workers, data_seed=None, **ranks):
+    def loader(
+        self,
+        transform: PixelFunction,
+        batch_size: int,
+        device: Device,
+        num_workers: int | None,
+        data_seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> StreamLoader:
+        """Make a loader of the files; num_workers is None for one per processor."""
         return StreamLoader(
             self.paths,
             self.targets,
@@ -62,25 +100,37 @@ class FileSplit:
             device,
             usable_cpus() if num_workers is None else num_workers,
             data_seed,
-            **ranks,
+            rank=rank,
+            world_size=world_size,
         )
 
 
-def _digest(*parts):
+Split: TypeAlias = ArraySplit | FileSplit
+
+
+def _digest(*parts: bytes | memoryview) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
 
 
-def hold_out(targets, fraction, seed):
-    """Indices (kept, held): `fraction` of every class is held, drawn by `seed` alone.
+class HoldOut(NamedTuple):
+    """Hold the indices of images, in order, that stay and that are held out."""
 
-    UserError where a class would keep nothing, or nothing at all would be held.
+    kept: Indices
+    held: Indices
+
+
+def hold_out(targets: Targets, fraction: float, seed: int) -> HoldOut:
+    """Choose `fraction` of every class to hold out; `seed` alone decides which images.
+
+    Raises:
+        UserError: a class would keep nothing, or nothing at all would be held out.
     """
     # RandomState, not default_rng: its stream is frozen, a split outlives numpy's versions.
     random = np.random.RandomState(mixed_seed(seed) % 2**32)
-    held = []
+    chosen = []
     for target, size in enumerate(np.bincount(targets)):
         count = round(fraction * size)
         if size and count == size:
@@ -89,17 +139,24 @@ def hold_out(targets, fraction, seed):
                 f" which has {size}; give less"
             )
         members = np.flatnonzero(targets == target)
-        held.append(random.permutation(members)[:count])
-    held = np.sort(np.concatenate(held))
+        chosen.append(random.permutation(members)[:count])
+    held = np.sort(np.concatenate(chosen))
     if not len(held):
         raise UserError(f"--val_fraction {fraction}: holds out no image of any class; give more")
-    return np.setdiff1d(np.arange(len(targets)), held), held
+    return HoldOut(np.setdiff1d(np.arange(len(targets)), held), held)
 
 
-def statistics(split, num_workers, progress):
-    """Mean and standard deviation per channel of pixels scaled to 0..1, as two tuples.
+class Statistics(NamedTuple):
+    """Hold mean and standard deviation of each channel, of pixels scaled to 0..1."""
 
-    Of evenly spaced images where there are more than STATISTICS_IMAGES: the same ones whether
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def statistics(split: Split, num_workers: int | None, progress: bool) -> Statistics:
+    """Measure the mean and standard deviation of each channel.
+
+    Where there are more than STATISTICS_IMAGES, evenly spaced ones are measured: the same whether
     they are in memory or not, so that results do not depend on the machine's memory.
     """
     step = -(-len(split.targets) // STATISTICS_IMAGES)
@@ -108,24 +165,28 @@ def statistics(split, num_workers, progress):
     if isinstance(split, FileSplit):  # out of memory it takes a second
         what = f"mean and std of {loader.num_samples:,} training images"
         batches = progress_bar(what, progress, batches, total=len(loader), unit="batch")
-    count, total, squares = 0, 0, 0
+    count = 0
+    total, squares = torch.zeros(2, 3, dtype=torch.float64)
     for pixels, _ in batches:
-        pixels = pixels.view(-1, 3).double()
-        count += len(pixels)
-        total += pixels.sum(0)
-        squares += pixels.square().sum(0)
+        values = pixels.view(-1, 3).double()  # (B * H * W, 3)
+        count += len(values)
+        total += values.sum(0)
+        squares += values.square().sum(0)
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std > 0, std, 255)  # a channel that never varies is only centred
-    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+    return Statistics(tuple((mean / 255).tolist()), tuple((std / 255).tolist()))
 
 
-def _pixels(pixels, choices, noise):
+def _pixels(pixels: torch.Tensor, choices: Choices, noise: torch.Tensor | None) -> torch.Tensor:
     return pixels
 
 
-def memory_at_hand(device):
-    """Bytes free for data: in RAM, and on the device where it has memory of its own."""
+# --- memory ---
+
+
+def available_memory(device: Device) -> int:
+    """Return the bytes that are free for data: in RAM, or on the device if it has fewer."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":") for line in file)
@@ -137,6 +198,6 @@ def memory_at_hand(device):
     return free
 
 
-def fits_in_memory(images, size, device):
-    """Whether that many images of size x size take at most a quarter of the memory at hand."""
-    return images * size * size * 3 <= memory_at_hand(device) / 4
+def fits_in_memory(images: int, size: int, device: Device) -> bool:
+    """Return whether so many images of size x size take at most a quarter of the free memory."""
+    return images * size * size * 3 <= available_memory(device) / 4

@@ -1,8 +1,11 @@
-"""The tokens of a corpus on disk: made once, then mapped into memory.
+"""Keep the tokens of a corpus on disk: they are made once, then mapped into memory.
 
 {data_path}/tokens/{corpus}-{tokenizer}-{key}/ holds train.bin, val.bin, test.bin (ids as uint16 or
 uint32, end of text first) and meta.json. The key is a hash of everything that the ids depend on.
 A folder is renamed into place when it is whole. Of several processes one makes it.
+
+Below, `stem` is the path of such folders without the key, and `wanted` what meta.json must say of
+format, name and fingerprint.
 """
 
 import hashlib
@@ -14,29 +17,40 @@ import time
 import uuid
 import zlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
 from pipelines.text import corpora, tokenizer
-from pipelines.text.forms import reading
-from pipelines.text.lines import BLOCK, Tally, in_lines
+from pipelines.text.corpora import Corpus, Stamp
+from pipelines.text.forms import Split, reading
+from pipelines.text.lines import BLOCK_BYTES, Tally, in_lines
+from pipelines.text.tokenizer import Ids, Tokenizer
 from utils import UserError, one_at_a_time, progress_bar, replacing
 
 FORMAT = 1  # part of the key: raise it when the same text would give other ids
 META = "meta.json"
+Meta: TypeAlias = Mapping[str, Any]
 # A file can change twice within a tick of its file system's clock, the second time unseen.
 CLOCK_TICK = 2  # seconds, which is FAT's; others are finer
 AHEAD = 2  # chunks given to the tokenizer while the one before is written
-ABANDONED = 3600  # seconds without a write: what a killed process has left
+ABANDONED = 3600  # seconds without a write, after which a temporary folder is deleted
 
 
 @dataclass(frozen=True)
 class Counts:
-    """tokens: without the end of text in front; bytes: of the text as UTF-8."""
+    """Count what is in a split.
+
+    Attributes:
+        tokens: without the end of text in front.
+        words: pieces between white space, and line ends (see lines.Tally).
+        bytes: of the text as UTF-8.
+    """
 
     tokens: int
     words: int
@@ -45,38 +59,44 @@ class Counts:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The cached tokens of a corpus.
+    """Read the cached tokens of a corpus.
 
-    meta: what meta.json says, "form", "vocab_size" and "end_of_text" among it; origin: where they
-    come from, for the log.
+    Attributes:
+        folder: where they are.
+        meta: the content of meta.json, "form", "vocab_size" and "end_of_text" among it.
+        origin: where they come from, for the log.
     """
 
     folder: Path
-    meta: dict
+    meta: Meta
     origin: str
 
-    def alone(self):
-        """The same, found without the text that they were made of."""
+    def alone(self) -> "Tokens":
+        """Return the same tokens, marked as found without the text that they were made of."""
         return replace(self, origin=f"{self.folder} alone, made of {self.meta['origin']}")
 
-    def counts(self, split):
+    def counts(self, split: str) -> Counts:
+        """Return the numbers of tokens, words and bytes of a split."""
         facts = self.meta["splits"][split]
         return Counts(facts["tokens"], facts["words"], facts["bytes"])
 
-    def digests(self):
-        """Of the text that the ids were made of, by split."""
+    def digests(self) -> dict[str, str]:
+        """Return a hash of the text that the ids were made of, by split."""
         return _digests(self.meta)
 
-    def ids(self, split):
-        """The ids of a split, end of text first: an array that lives in its file."""
+    def ids(self, split: str) -> Ids:
+        """Return the ids of a split, end of text first, as an array that stays in its file."""
         return np.asarray(np.memmap(_bin(self.folder, split), self.meta["dtype"], mode="r"))
 
 
-def load(name, tokenizer_name, data_path, progress=True):
-    """The Tokens of the corpus called `name`: from the cache, or made and cached now.
+def load(name: str, tokenizer_name: str, data_path: str | Path, progress: bool = True) -> Tokens:
+    """Return the tokens of the corpus called `name`: from the cache, or made and cached now.
 
-    Text that lies in data_path is what counts. Where there is none the cache is taken as it is,
-    and without that too the text comes from Hugging Face. UserError for what the user can mend.
+    Text in data_path decides what the tokens must be. Where there is none the cache is taken as it
+    is, and where there is no cache either the text comes from Hugging Face.
+
+    Raises:
+        UserError: the text or the tokenizer is missing or broken, or the cache cannot be written.
     """
     fingerprint = tokenizer.fingerprint(tokenizer_name)
     wanted = {"format": FORMAT, "name": name, "fingerprint": fingerprint}
@@ -84,113 +104,30 @@ def load(name, tokenizer_name, data_path, progress=True):
     cached = _cached(stem, wanted)
     with reading(data_path):
         corpus = corpora.find(name, data_path)
-    if tokens := _at_hand(cached, corpus):
+    if tokens := _valid_unread(cached, corpus):
         return tokens
     if corpus is None and name == "text":
-        corpora.fetch(name, data_path)  # which nobody else has: it says what is missing
+        corpora.fetch(name, data_path)  # raises: nobody else has this text
     with one_at_a_time(stem.with_name(f".{stem.name}lock")):
         cached = _cached(stem, wanted)  # by now another process may have made them
-        tokens = _at_hand(cached, corpus) or _current(cached, corpus, progress)
-        return tokens or _new(stem, wanted, tokenizer_name, corpus, data_path, progress)
+        tokens = _valid_unread(cached, corpus) or _valid_by_content(cached, corpus, progress)
+        return tokens or _create(stem, wanted, tokenizer_name, corpus, data_path, progress)
 
 
-def _at_hand(cached, corpus):
-    """The first of the cached Tokens that are right without a look into the text, or None."""
+def _valid_unread(cached: list[Tokens], corpus: Corpus | None) -> Tokens | None:
+    """Return the first of the cached tokens that are right by the stamps of the files, or None.
+
+    Without a text the newest are right.
+    """
     if corpus is None:
         return cached[0].alone() if cached else None
     stamps = _settled(corpus.stamps())
     return next((tokens for tokens in cached if stamps and tokens.meta["stamps"] == stamps), None)
 
 
-def _new(stem, wanted, tokenizer_name, corpus, data_path, progress):
-    # Before a download: without a tokenizer it would be for nothing.
-    encoder = tokenizer.load(tokenizer_name, data_path)
-    corpus = corpus or corpora.fetch(wanted["name"], data_path)
-    corpora.check(wanted["name"], corpus)
-    wanted["tokenizer"] = str(Path(tokenizer_name).resolve())
-    try:
-        return _make(stem, wanted, corpus, encoder, progress)
-    except OSError as error:
-        raise UserError(
-            f"--data_path {data_path}: the tokens cannot be written to {stem.parent}"
-            f" ({error.strerror or error}); make room there, or put the text in another folder"
-        ) from None
-
-
-def _slug(tokenizer_name):
-    """The tokenizer's name as part of a folder's."""
-    return re.sub(r"[^A-Za-z0-9._]+", "_", Path(tokenizer_name).resolve().name)
-
-
-def _folder(stem, key):
-    return stem.with_name(stem.name + key)
-
-
-def _bin(folder, split):
-    return folder / f"{split}.bin"
-
-
-def _key(meta):
-    facts = repr((meta["format"], meta["fingerprint"], sorted(_digests(meta).items())))
-    return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
-
-
-def _digests(meta):
-    return {split: facts["digest"] for split, facts in meta["splits"].items()}
-
-
-def _cached(stem, wanted):
-    """The intact Tokens of that name and tokenizer, newest first."""
-    folders = [(folder, _read_meta(folder)) for folder in stem.parent.glob(stem.name + "*")]
-    found = [
-        Tokens(folder, meta, f"{meta['origin']} (its cache)")
-        for folder, meta in folders
-        if wanted.items() <= meta.items() and _is_intact(stem, folder, meta)
-    ]
-    return sorted(found, key=lambda tokens: -tokens.meta["made"])
-
-
-def _read_meta(folder):
-    """meta.json, {} where it is missing or damaged."""
-    try:
-        meta, checksum = json.loads((folder / META).read_text("utf-8"))
-    except (OSError, ValueError, TypeError):
-        return {}
-    return meta if checksum == _checksum_of(meta) else {}
-
-
-def _checksum_of(meta):
-    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
-
-
-def _is_intact(stem, folder, meta):
-    """Whether the folder is named after what it holds, and holds it undamaged."""
-    try:
-        return folder == _folder(stem, _key(meta)) and all(
-            _file_checksum(_bin(folder, split)) == meta["splits"][split]["checksum"]
-            for split in corpora.SPLITS
-        )
-    except (OSError, KeyError):
-        return False
-
-
-def _file_checksum(path):
-    checksum = 0
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
-def _settled(stamps):
-    """The stamps, or None where a file is so new that a next change might not show in them."""
-    newest = max(ctime for _, _, _, ctime, _ in stamps)
-    return stamps if time.time_ns() - newest > CLOCK_TICK * 1e9 else None
-
-
-def _current(cached, corpus, progress):
-    """Those of the cached Tokens that are of the text as it is now; None where it has changed."""
-    if not cached:
+def _valid_by_content(cached: list[Tokens], corpus: Corpus | None, progress: bool) -> Tokens | None:
+    """Return those of the cached tokens that are of the text as it is now; None if it changed."""
+    if not cached or corpus is None:
         return None
     stamps = _settled(corpus.stamps())
     tallies = {split: Tally() for split in corpus.splits}
@@ -202,31 +139,138 @@ def _current(cached, corpus, progress):
     for tokens in cached:
         if _digests(tokens.meta) == digests:
             with suppress(OSError):  # if that cannot be noted, the text is read again next time
-                _write_meta(tokens.folder, tokens.meta | {"stamps": stamps})
+                _write_meta(tokens.folder, {**tokens.meta, "stamps": stamps})
             return tokens
     return None
 
 
-def _write_meta(folder, meta):
+def _settled(stamps: list[Stamp]) -> list[Stamp] | None:
+    """Return the stamps; None where a file is so new that a next change might not show in them."""
+    newest = max(int(ctime) for _, _, _, ctime, _ in stamps)
+    return stamps if time.time_ns() - newest > CLOCK_TICK * 1e9 else None
+
+
+# --- names and checks of a folder ---
+
+
+def _slug(tokenizer_name: str) -> str:
+    """Return the tokenizer's name as part of a folder's."""
+    return re.sub(r"[^A-Za-z0-9._]+", "_", Path(tokenizer_name).resolve().name)
+
+
+def _folder(stem: Path, key: str) -> Path:
+    return stem.with_name(stem.name + key)
+
+
+def _bin(folder: Path, split: str) -> Path:
+    return folder / f"{split}.bin"
+
+
+def _key(meta: Meta) -> str:
+    facts = repr((meta["format"], meta["fingerprint"], sorted(_digests(meta).items())))
+    return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+
+
+def _digests(meta: Meta) -> dict[str, str]:
+    return {split: facts["digest"] for split, facts in meta["splits"].items()}
+
+
+def _cached(stem: Path, wanted: Meta) -> list[Tokens]:
+    """Return the intact tokens of that name and tokenizer, newest first."""
+    folders = [(folder, _read_meta(folder)) for folder in stem.parent.glob(stem.name + "*")]
+    found = [
+        Tokens(folder, meta, f"{meta['origin']} (its cache)")
+        for folder, meta in folders
+        if wanted.items() <= meta.items() and _is_intact(stem, folder, meta)
+    ]
+    return sorted(found, key=lambda tokens: -tokens.meta["made"])
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    """Return the content of meta.json, {} where it is missing or damaged."""
+    try:
+        meta, checksum = json.loads((folder / META).read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return meta if checksum == _checksum_of(meta) else {}
+
+
+def _checksum_of(meta: Any) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def _is_intact(stem: Path, folder: Path, meta: Meta) -> bool:
+    """Return whether the folder is named after what it holds, and holds it undamaged."""
+    try:
+        return folder == _folder(stem, _key(meta)) and all(
+            _file_checksum(_bin(folder, split)) == meta["splits"][split]["checksum"]
+            for split in corpora.SPLITS
+        )
+    except (OSError, KeyError):
+        return False
+
+
+def _file_checksum(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+# --- making a folder ---
+
+
+def _create(
+    stem: Path,
+    wanted: Meta,
+    tokenizer_name: str,
+    corpus: Corpus | None,
+    data_path: str | Path,
+    progress: bool,
+) -> Tokens:
+    """Tokenise the corpus into the cache; download it where it is None."""
+    # Before a download: without a tokenizer it would be for nothing.
+    encoder = tokenizer.load(tokenizer_name, data_path)
+    corpus = corpus or corpora.fetch(wanted["name"], data_path)
+    corpora.check(wanted["name"], corpus)
+    meta = {**wanted, "tokenizer": str(Path(tokenizer_name).resolve())}
+    try:
+        return _write_folder(stem, meta, corpus, encoder, progress)
+    except OSError as error:
+        raise UserError(
+            f"--data_path {data_path}: the tokens cannot be written to {stem.parent}"
+            f" ({error.strerror or error}); make room there, or put the text in another folder"
+        ) from None
+
+
+def _write_meta(folder: Path, meta: Meta) -> None:
     with replacing(folder / META) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump([meta, _checksum_of(meta)], file, indent=1)
         _to_disk(file)
 
 
-def _to_disk(file):
-    """Before the folder is renamed: a power cut must not leave empty files under its name."""
+def _to_disk(file: IO[Any]) -> None:
+    """Write the file through to the disk, before its folder is renamed.
+
+    A power cut must not leave empty files under the folder's name.
+    """
     file.flush()
     os.fsync(file.fileno())
 
 
-def _bar(what, corpus, progress):
+def _bar(what: str, corpus: Corpus, progress: bool) -> Any:
+    """Make a progress bar over the bytes of all splits."""
     total = sum(split.size() for split in corpus.splits.values())
     return progress_bar(what, progress, total=total, unit="B", unit_scale=True)
 
 
-def _make(stem, meta, corpus, encoder, progress):
+def _write_folder(
+    stem: Path, meta: Meta, corpus: Corpus, encoder: Tokenizer, progress: bool
+) -> Tokens:
     """Tokenise a corpus into the cache, in place of what an older text or tokenizer left there."""
-    meta = meta | {
+    meta = {
+        **meta,
         "form": corpus.form,
         "origin": corpus.origin,
         "stamps": _settled(corpus.stamps()),
@@ -240,7 +284,7 @@ def _make(stem, meta, corpus, encoder, progress):
     try:
         with _bar(f"tokenising {corpus.origin}", corpus, progress) as bar:
             meta["splits"] = {
-                split: _write(text, encoder, _bin(temporary, split), meta["dtype"], bar)
+                split: _write_split(text, encoder, _bin(temporary, split), meta["dtype"], bar)
                 for split, text in corpus.splits.items()
             }
         _write_meta(temporary, meta)
@@ -252,8 +296,8 @@ def _make(stem, meta, corpus, encoder, progress):
     return Tokens(folder, meta, corpus.origin)
 
 
-def _remove_older(stem, folder, meta):
-    """Delete what earlier states of the text have left, and killed processes."""
+def _remove_older(stem: Path, folder: Path, meta: Meta) -> None:
+    """Delete what earlier states of the text have left behind, and killed processes."""
     for other in stem.parent.glob(stem.name + "*"):
         if other.suffix == ".tmp":
             old = time.time() - max(p.stat().st_mtime for p in (other, *other.iterdir()))
@@ -266,8 +310,8 @@ def _remove_older(stem, folder, meta):
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _put_in_place(temporary, stem, folder):
-    """Rename; what another process has put there meanwhile is as good."""
+def _put_in_place(temporary: Path, stem: Path, folder: Path) -> None:
+    """Rename the folder; what another process has put there meanwhile is as good."""
     try:
         temporary.rename(folder)
     except OSError:
@@ -277,17 +321,19 @@ def _put_in_place(temporary, stem, folder):
         temporary.rename(folder)
 
 
-def _write(text, encoder, path, dtype, bar):
-    """Write the ids of one split; its part of meta.json."""
+def _write_split(
+    text: Split, encoder: Tokenizer, path: Path, dtype: str, bar: Any
+) -> dict[str, Any]:
+    """Write the ids of one split; return its part of meta.json."""
     tally, tokens, done = Tally(), 0, 0
     with open(path, "wb") as file:
-        file.write(np.array([encoder.end_of_text], dtype))
+        file.write(np.array([encoder.end_of_text], dtype).data)
         for lines, encoded in _encoded(in_lines(tally.watch(text.blocks())), encoder):
             try:
                 ids = encoded.result()
             except UnicodeDecodeError:
                 raise _not_utf8(text, done, lines) from None
-            file.write(ids.astype(dtype))
+            file.write(ids.astype(dtype).data)
             tokens += len(ids)
             size = sum(map(len, lines))
             done += size
@@ -304,12 +350,14 @@ def _write(text, encoder, path, dtype, bar):
     }
 
 
-def _encoded(chunks, encoder):
-    """(lines, future of their ids) of each list of lines, in order.
+def _encoded(
+    chunks: Iterable[list[bytes]], encoder: Tokenizer
+) -> Iterator[tuple[list[bytes], Future[Ids]]]:
+    """Yield each list of lines, in order, with the future of its ids.
 
     While the library works on some lines in its own threads, Python makes an array of others'.
     """
-    waiting = deque()
+    waiting: deque[tuple[list[bytes], Future[Ids]]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
         for lines in chunks:
             waiting.append((lines, pool.submit(encoder.encode_lines, lines)))
@@ -318,11 +366,14 @@ def _encoded(chunks, encoder):
         yield from waiting
 
 
-def _not_utf8(text, start, lines):
+def _not_utf8(text: Split, start: int, lines: list[bytes]) -> UserError:
+    """Return the error for lines that are not UTF-8, the first of which begins at byte `start`."""
+    place = start
     try:
         b"".join(lines).decode()
     except UnicodeDecodeError as error:
-        return UserError(
-            f"{text.files[0]}: not UTF-8 at byte {start + error.start:,}; convert it (iconv -t"
-            " utf-8), or take --tokenizer bytes"
-        )
+        place += error.start
+    return UserError(
+        f"{text.files[0]}: not UTF-8 at byte {place:,}; convert it (iconv -t utf-8), or take"
+        " --tokenizer bytes"
+    )

@@ -1,24 +1,38 @@
-"""The forms a split's text is kept in. A split has
+"""Read a split's text from each of the forms that it may be kept in."""
 
-files     the files that it is read from
-size()    its bytes of text, roughly, for the progress bar
-blocks()  an iterator over its text: bytes, a few MB at most, none of them empty
-"""
-
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from pipelines.text import hub
-from pipelines.text.lines import BLOCK
+from pipelines.text.lines import BLOCK_BYTES
 from utils import UserError
 
 ROWS = 4096  # of a table, read at once
 
 
+class Split(Protocol):
+    """Describe the text of a split, whatever form it is kept in."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the files that it is read from."""
+        ...
+
+    def size(self) -> int:
+        """Return the bytes of its text, roughly, for the progress bar."""
+        ...
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its text in blocks of a few MB at most, none of them empty."""
+        ...
+
+
 @contextmanager
-def reading(path):
-    """What goes wrong with a file in here becomes a UserError that names it."""
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong with a file inside the block into a UserError that names `path`."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are among these
@@ -27,32 +41,32 @@ def reading(path):
 
 @dataclass(frozen=True)
 class TextSplit:
-    """One text file, byte by byte as it is."""
+    """Read one text file, byte by byte as it is."""
 
     path: Path
 
     @property
-    def files(self):
+    def files(self) -> list[Path]:
         return [self.path]
 
-    def size(self):
+    def size(self) -> int:
         with reading(self.path):
             return self.path.stat().st_size
 
-    def blocks(self):
+    def blocks(self) -> Iterator[bytes]:
         with reading(self.path), open(self.path, "rb") as file:
-            while block := file.read(BLOCK):
+            while block := file.read(BLOCK_BYTES):
                 yield block
 
 
 @dataclass(frozen=True)
 class ParquetSplit:
-    """Parquet files in order, with a line in each row of the column `text`."""
+    """Read Parquet files in order, with a line in each row of the column `text`."""
 
-    files: list
+    files: list[Path]
 
-    def size(self):
-        from pyarrow.parquet import read_metadata
+    def size(self) -> int:
+        from pyarrow.parquet import read_metadata  # slow to import
 
         size = 0
         for path in self.files:
@@ -61,8 +75,8 @@ class ParquetSplit:
             size += sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
         return size
 
-    def blocks(self):
-        from pyarrow.parquet import ParquetFile
+    def blocks(self) -> Iterator[bytes]:
+        from pyarrow.parquet import ParquetFile  # slow to import
 
         for path in self.files:
             with reading(path), ParquetFile(path) as table:
@@ -71,49 +85,52 @@ class ParquetSplit:
 
 @dataclass(frozen=True)
 class SavedSplit:
-    """A split of a DatasetDict that `datasets` saved to disk, with a line in each row."""
+    """Read a split of a DatasetDict that `datasets` saved to disk, with a line in each row."""
 
     folder: Path
     name: str
 
     @property
-    def files(self):
+    def files(self) -> list[Path]:
         return sorted((self.folder / self.name).glob("*.arrow"))
 
-    def size(self):
+    def size(self) -> int:
         return sum(path.stat().st_size for path in self.files)
 
-    def blocks(self):
-        from datasets import load_from_disk
+    def blocks(self) -> Iterator[bytes]:
+        from datasets import load_from_disk  # slow to import
 
         with reading(self.folder / self.name):
-            rows = load_from_disk(str(self.folder / self.name)).with_format("arrow")
-            yield from _rows_as_text(rows.iter(ROWS))
+            saved: Any = load_from_disk(str(self.folder / self.name))  # not a DatasetDict here
+            yield from _rows_as_text(saved.with_format("arrow").iter(ROWS))
 
 
 @dataclass(frozen=True)
-class HeldSplit:
-    """A text in memory, made of `files`."""
+class MemorySplit:
+    """Hold a text in memory, made of `files`."""
 
-    files: list
+    files: list[Path]
     text: bytes
 
-    def size(self):
+    def size(self) -> int:
         return len(self.text)
 
-    def blocks(self):
+    def blocks(self) -> Iterator[bytes]:
         return iter([self.text] if self.text else [])
 
 
-def _rows_as_text(tables):
-    """Rows of pyarrow tables or batches as lines of a text file, a block for each table."""
+def _rows_as_text(tables: Iterable[Any]) -> Iterator[bytes]:
+    """Yield the rows of pyarrow tables or batches as lines of a text file, a block for each."""
     for table in tables:
         if table.num_rows:
             yield "".join(map(_as_line, table["text"].to_pylist())).encode()
 
 
-def _as_line(row):
-    """Hugging Face's copies have an empty row where WikiText's files have the line " \\n"."""
+def _as_line(row: str | None) -> str:
+    """Return a row with its line end.
+
+    Hugging Face's copies have an empty row where WikiText's files have the line " \\n".
+    """
     if not row:
         return " \n"
     return row if row.endswith("\n") else f"{row}\n"

@@ -1,19 +1,31 @@
-"""Files of a Hugging Face repository: from its cache on this machine, else from the network."""
+"""Find files of a Hugging Face repository: in its cache on this machine, else on the network."""
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from utils import open_url
+from pipelines.download import open_url
 
 
-def fetch(repo_ids, repo_type, patterns, usable):
-    """A folder with the files `patterns` of a repository, for which usable(folder) is true.
+def fetch(
+    repo_ids: Sequence[str],
+    repo_type: str,
+    patterns: Sequence[str],
+    usable: Callable[[Path], bool],
+) -> Path:
+    """Return a folder with the files of a repository.
 
-    repo_ids: the repository's names, today's first; a cache may know it by an older one.
-    OSError, with the reason in one line, where there is none: at once where there is no network.
+    Args:
+        repo_ids: the repository's names, today's first; a cache may know it by an older one.
+        repo_type: "model" or "dataset".
+        patterns: which files to download, `*` standing for any part of a name.
+        usable: says of a folder whether it holds what is needed.
+
+    Raises:
+        OSError: there is none, with the reason in one line; at once where there is no network.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # half a second to import, and rarely needed
 
     for repo_id in repo_ids:
         with suppress(OSError):
@@ -26,7 +38,7 @@ def fetch(repo_ids, repo_type, patterns, usable):
     _probe(repo_ids[0], repo_type)
     print(f"downloading {', '.join(patterns)} of {repo_ids[0]} from Hugging Face")
     try:
-        folder = snapshot_download(repo_ids[0], repo_type=repo_type, allow_patterns=patterns)
+        folder = snapshot_download(repo_ids[0], repo_type=repo_type, allow_patterns=[*patterns])
     except Exception as error:  # the hub's own, its HTTP library's, the system's
         raise OSError(one_line(error)) from None
     if not usable(Path(folder)):
@@ -34,9 +46,13 @@ def fetch(repo_ids, repo_type, patterns, usable):
     return Path(folder)
 
 
-def _probe(repo_id, repo_type):
-    """OSError where the hub cannot be asked. Its own client tries for minutes."""
-    from huggingface_hub import constants
+def _probe(repo_id: str, repo_type: str) -> None:
+    """Ask the hub for the repository once, since its own client tries for minutes.
+
+    Raises:
+        OSError: the hub cannot be asked.
+    """
+    from huggingface_hub import constants  # see `fetch`
 
     for flag in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         if os.environ.get(flag, "").upper() in constants.ENV_VARS_TRUE_VALUES:
@@ -49,6 +65,6 @@ def _probe(repo_id, repo_type):
         raise OSError(f"{constants.ENDPOINT}: {one_line(error)}") from None
 
 
-def one_line(error):
-    """The reason that an exception of somebody else's gives, as one line."""
+def one_line(error: BaseException) -> str:
+    """Return the reason that another package's exception gives, as one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,34 +1,36 @@
-"""Tokenizers by name: `gpt2`, `bytes`, or a folder with somebody's own.
+"""Load tokenizers by name: `gpt2`, `bytes`, or a folder with a tokenizer in Hugging Face's files.
 
-All have
-
-    label        the name it was asked for by
-    fingerprint  hex; two tokenizers with the same one give the same ids
-    vocab_size   how many ids there are, end of text included
-    end_of_text  the id that stands before and after a text
-    encode(str) -> list of int, decode(list of int) -> str
-    encode_lines(list of bytes) -> the ids of these lines, one after the other, as an array;
-        UnicodeDecodeError where they are not UTF-8 and that matters
+GPT-2's is the byte-level byte-pair encoding of Radford et al. 2019.
 """
 
 import hashlib
 import io
 import json
 import os
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.text import hub
 from pipelines.text.forms import reading
 from utils import UserError, nearest
 
+if TYPE_CHECKING:  # slow to import, and `bytes` needs none of it
+    from tokenizers import Tokenizer as Backend
+
+Ids: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]  # (number of tokens,)
+Vocabulary: TypeAlias = dict[str, int]
+Merges: TypeAlias = list[tuple[str, str]]
+
 KNOWN = ("gpt2", "bytes")
 
 GPT2_REPOSITORIES = ("openai-community/gpt2", "gpt2")
 GPT2_END_OF_TEXT = "<|endoftext|>"
-# Of its vocabulary and its merges, in whatever files they come: see _digest.
+# A hash of its vocabulary and its merges, in whatever files they come: see _digest.
 GPT2_FINGERPRINT = "031d296c7c33c915cd7fcc2015283b29"
 BYTES_FINGERPRINT = hashlib.blake2b(b"bytes, end of text 256", digest_size=16).hexdigest()
 
@@ -38,10 +40,43 @@ AUTO_FILES = ("tokenizer.json", "tokenizer_config.json")
 OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "*.model")
 
 
-def fingerprint(name):
-    """The fingerprint of the tokenizer called `name`, known without loading it.
+class Tokenizer(Protocol):
+    """Describe what every tokenizer has.
 
-    UserError where it is neither a known name nor a folder with a tokenizer.
+    Attributes:
+        label: the name it was asked for by.
+        fingerprint: hex; two tokenizers with the same one give the same ids.
+        vocab_size: how many ids there are, end of text included.
+        end_of_text: the id that stands before and after a text.
+    """
+
+    label: str
+    fingerprint: str
+    vocab_size: int
+    end_of_text: int
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text that the ids stand for."""
+        ...
+
+    def encode_lines(self, lines: Sequence[bytes]) -> Ids:
+        """Return the ids of the lines, one after the other.
+
+        Raises:
+            UnicodeDecodeError: a line is not UTF-8 and has to be.
+        """
+        ...
+
+
+def fingerprint(name: str) -> str:
+    """Return the fingerprint of the tokenizer called `name`, without loading it.
+
+    Raises:
+        UserError: it is neither a known name nor a folder with a tokenizer.
     """
     if name == "gpt2":
         return GPT2_FINGERPRINT
@@ -55,39 +90,46 @@ def fingerprint(name):
     return digest.hexdigest()
 
 
-def load(name, data_path):
-    """The tokenizer called `name`. UserError for whatever the user can mend."""
+def load(name: str, data_path: str | Path) -> Tokenizer:
+    """Load the tokenizer called `name`; data_path may have a folder gpt2/ with GPT-2's files.
+
+    Raises:
+        UserError: it is missing or broken, with the remedy.
+    """
     if name == "bytes":
         return ByteTokenizer()
     return _load_gpt2(data_path) if name == "gpt2" else _load_folder(name)
 
 
-def _as_utf8(text):
-    """Half of a surrogate pair, which a shell makes of bytes that are no text, becomes a `?`."""
+def _as_utf8(text: str) -> bytes:
+    """Encode a text; half of a surrogate pair becomes a `?`.
+
+    A shell makes such halves of bytes that are no text.
+    """
     return text.encode(errors="replace")
 
 
 class ByteTokenizer:
-    """Every byte of the UTF-8 text is a token."""
+    """Make a token of every byte of the UTF-8 text."""
 
     label, fingerprint, vocab_size, end_of_text = "bytes", BYTES_FINGERPRINT, 257, 256
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         return self.encode_lines([_as_utf8(text)]).tolist()
 
-    def decode(self, ids):
-        """End of text shows as it does with GPT-2; bytes that are not UTF-8 as U+FFFD."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Show end of text as GPT-2's tokenizer does, and bytes that are not UTF-8 as U+FFFD."""
         text = b"".join(bytes([i]) if i < 256 else GPT2_END_OF_TEXT.encode() for i in ids)
         return text.decode(errors="replace")
 
-    def encode_lines(self, lines):
+    def encode_lines(self, lines: Sequence[bytes]) -> Ids:
         return np.frombuffer(b"".join(lines), np.uint8)
 
 
 class FastTokenizer:
-    """Around a `tokenizers.Tokenizer`, which works in Rust with a thread per processor."""
+    """Wrap a `tokenizers.Tokenizer`, which works in Rust with a thread per processor."""
 
-    def __init__(self, backend, label, fingerprint, end_of_text):
+    def __init__(self, backend: "Backend", label: str, fingerprint: str, end_of_text: int):
         # Its files may ask for texts cut or filled up to a model's length.
         backend.no_truncation()
         backend.no_padding()
@@ -96,14 +138,14 @@ class FastTokenizer:
         # Ids may have gaps; an embedding needs a row for the largest.
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
-    def encode(self, text):
-        """By lines, as texts for training are."""
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text line by line, as texts for training are encoded."""
         return self.encode_lines(io.BytesIO(_as_utf8(text)).readlines()).tolist()
 
-    def decode(self, ids):
+    def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode(ids, skip_special_tokens=False)
 
-    def encode_lines(self, lines):
+    def encode_lines(self, lines: Sequence[bytes]) -> Ids:
         # The library asks at its first use, and takes one thread where it is not told.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         texts = [line.decode() for line in lines]
@@ -112,14 +154,14 @@ class FastTokenizer:
         return np.fromiter(ids, np.uint32)
 
 
-def _load_gpt2(data_path):
+def _load_gpt2(data_path: str | Path) -> Tokenizer:
     folder = Path(data_path, "gpt2")
     if not _has_gpt2(folder):
         try:
             folder = hub.fetch(GPT2_REPOSITORIES, "model", BPE_FILES, _has_gpt2)
         except OSError as error:
             raise UserError(
-                f"--tokenizer gpt2: no vocab.json and merges.txt in {folder}, and not to be had"
+                f"--tokenizer gpt2: no vocab.json and merges.txt in {folder}, and not available"
                 f" from Hugging Face ({error}); copy them there from"
                 f" https://huggingface.co/{GPT2_REPOSITORIES[0]}, or take --tokenizer bytes"
             ) from None
@@ -132,17 +174,17 @@ def _load_gpt2(data_path):
     return _byte_level("gpt2", GPT2_FINGERPRINT, vocabulary, merges)
 
 
-def _has_gpt2(folder):
+def _has_gpt2(folder: Path) -> bool:
     return _has_bpe(folder) or (folder / "tokenizer.json").is_file()
 
 
-def _has_bpe(folder):
+def _has_bpe(folder: Path) -> bool:
     return all((folder / name).is_file() for name in BPE_FILES)
 
 
-def _read_bpe(folder):
-    """(vocabulary: token to id, merges: pairs) of a byte-pair encoding."""
-    from tokenizers.models import BPE
+def _read_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
+    """Read the vocabulary and the merges of a byte-pair encoding."""
+    from tokenizers.models import BPE  # slow to import
 
     try:
         if _has_bpe(folder):
@@ -154,19 +196,22 @@ def _read_bpe(folder):
         raise _unreadable(folder, error) from None
 
 
-def _unreadable(folder, error):
+def _unreadable(folder: str | Path, error: Exception) -> UserError:
     return UserError(
-        f"{folder}: its tokenizer cannot be read ({hub.one_line(error)}); get the files anew"
+        f"{folder}: its tokenizer cannot be read ({hub.one_line(error)}); download the files again"
     )
 
 
-def _digest(vocabulary, merges):
+def _digest(vocabulary: Vocabulary, merges: Iterable[tuple[str, str]]) -> str:
     facts = json.dumps([sorted(vocabulary.items()), [list(pair) for pair in merges]])
     return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
 
-def _byte_level(label, fingerprint, vocabulary, merges):
-    """What GPT2TokenizerFast is, without the seconds that importing transformers takes."""
+def _byte_level(
+    label: str, fingerprint: str, vocabulary: Vocabulary, merges: Merges
+) -> FastTokenizer:
+    """Build what GPT2TokenizerFast is, without the seconds that importing transformers takes."""
+    # slow to import
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
 
@@ -174,11 +219,17 @@ def _byte_level(label, fingerprint, vocabulary, merges):
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([GPT2_END_OF_TEXT])
-    return FastTokenizer(backend, label, fingerprint, backend.token_to_id(GPT2_END_OF_TEXT))
+    end_of_text = backend.token_to_id(GPT2_END_OF_TEXT)
+    assert end_of_text is not None, "it has just been added"
+    return FastTokenizer(backend, label, fingerprint, end_of_text)
 
 
-def _files(name):
-    """The files in the folder `name` that its tokenizer depends on."""
+def _files(name: str) -> list[Path]:
+    """Return the files in the folder `name` that its tokenizer depends on.
+
+    Raises:
+        UserError: there is no such folder, or no tokenizer in it.
+    """
     folder = Path(name)
     if not folder.is_dir():
         raise UserError(
@@ -198,11 +249,11 @@ def _files(name):
     return found + [path for name in names for path in sorted(folder.glob(name))]
 
 
-def _load_folder(name):
+def _load_folder(name: str) -> Tokenizer:
     found = _files(name)
     if found[0].name == BPE_FILES[0]:
         return _byte_level(name, fingerprint(name), *_read_bpe(Path(name)))
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # takes seconds
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)

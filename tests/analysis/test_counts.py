@@ -1,4 +1,4 @@
-"""Statistics of counts: against formulas by hand, other distributions of scipy, and simulation."""
+"""Test the statistics of counts by hand, by other distributions of scipy, and by simulation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Runs that diverged: how a report counts, tests and tells them."""
+"""Test how a report counts, tests and tells runs that diverged."""
 
 import shutil
 
@@ -15,7 +15,7 @@ def quick(monkeypatch):
 
 
 def made(folder, name, finished, diverged=0, **flags):
-    """Runs of one setting, seed by seed; the first ones diverge."""
+    """Make runs of one setting, seed by seed; the first ones diverge."""
     for seed in range(finished + diverged):
         run = vision_run(folder / f"{name}_{seed}", 90 + seed, activation=name, seed=seed, **flags)
         if seed < diverged:

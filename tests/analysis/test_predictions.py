@@ -1,4 +1,4 @@
-"""What a report makes of predictions.npz: against scikit-learn, scipy and loops by hand."""
+"""Test what reports make of predictions.npz, by scikit-learn, scipy and loops by hand."""
 
 import math
 
@@ -17,9 +17,12 @@ from helpers.made_runs import (
 from scipy import special, stats
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
-from analysis import prediction_figures, sections
+from analysis import findings
+from analysis.grouping import Group
 from analysis.predictions import BINS, images_of, pooled_bins, read_predictions
-from analysis.report import OURS
+from analysis.sections.calibration import FEW_IMAGES, reliability_figure
+from analysis.variants import Variant
+from analysis.written_files import earlier_files
 
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 RELU, ZILU = [90.2, 90.9, 90.4], [91.9, 92.1, 92.4]
@@ -29,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def made(folder, labels=LABELS, classes=10):
-    """ReLU and ZiLU with three seeds and predictions."""
+    """Make runs of ReLU and ZiLU with three seeds and predictions."""
     for seed in range(3):
         for name, accuracies in (("ReLU", RELU), ("ZiLU", ZILU)):
             accuracy = accuracies[seed]
@@ -39,7 +42,7 @@ def made(folder, labels=LABELS, classes=10):
 
 
 def some_images(n=400, classes=7, missing=3):
-    """Logits in 16 bits and labels, of which one class has none."""
+    """Return logits in 16 bits and labels, of which one class has none."""
     rng = np.random.default_rng(1)
     labels = rng.choice([c for c in range(classes) if c != missing], n)
     logits = rng.normal(0, 2, (n, classes))
@@ -210,7 +213,7 @@ def test_accuracies_by_training_images(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[100, 99], [100] * 9 + [19.5], ["a"] * 10, 7, [600] * 9 + [101]])
 def test_no_bands_where_sizes_do_not_tell(tmp_path, sizes):
-    """Of other code, of another number of classes, or with all classes in one band."""
+    """They are of other code or another number of classes, or all classes are in one band."""
     for path in made(tmp_path).glob("*_?/args.txt"):
         path.write_text(path.read_text().replace("resolved:", f"resolved:\n  class_sizes: {sizes}"))
     report_on(tmp_path)
@@ -227,7 +230,7 @@ def test_many_classes_are_a_figure(tmp_path, drawn):
 
 
 def test_many_settings_have_their_baseline_and_primary_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(sections, "MOST_SETTINGS", 2)
+    monkeypatch.setattr(findings, "MOST_SHOWN", 2)
     made(tmp_path)
     for name in ("GELU", "SiLU"):
         add_predictions(
@@ -243,10 +246,10 @@ def test_many_settings_have_their_baseline_and_primary_first(tmp_path, monkeypat
 def test_the_reliability_figure_shows_the_bins():
     logits, labels = some_images(2000)
     runs = [images_of(logits[:1000], labels[:1000]), images_of(logits[1000:], labels[1000:])]
-    group, setting = _group_of_one()
-    above, below = prediction_figures.reliability(group, {setting: runs}).axes
+    group, variant = _group_of_one()
+    above, below = reliability_figure(group, {variant: runs}).axes
     count, confidence, accuracy = images_of(logits, labels).bins.T
-    shown = count >= prediction_figures.FEW_IMAGES
+    shown = count >= FEW_IMAGES
     line = above.get_lines()[-1]
     assert line.get_xdata() == pytest.approx(100 * confidence[shown])
     assert line.get_ydata() == pytest.approx(100 * accuracy[shown])
@@ -254,10 +257,8 @@ def test_the_reliability_figure_shows_the_bins():
 
 
 def _group_of_one():
-    from analysis.settings import Group, Setting
-
-    setting = Setting("ReLU")
-    return Group({}, {setting: {}}), setting
+    variant = Variant("ReLU")
+    return Group({}, {variant: {}}), variant
 
 
 # --- what does not fit ---
@@ -279,9 +280,9 @@ def test_an_earlier_reports_files_go(tmp_path, drawn):
     (tmp_path / "report/layers.csv").write_text("mine")
     report_on(tmp_path)
     assert (tmp_path / "report/layers.csv").read_text() == "mine"
-    written = list((tmp_path / "report").glob("*/*"))
+    written = set((tmp_path / "report").glob("*/*"))
     assert {"reliability-1.svg", "images-1.tex"} <= {path.name for path in written}
-    assert all(OURS.fullmatch(path.name) for path in written)
+    assert written <= set(earlier_files(tmp_path / "report"))
     for path in tmp_path.glob("*/predictions.npz"):
         path.unlink()
     report_on(tmp_path)

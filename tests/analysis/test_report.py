@@ -1,4 +1,4 @@
-"""report.py on run folders whose numbers are known: what it computes, says and names."""
+"""Test report.py on run folders whose numbers are known: what it computes, says and names."""
 
 import json
 import math
@@ -18,12 +18,13 @@ from helpers.made_runs import report_on as run
 from scipy import stats
 
 import report
-from analysis import metrics
-from analysis.report import OURS
-from analysis.run_folders import find_runs, read_arguments, read_run
-from analysis.settings import sort
+from analysis.arguments import read_arguments
+from analysis.grouping import group_runs
+from analysis.run_folders import find_runs, read_run
+from analysis.written_files import earlier_files
 from experiments import grid
 from experiments import manifest as manifests
+from run_folder.metrics import METRICS
 from run_folder.records import record_of
 
 RELU = [91.2, 91.9, 91.4, 91.7, 91.5, 91.3]
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def made(folder, relu=RELU, zilu=ZILU, **flags):
-    """ReLU and ZiLU, a seed for each number."""
+    """Make runs of ReLU and ZiLU, a seed for each number."""
     for seed, (a, b) in enumerate(zip(relu, zilu, strict=True)):
         vision_run(folder / f"ReLU_{seed}", a, activation="ReLU", seed=seed, **flags)
         vision_run(folder / f"ZiLU_{seed}", b, activation="ZiLU", seed=seed, **flags)
@@ -168,7 +169,7 @@ def test_runs_that_differ_are_not_pooled(tmp_path):
 def test_what_keeps_runs_apart(tmp_path, flags):
     vision_run(tmp_path / "a", 90, activation="ReLU", seed=0)
     vision_run(tmp_path / "b", 90, activation="ReLU", seed=1, **flags)
-    assert len(sort(find_runs([tmp_path])).groups) == 2
+    assert len(group_runs(find_runs([tmp_path])).groups) == 2
 
 
 def test_what_does_not(tmp_path):
@@ -177,7 +178,7 @@ def test_what_does_not(tmp_path):
     vision_run(tmp_path / "b", 90, activation="ReLU", seed=1, device="cpu", **flags)
     args = tmp_path / "b/args.txt"
     args.write_text(args.read_text().replace("cpu (test)", "cuda (H100)"))
-    (group,) = sort(find_runs([tmp_path])).groups
+    (group,) = group_runs(find_runs([tmp_path])).groups
     assert group.notes == ["device: cpu (test), cuda (H100)"]
     run(tmp_path)
     assert "pooled although they differ in** device: cpu (test), cuda (H100)" in text(tmp_path)
@@ -216,7 +217,7 @@ def test_a_run_that_is_older_than_a_flag(tmp_path):
         vision_run(tmp_path / str(seed), 90, activation="ReLU", seed=seed)
     args = tmp_path / "0/args.txt"
     args.write_text(re.sub("label_smoothing.*\n", "", args.read_text()))
-    assert len(sort(find_runs([tmp_path])).groups) == 1
+    assert len(group_runs(find_runs([tmp_path])).groups) == 1
 
 
 def test_settings(tmp_path):
@@ -231,7 +232,7 @@ def test_settings(tmp_path):
         )
     ):
         vision_run(tmp_path / str(number), 90, **flags)
-    (group,) = sort(find_runs([tmp_path])).groups
+    (group,) = group_runs(find_runs([tmp_path])).groups
     assert {s.label: len(runs) for s, runs in group.runs.items()} == {
         "ReLU": 2, "ZiLU (σ = 4)": 1, "ZiLU (σ learned from 4)": 1,
         "ZiLU (σ = 1, rescaled by 4)": 1,
@@ -239,7 +240,7 @@ def test_settings(tmp_path):
 
 
 def test_a_scan_of_sigma(tmp_path, drawn):
-    """With rivals of the same slope, and the control; and the sentence that belongs to it."""
+    """It comes with rivals of the same slope, with the control, and with a sentence on σ."""
     for seed in range(3):
         for name in ("ReLU", "GELU", "SiLU"):
             vision_run(tmp_path / f"{name}{seed}", 90 + seed / 9, activation=name, seed=seed)
@@ -316,7 +317,7 @@ def test_a_foreign_nan_is_no_number(tmp_path):
 
 
 def test_a_grid_may_ask_for_every_metric_of_a_report():
-    assert set(grid.METRICS) == set(metrics.METRICS)
+    assert set(grid.METRICS) == set(METRICS)
 
 
 def test_a_line_of_results_gives_its_record_back():
@@ -340,7 +341,7 @@ def test_arguments_that_are_none(tmp_path):
 
 
 def foreign(folder, arguments, final, lines=FOREIGN_LINES, **more):
-    """A run of other code; `more` are arguments."""
+    """Make a run of other code; `more` are arguments."""
     text = arguments + "".join(f"{name}: {value}\n" for name, value in more.items())
     return write_run(folder, text, [line.format(final) for line in lines])
 
@@ -362,7 +363,7 @@ def test_test_and_validation_results_are_not_compared(tmp_path):
     lines = [line.replace("[Test]", "[Val]") for line in FOREIGN_LINES]
     foreign(tmp_path / "a", "activation: ReLU\nepochs: 2\nseed: 0\n", 91)
     foreign(tmp_path / "b", "activation: GELU\nepochs: 2\nseed: 0\n", 95, lines)
-    assert len(sort(find_runs([tmp_path])).groups) == 2
+    assert len(group_runs(find_runs([tmp_path])).groups) == 2
     run(tmp_path)
     assert "Validation top-1 accuracy (%)" in text(tmp_path)
 
@@ -370,8 +371,8 @@ def test_test_and_validation_results_are_not_compared(tmp_path):
 def test_sigma_of_an_unknown_activation_distinguishes(tmp_path):
     for sigma in (0.5, 2):
         foreign(tmp_path / str(sigma), "activation: MyGLU\nepochs: 2\n", 91, sigma=sigma)
-    (group,) = sort(find_runs([tmp_path])).groups
-    assert [s.label for s in group.settings] == ["MyGLU (σ = 0.5)", "MyGLU (σ = 2)"]
+    (group,) = group_runs(find_runs([tmp_path])).groups
+    assert [v.label for v in group.variants] == ["MyGLU (σ = 0.5)", "MyGLU (σ = 2)"]
 
 
 def test_notations_of_one_value_are_one(tmp_path):
@@ -379,7 +380,7 @@ def test_notations_of_one_value_are_one(tmp_path):
     for number, form in enumerate(forms):
         folder = tmp_path / str(number)
         foreign(folder, form, 91, activation="zilu", n_epochs=2, run_name=f"r{number}", sigma="1")
-    (group,) = sort(find_runs([tmp_path])).groups
+    (group,) = group_runs(find_runs([tmp_path])).groups
     assert [(s.label, sorted(r)) for s, r in group.runs.items()] == [
         ("ZiLU (σ = 1)", [(0, None, None), (1, None, None)])
     ]
@@ -509,7 +510,7 @@ def test_a_report_while_a_tuning_runs(tmp_path):
 
 
 def sweep_of(folder, runs, **content):
-    """A manifest: (name, role, flags, group) each."""
+    """Write the manifest of a sweep with these runs: (name, role, flags, group) each."""
     entries = [manifests.Run(i, *each) for i, each in enumerate(runs, 1)]
     plan = manifests.Manifest(
         folder, "vision", content.get("tune", {}), content.get("report", {}), entries, "", "today"
@@ -587,9 +588,9 @@ def test_an_earlier_reports_files_go_and_the_users_stay(tmp_path):
     left = {path.name for path in folder.rglob("*")}
     assert not [name for name in left if "-2." in name]
     assert "mine.png" in left
-    written = [path.name for path in folder.glob("*/*") if path.name != "mine.png"]
+    written = {path for path in folder.glob("*/*") if path.name != "mine.png"}
     assert len(written) == 6
-    assert all(OURS.fullmatch(name) for name in written)
+    assert written <= set(earlier_files(folder))
 
 
 def test_one_file_that_opens_offline(tmp_path, drawn):

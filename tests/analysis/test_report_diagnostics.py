@@ -1,4 +1,4 @@
-"""What a report makes of stats.jsonl: means over seeds by depth and time, and their figures."""
+"""Test what reports show of stats.jsonl: means over seeds by depth and time, and the figures."""
 
 import itertools
 import re
@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from helpers.made_runs import add_stats, diverge, report_on, table, text, vision_run
 
-from analysis import figures, layer_figures
-from analysis.layer_figures import QUANTITIES
-from analysis.layers import Layers, layers_of, read_layers
-from analysis.report import OURS
+from analysis import drawing
+from analysis.grouping import group_runs
 from analysis.run_folders import find_runs
-from analysis.settings import sort
+from analysis.sections.layers import (
+    QUANTITIES,
+    LayerStatistics,
+    heat_maps,
+    layer_statistics,
+    read_layers,
+    sigma_lines,
+)
+from analysis.written_files import earlier_files
 
 SITES = ["stem.act", "layer1.0.act1", "layer1.0.act2", "head.act"]  # not in the alphabet's order
 STEPS = [100, 200, 300]
@@ -23,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def site(value, **changes):
-    """What a line tells of a site: numbers that all come of one value."""
+    """Return what a line tells of a site: numbers that all follow from one value."""
     known = {
         "mean": 0.0, "std": value, "tail_index": 3 * value, "gaussian_tail_index": 6.0,
         "flat_share": value / 10, "gradient_norm": value / 1000, "sigma": None,
@@ -32,7 +38,7 @@ def site(value, **changes):
 
 
 def lines(value_of, sites=SITES, steps=STEPS, **changes):
-    """Of every step: value_of(step, place of the site); and the channels at the last step."""
+    """Return a line for each step, with value_of(step, place of the site), and the channels."""
     found = [
         {
             "step": step,
@@ -53,9 +59,9 @@ def made(folder, seeds=2, **more):
     return folder
 
 
-def layers(folder) -> tuple[Layers, list]:
-    (group,) = sort(find_runs([folder])).groups
-    return layers_of(group), group.settings
+def layers(folder) -> tuple[LayerStatistics, list]:
+    (group,) = group_runs(find_runs([folder])).groups
+    return layer_statistics(group), group.variants
 
 
 # --- the numbers ---
@@ -63,15 +69,15 @@ def layers(folder) -> tuple[Layers, list]:
 
 def test_means_are_over_seeds_at_equal_steps(tmp_path):
     found, (relu, zilu) = layers(made(tmp_path))
-    std = found.of("std")
+    std = found.frames("std")
     assert std[relu].columns.tolist() == SITES
     assert std[relu].index.tolist() == STEPS
     wanted = np.array([[step / 100 + i + 0.5 for i in range(4)] for step in STEPS])
     assert std[relu].to_numpy() == pytest.approx(wanted)
     assert std[zilu].to_numpy() == pytest.approx(wanted + 10)
-    assert found.of("tail_ratio")[relu].to_numpy() == pytest.approx(wanted / 2)
-    assert found.of("dead_share")[relu].to_numpy() == pytest.approx(np.arange(4)[None] / 16)
-    assert found.of("sigma") == {}
+    assert found.frames("tail_ratio")[relu].to_numpy() == pytest.approx(wanted / 2)
+    assert found.frames("dead_share")[relu].to_numpy() == pytest.approx(np.arange(4)[None] / 16)
+    assert found.frames("sigma") == {}
     assert found.runs == {relu: 2, zilu: 2}
 
 
@@ -81,7 +87,7 @@ def test_null_and_missing_values_are_not_averaged(tmp_path):
     alone[0]["sites"]["head.act"]["std"] = None
     add_stats(tmp_path / "ReLU_1", alone)
     found, (relu, _) = layers(tmp_path)
-    std = found.of("std")[relu]
+    std = found.frames("std")[relu]
     assert std.index.tolist() == [100, 200, 250, 300]
     assert std["stem.act"].tolist() == pytest.approx([1, (2 + 7) / 2, 7, 3])
     assert std["head.act"].tolist() == pytest.approx([4, 5, 7, 6])
@@ -128,9 +134,9 @@ def test_older_runs_have_no_such_section(tmp_path):
 
 def test_a_diverged_runs_layers_are_in_no_mean(tmp_path):
     found, (relu, _) = layers(made(tmp_path, seeds=3))
-    assert found.of("std")[relu].iloc[0, 0] == pytest.approx(2)
+    assert found.frames("std")[relu].iloc[0, 0] == pytest.approx(2)
     diverge(tmp_path / "ReLU_2")
-    assert layers(tmp_path)[0].of("std")[relu].iloc[0, 0] == pytest.approx(1.5)
+    assert layers(tmp_path)[0].frames("std")[relu].iloc[0, 0] == pytest.approx(1.5)
 
 
 # --- the files ---
@@ -199,8 +205,8 @@ def test_files_with_next_to_nothing(tmp_path, drawn, content):
 def drawn_maps(folder, name):
     found, settings = layers(folder)
     (quantity,) = [each for each in QUANTITIES if each.name == name]
-    with matplotlib.rc_context(figures.STYLE):
-        figure = layer_figures.heat_maps(found, quantity, settings)
+    with matplotlib.rc_context(drawing.STYLE):
+        figure = heat_maps(found, quantity, settings)
         figure.draw_without_rendering()
     return figure
 
@@ -269,7 +275,7 @@ def test_learned_sigmas_have_a_line_for_each_site(tmp_path):
         run = vision_run(tmp_path / str(seed), 90, activation="ZiLU", learn_sigma=True, seed=seed)
         add_stats(run, lines(lambda step, i: 1.0, sigma=1.5 + seed))
     found, (setting,) = layers(tmp_path)
-    figure = layer_figures.sigmas(found, [setting])
+    figure = sigma_lines(found, [setting])
     axes, bar = figure.axes
     assert len(axes.get_lines()) == 4
     assert axes.get_lines()[0].get_ydata().tolist() == [2, 2, 2]
@@ -285,7 +291,7 @@ def test_all_figures_of_a_report(tmp_path, drawn):
     report_on(tmp_path)
     names = {path.stem for path in (tmp_path / "report/figures").iterdir()}
     assert {f"{each.name}-1" for each in QUANTITIES} | {"sigma-1"} <= names
-    assert all(OURS.fullmatch(path.name) for path in (tmp_path / "report").glob("*/*"))
+    assert set((tmp_path / "report").glob("*/*")) <= set(earlier_files(tmp_path / "report"))
     # A sigma that is not learned has no line.
     assert text(tmp_path).count("sigma-1.png") == 1
     assert "A learned σ as it starts." in text(tmp_path)

@@ -261,7 +261,7 @@ def test_tuned_runs_wait_for_their_trials(grid_file):
     tuned = manifest.runs[-1]
     assert not set(tuned.flags) & {"lr", "sigma"}
     assert [t.flags["activation"] for t in manifest.trials_of(tuned)] == ["ZiLU"] * 4
-    with pytest.raises(UserError, match="4 of the 4 trials that it goes by have not ended"):
+    with pytest.raises(UserError, match="4 of the 4 trials that decide its flags have not ended"):
         sweep.command(manifest, tuned)
     alone = plan(grid_file(runs=runs, tune={"lr": [0.1, 0.2], "equal_settings": False}))
     assert [run.role for run in alone.runs] == ["trial"] * 4 + ["tuned"] * 4

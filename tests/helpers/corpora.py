@@ -1,4 +1,4 @@
-"""Text in all the forms that corpora come in, and what a loader scores of it."""
+"""Write texts in the forms that corpora come in, and read what a loader scores of them."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from utils import UserError
 
 
 def write_text(folder, words=(1200, 200, 150)):
-    """train.txt, valid.txt and test.txt of random words, blank lines between some."""
+    """Write train.txt, valid.txt and test.txt of random words, blank lines between some."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)
     for split, count in zip(("train", "valid", "test"), words, strict=True):
@@ -35,29 +35,18 @@ def error_of(*args, **options):
 
 
 def text_of(loader):
-    """The text that an evaluation loader scores, from its bytes."""
+    """Return the text that an evaluation loader scores, from its bytes."""
     targets = torch.cat([targets.flatten() for _, targets in loader.batches(0)])
     return bytes(targets[targets >= 0].tolist()).decode()
 
 
 DATA = Path(os.environ.get("ZILU_TEST_DATA", "nowhere"))
-
-
 needs_data = pytest.mark.skipif(not (DATA / "wikitext").is_dir(), reason="needs ZILU_TEST_DATA")
 
-
 ARTICLE = " \n = Title = \n \n A text with <unk> words . \n And é , 世 . \n \n = = Part = = \n \n"
-
-
 V1 = {split: ARTICLE + f" The {split} split . \n" for split in ("train", "validation", "test")}
-
-
 RAW = {split: text.replace("<unk>", "rare") for split, text in V1.items()}
-
-
 ALIAS = {"train": "train", "validation": "valid", "test": "test"}
-
-
 BOTH = pytest.mark.parametrize(("name", "texts"), [("wikitext103", V1), ("wikitext103-raw", RAW)])
 
 
@@ -68,7 +57,7 @@ def as_files(folder, texts, pattern="wiki.{}.tokens"):
 
 
 def rows_of(text):
-    """As Hugging Face's own script reads WikiText."""
+    """Return the rows of a text, as Hugging Face's own script reads WikiText."""
     lines = text.splitlines(keepends=True)
     return {"text": [line if line.strip() else "" for line in lines]}
 

@@ -1,13 +1,17 @@
-"""Run folders without a training: files as the programs write them, with numbers of the test's."""
+"""Make run folders without training: files as the programs write them, with chosen numbers."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
+import pytest
+from numpy.typing import ArrayLike, NDArray
 
 import report
-from analysis import figures
+from analysis import drawing
 from cli.args_file import args_text
 from cli.language import LanguageConfig
 from cli.parser import converted
@@ -24,9 +28,9 @@ BASE = {
 
 
 def vision_run(
-    folder: Path, top1: float | list[float], *, val: list[float] | None = None, **flags
+    folder: Path, top1: float | list[float], *, val: list[float] | None = None, **flags: Any
 ) -> Path:
-    """A finished run; `top1` is the final test accuracy, or that of each epoch."""
+    """Write a finished run; `top1` is the final test accuracy, or that of each epoch."""
     given = {name: value for name, value in {**BASE, **flags}.items() if value is not None}
     config = converted(VisionConfig, given)
     accuracies = top1 if isinstance(top1, list) else [top1 - 20, top1 - 5, top1]
@@ -62,11 +66,14 @@ def vision_run(
     )
 
 
-def _metrics(top1: float) -> dict:
+def _metrics(top1: float) -> dict[str, float]:
     return {"loss": (101 - top1) / 50, "top1": top1, "top5": 99.0, "count": 10000}
 
 
-def write_run(folder: Path, args: str, results: list[str], metrics: list[str] | None = None):
+def write_run(
+    folder: Path, args: str, results: list[str], metrics: list[str] | None = None
+) -> Path:
+    """Write the files of a run; `results` and `metrics` are lines."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "args.txt").write_text(args)
     (folder / "train_eval_results.txt").write_text("".join(line + "\n" for line in results))
@@ -75,9 +82,14 @@ def write_run(folder: Path, args: str, results: list[str], metrics: list[str] | 
     return folder
 
 
-def add_predictions(folder: Path, labels, accuracy: float, seed, classes: int = 10) -> Path:
-    """predictions.npz of a network that is right on this share of the images, one more or less,
-    and surer than it should be; hard images are hard for every network."""
+def add_predictions(
+    folder: Path, labels: NDArray, accuracy: float, seed: Any, classes: int = 10
+) -> Path:
+    """Write predictions.npz of a network that is right on this share of the images.
+
+    It is one image more or less, and the network is surer than it should be. Hard images are hard
+    for every network.
+    """
     rng = np.random.default_rng(seed)
     hardness = np.random.default_rng(7).uniform(0, 1, len(labels)) + rng.normal(
         0, 0.02, len(labels)
@@ -91,8 +103,8 @@ def add_predictions(folder: Path, labels, accuracy: float, seed, classes: int = 
     return folder
 
 
-def add_blocks(folder: Path, loss, tokens) -> Path:
-    """predictions.npz of a language model."""
+def add_blocks(folder: Path, loss: ArrayLike, tokens: ArrayLike) -> Path:
+    """Write predictions.npz of a language model."""
     np.savez(
         folder / "predictions.npz",
         loss=np.asarray(loss, np.float32),
@@ -101,14 +113,14 @@ def add_blocks(folder: Path, loss, tokens) -> Path:
     return folder
 
 
-def add_stats(folder: Path, lines: list[dict]) -> Path:
-    """stats.jsonl; each of `lines` has "step" and "sites" or "channels"."""
+def add_stats(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    """Write stats.jsonl; each of `lines` has "step" and "sites" or "channels"."""
     text = "".join(json.dumps({"epoch": 1, **line}) + "\n" for line in lines)
     (folder / "stats.jsonl").write_text(text)
     return folder
 
 
-def report_on(folder: Path, *flags) -> None:
+def report_on(folder: Path, *flags: Any) -> None:
     """Write the report of the runs in `folder` to `folder`/report."""
     assert report.main([str(folder), *map(str, flags)]) == 0
 
@@ -121,18 +133,18 @@ def text(folder: Path) -> str:
     return (folder / "report/report.md").read_text()
 
 
-def without_figures(monkeypatch) -> None:
-    """Empty figures, which take no time."""
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make reports write empty figures, which take no time."""
 
-    def save(drawings, folder):
+    def save(drawings: dict[str, Any], folder: Path) -> None:
         for name in drawings:
             (folder / f"{name}.svg").write_bytes(b"")
 
-    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.setattr(drawing, "save", save)
 
 
 def diverge(folder: Path) -> Path:
-    """The run has diverged in its second epoch."""
+    """Make a finished run one that diverged in its second epoch."""
     results = folder / "train_eval_results.txt"
     first = results.read_text().splitlines()[0]
     results.write_text(f"{first}\n[Diverged] in epoch 2, step 7, the training loss is nan\n")
@@ -140,13 +152,11 @@ def diverge(folder: Path) -> Path:
 
 
 def language_run(folder: Path, perplexity: float, activation: str, seed: int) -> Path:
-    """Of the language program: the test text is evaluated once, at the end."""
-    import math
-
+    """Write a run of the language program, which evaluates the test text once, at the end."""
     given = {"activation": activation, "seed": seed, "dataset": "pydoc", "num_epochs": 2}
     config = converted(LanguageConfig, given)
 
-    def metrics(value):
+    def metrics(value: float) -> dict[str, float]:
         return {"loss": math.log(value), "perplexity": value, "word_perplexity": value**2,
                 "bits_per_byte": math.log2(value), "count": 1000}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A GPT-2 of a few thousand parameters, ours and Hugging Face's."""
+"""Build a GPT-2 of a few thousand parameters, ours and Hugging Face's."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ HUGGING_FACE_NAMES = {
 
 
 def gelu_new():
-    """What Hugging Face's GPT-2 has."""
+    """Make the activation of Hugging Face's GPT-2."""
     return nn.GELU(approximate="tanh")
 
 
@@ -36,7 +36,7 @@ def tiny(activation=gelu_new, dropout=0.0, seed=0, **changes):
 
 
 def hugging_face(**changes):
-    """A freshly initialised GPT2LMHeadModel without dropout, of TINY's shape."""
+    """Build a freshly initialised GPT2LMHeadModel without dropout, of TINY's shape."""
     transformers = pytest.importorskip("transformers")
     names = {HUGGING_FACE_NAMES[name]: value for name, value in TINY.items()}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

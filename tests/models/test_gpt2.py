@@ -30,7 +30,7 @@ from training.optimization import parameter_groups
 
 
 class Sine(nn.Module):
-    """An activation that no network has, so that every use of it is ours."""
+    """Compute a sine: an activation that no network has, so that every use of it is ours."""
 
     def forward(self, x):
         return torch.sin(x)
@@ -52,14 +52,14 @@ def count_parameters(model):
 
 
 def assert_same(ours, theirs):
-    """By the largest value: a number that happens to be near 0 is no more exact than the others."""
+    """Compare by the largest value: a number near 0 is no more exact than the others."""
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 @pytest.fixture(scope="module")
 def published():
-    """Hugging Face's model with nothing left at a 0 or a 1 that could hide a mistake."""
+    """Build Hugging Face's model with no parameter at a 0 or a 1 that could hide a mistake."""
     model = hugging_face()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -70,13 +70,13 @@ def published():
 
 @pytest.fixture(scope="module")
 def saved(published, tmp_path_factory):
-    """Its checkpoint folder; not to be written to."""
+    """Save the published model's checkpoint folder, which no test may write to."""
     return save(tmp_path_factory.mktemp("gpt2"), published)
 
 
 @pytest.fixture
 def checkpoint(published, tmp_path):
-    """A checkpoint folder to spoil."""
+    """Save a checkpoint folder that a test may spoil."""
     return save(tmp_path / "gpt2", published)
 
 
@@ -442,7 +442,7 @@ def same_state(model, other):
 
 
 def published_on_the_hub(tensors):
-    """As openai-community/gpt2 is: no prefix, and the masks of old versions."""
+    """Write the keys of openai-community/gpt2: no prefix, and the masks of old versions."""
     tensors = {key.removeprefix("transformer."): value for key, value in tensors.items()}
     for layer in range(2):
         tensors[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 16, 16).tril()
@@ -499,7 +499,7 @@ def test_the_activations_parameters_keep_their_values(saved, loaded):
 
 
 def refused(folder, **changes):
-    """The error of loading `folder`; the model keeps its weights, and the message is one line."""
+    """Return the error of loading `folder`: one line, after which the model has its old weights."""
     model = tiny(**changes)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the text is compared by the caller
@@ -793,14 +793,14 @@ def test_weights_with_norms_are_refused_without(saved):
 
 
 def test_unknown_names_and_options_are_refused():
-    names = "choose from gpt2, gpt2-medium, gpt2-large, gpt2-xl"
+    names = "known: gpt2, gpt2-medium, gpt2-large, gpt2-xl"
     with pytest.raises(
         ValueError, match=f"^unknown model 'GPT2_XL': did you mean gpt2-xl. {names}"
     ):
         resolve_shape("GPT2_XL")
-    with pytest.raises(ValueError, match=r"^unknown model 'resnet18': choose from gpt2,"):
+    with pytest.raises(ValueError, match=r"^unknown model 'resnet18': known: gpt2,"):
         resolve_shape("resnet18")
-    with pytest.raises(ValueError, match=r"^unknown model 'gpt2': .*choose from vgg11,"):
+    with pytest.raises(ValueError, match=r"^unknown model 'gpt2': .*known: vgg11,"):
         models.resolve_options("gpt2", 32)
     with pytest.raises(TypeError, match="unexpected keyword argument 'stem'"):
         build_model("gpt2", nn.ReLU, vocab_size=9, stem="cifar")

@@ -40,12 +40,12 @@ EVERY_FORM = [(name, 32) for name in VISION_MODELS] + [(name, 224) for name in P
 
 
 def own_activation(name):
-    """The factory of the activation that the published network has."""
+    """Return the factory of the activation that the published network has."""
     return nn.GELU if name in TIMM else nn.ReLU
 
 
 def reference(name):
-    """The published network by its own library, at 224 px and 1000 classes."""
+    """Build the published network by its own library, at 224 px and 1000 classes."""
     if name in TORCHVISION:
         return torchvision.models.get_model(TORCHVISION[name])
     timm = pytest.importorskip("timm")
@@ -87,7 +87,7 @@ def spread_out(model):
 
 
 def twins(name):
-    """The published network and ours with its weights, loaded strictly."""
+    """Build the published network and ours with its weights, loaded strictly."""
     torch.manual_seed(0)
     theirs = spread_out(reference(name))
     ours = on_meta(build_model, name, own_activation(name), num_classes=1000, image_size=224)
@@ -102,7 +102,7 @@ def run(model, x):
 
 
 def assert_same(ours, theirs):
-    """By the largest value: a logit that happens to be near 0 is no more exact than the others."""
+    """Compare by the largest value: a logit near 0 is no more exact than the others."""
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
@@ -210,7 +210,7 @@ def test_initial_weights_are_distributed_as_timms():
 
 
 class Sine(nn.Module):
-    """An activation that no network has, so that every use of it is ours."""
+    """Compute a sine: an activation that no network has, so that every use of it is ours."""
 
     def forward(self, x):
         return torch.sin(x)
@@ -453,10 +453,10 @@ except ValueError:
 ERRORS = [
     (
         ("resnet", 32),
-        "unknown model 'resnet': did you mean resnet56? choose from vgg11, vgg13,",
+        "unknown model 'resnet': did you mean resnet56? known: vgg11, vgg13,",
     ),
-    (("ViT_Base", 32), "unknown model 'ViT_Base': did you mean vit-base? choose from vgg11,"),
-    (("alexandria", 32), "unknown model 'alexandria': choose from vgg11,"),
+    (("ViT_Base", 32), "unknown model 'ViT_Base': did you mean vit-base? known: vgg11,"),
+    (("alexandria", 32), "unknown model 'alexandria': known: vgg11,"),
     (
         ("resnet18", 32, {"head": "linear"}),
         "--head linear does not apply to resnet18, only to VGGs: leave out --head",

@@ -1,4 +1,4 @@
-"""--norm: the same networks with GroupNorm or without norms, and by --init_gain other gains."""
+"""--norm builds the same networks with GroupNorm or none, and --init_gain with other gains."""
 
 import functools
 import math
@@ -46,7 +46,7 @@ def inputs(name, batch=2, size=32):
 
 @torch.no_grad()
 def spread_out(model):
-    """Nothing is left at a 0 or a 1 that could hide a mistake."""
+    """Move everything off a 0 or a 1 that could hide a mistake."""
     for value in model.parameters():
         if value.dim() == 1:
             value.add_(0.5 * torch.rand(value.shape))
@@ -112,7 +112,7 @@ def test_vgg_without_norms_is_torchvisions_vgg():
 
 
 class Bias(nn.Module):
-    """What is left of a norm that is left out."""
+    """Add a bias, which is all that stays of a norm that is left out."""
 
     def __init__(self, width):
         super().__init__()
@@ -228,7 +228,7 @@ def test_relu_has_its_gain_to_the_last_bit(name, options):
 
 
 class Plain(nn.Sequential):
-    """He's setting: linear layers of one width, drawn with ReLU's gain."""
+    """Stack linear layers of one width, drawn with ReLU's gain: the setting of He et al."""
 
     def __init__(self, width, depth, activation):
         torch.manual_seed(0)
@@ -244,7 +244,7 @@ class Plain(nn.Sequential):
 
 @torch.no_grad()
 def moments(model, x, kind):
-    """The second moment of what every activation is given."""
+    """Return the second moment of what every activation is given."""
     seen = []
 
     def keep(site, arguments):
@@ -270,7 +270,7 @@ def test_unit_gain_keeps_the_second_moment_over_depth(name):
 
 
 def moments_in_vgg(images):
-    """Without norms: ZiLU's with torch's gain and with its own, and ReLU's."""
+    """Return the moments without norms: ZiLU's with torch's gain and with its own, and ReLU's."""
     activation = functools.partial(create_activation, "ZiLU")
     options = {"image_size": 64, "head": "linear"}
     model = build("vgg16", "none", activation, **options)

@@ -1,4 +1,4 @@
-"""--rescale_init: sigma = 1 on rescaled weights starts as exactly the function of another sigma."""
+"""With --rescale_init, sigma = 1 starts as exactly the function of another sigma."""
 
 import functools
 
@@ -47,7 +47,7 @@ CASES += [
 
 
 def build(name, options, sigma):
-    """In float64, with nothing at a 0 or a 1 that could hide a forgotten bias or statistic."""
+    """Build a network in float64, with no 0 or 1 that could hide a forgotten bias or statistic."""
     torch.manual_seed(0)
     model = build_model(name, functools.partial(ZiLU, sigma), **options).double()
     with torch.no_grad():
@@ -67,7 +67,7 @@ def inputs(name, image_size=32, **options):
 
 @torch.no_grad()
 def observe(model, x):
-    """Logits in evaluation and in training, and in evaluation what every activation is given."""
+    """Return logits in evaluation and in training, and what each activation gets in evaluation."""
     given = {}
 
     def keep(path, module, arguments):

@@ -1,4 +1,4 @@
-"""Other people's architectures in the programs: built, trained, resumed, or refused in a line."""
+"""The programs build, train and resume third-party architectures, or refuse them in one line."""
 
 import copy
 import functools
@@ -67,7 +67,7 @@ GATES = {"mamba": {"softplus"}}
 
 @pytest.fixture(scope="module")
 def configurations(tmp_path_factory):
-    """A folder with one for every kind of network."""
+    """Save a configuration of every kind of network, each in a folder under the one returned."""
     transformers = pytest.importorskip("transformers")
     home = tmp_path_factory.mktemp("configurations")
     for kind, options in CONFIGURATIONS.items():
@@ -87,13 +87,13 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def see(mistake_in):
-    """Run vision_main on flags that are a mistake; returns its one line."""
+    """Run vision_main on flags that are a mistake; return its one line."""
     return functools.partial(mistake_in, vision_main, *DIGITS)
 
 
 @pytest.fixture
 def read(mistake_in, text):
-    """The same of language_main."""
+    """Run language_main on flags that are a mistake; return its one line."""
     return functools.partial(mistake_in, language_main, *TEXT, "--data_path", text)
 
 
@@ -243,7 +243,7 @@ def test_a_killed_run_goes_on_exactly(forked, configurations, text, tmp_path, mo
 
 
 def test_a_norm_with_its_activation_is_synchronised(forked, tmp_path):
-    """timm's BatchNormAct2d: two processes see what one sees."""
+    """With timm's BatchNormAct2d two processes see what one sees."""
     pytest.importorskip("timm")
     flags = (*DIGITS, "--model", "timm/test_efficientnet", "--max_steps", "3", "--resize", "16")
     losses = []
@@ -294,7 +294,7 @@ def test_a_sweep_and_its_report(tmp_path, monkeypatch, capsys):
     "name", ["timm/test_efficientnet", "timm/test_vit", "timm/nf_regnet_b0", "torchvision/swin_t"]
 )
 def test_no_activation_of_a_classifier_is_left(name):
-    """Counted by the operators that run; those of gates stay."""
+    """Operators that run are counted; those of gates stay."""
     images = torch.randn(2, 3, 32, 32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.third_party.with_activation", lambda name, network, *_: network)
@@ -455,7 +455,7 @@ def test_a_package_that_is_not_installed(see, tmp_path, monkeypatch):
 )
 def test_networks_that_are_no_use(see, tmp_path, monkeypatch, network, message):
     pytest.importorskip("timm")
-    monkeypatch.setattr("models.third_party._built", lambda *_: copy.deepcopy(network))
+    monkeypatch.setattr("models.third_party._create", lambda *_: copy.deepcopy(network))
     line = see("--model", "timm/resnet18", "--output_dir", tmp_path / "run")
     assert re.search(f"timm/resnet18.*{message}", line)
     assert not (tmp_path / "run").exists()
@@ -500,7 +500,7 @@ def test_configurations_that_are_broken(read, tmp_path):
 def test_a_name_that_cannot_be_had_offline(read, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     line = read("--model", "hf/nobody/nothing", "--output_dir", tmp_path / "run")
-    assert "hf/nobody/nothing: no such folder, and not to be had from Hugging Face (HF_HUB" in line
+    assert "hf/nobody/nothing: no such folder, and not available from Hugging Face (HF_HUB" in line
 
 
 def test_a_configuration_that_changed_after_the_run(configurations, text, read, tmp_path):

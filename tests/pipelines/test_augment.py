@@ -1,4 +1,4 @@
-"""Augmentation against torchvision, one image at a time."""
+"""Augmentation gives what torchvision gives, one image at a time."""
 
 import itertools
 
@@ -27,14 +27,14 @@ def random_bytes(*shape, seed=0):
 
 
 def varied(transform, pixels, seed=0):
-    """`pixels` as a training loader would have them made, in one batch."""
+    """Transform `pixels` as a training loader would, in one batch."""
     choices = transform.draw(len(pixels), seeded(seed))
     noise = transform.draw_noise(len(pixels), seeded(seed)) if transform.noise else None
     return transform(pixels, choices, noise)
 
 
 def reference_crop_flip(image, dy, dx, flip, padding):
-    """image: (H, W, C)."""
+    """Crop and flip one image (H, W, C) by torchvision."""
     height, width, _ = image.shape
     planes = functional.pad(image.permute(2, 0, 1), [padding])
     planes = functional.crop(planes, dy, dx, height, width)
@@ -63,7 +63,7 @@ def test_crop_flip_of_any_shape(height, width, padding, data):
 
 
 class TestDistribution:
-    """8x8 images have padding 1, hence 3 x 3 x 2 results; all must be equally likely."""
+    """8x8 images have padding 1, hence 3 x 3 x 2 results, which must all be equally likely."""
 
     image = torch.arange(1, 193, dtype=torch.uint8).view(8, 8, 3)
     cells = tuple(itertools.product(range(3), range(3), (False, True)))
@@ -183,7 +183,7 @@ def test_the_bytes_are_left_alone():
 
 
 def in_parts(transform, pixels, cuts):
-    """What `varied` makes of them, in several batches."""
+    """Do what `varied` does, in several batches."""
     choices = transform.draw(len(pixels), seeded())
     noise = transform.draw_noise(len(pixels), seeded())
     bounds = [0, *cuts, len(pixels)]

@@ -1,4 +1,4 @@
-"""The front door: every data set by name, and every way its files can be wrong."""
+"""load_images reads every data set by name, and names every mistake in its files."""
 
 import hashlib
 import http.server
@@ -31,7 +31,7 @@ ROOT = Path(dataset.__file__).parent
 
 
 def error_of(*args, **options):
-    """The message of the UserError that loading ends in: one line."""
+    """Return the message of the UserError that loading ends in: one line."""
     with pytest.raises(UserError) as caught:
         load_images(*args, **{"batch_size": 4, "progress": False} | options)
     message = str(caught.value)
@@ -45,7 +45,7 @@ def epoch_of(loader, epoch=0):
 
 
 def normalised(images, data):
-    """uint8 (N, H, W, 3) array -> what torchvision's to_tensor and normalize make of it."""
+    """Normalise an array uint8 (N, H, W, 3) by torchvision's to_tensor and normalize."""
     return torch.stack(
         [functional.normalize(functional.to_tensor(x), data.mean, data.std) for x in images]
     )
@@ -207,7 +207,10 @@ class TestHoldOut:
 
 
 def write_cifar(cls, folder, monkeypatch, per_file=10):
-    """Tiny files in CIFAR's own format, and their MD5 in torchvision's tables; (images, labels)."""
+    """Write tiny files in CIFAR's own format, and put their MD5 into torchvision's tables.
+
+    Returns {table: (images, labels)}.
+    """
     random = np.random.RandomState(3)
     (folder / cls.base_folder).mkdir(parents=True)
     fine = cls is datasets.CIFAR100
@@ -243,7 +246,7 @@ def pack_cifar(cls, folder, archive, monkeypatch):
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server on this machine: (its folder, its address)."""
+    """Start a web server on this machine; yield its folder and its address."""
     folder = tmp_path / "web"
     folder.mkdir()
 
@@ -316,7 +319,7 @@ class TestCifar:
         ]
         difference = epoch_of(data.test)[0] - normalised(small, data)
         assert difference.abs().max() < 2.5 / 255 / 0.24
-        monkeypatch.setattr(splits, "memory_at_hand", lambda device: 1000)
+        monkeypatch.setattr(splits, "available_memory", lambda device: 1000)
         assert "--resize 64" in error_of("cifar10", tmp_path, resize=64)
 
     def test_a_damaged_file(self, tmp_path, monkeypatch):
@@ -347,7 +350,7 @@ class TestCifar:
         assert load_images("cifar10", folder, batch_size=7).train.num_samples == 50
 
     def assert_missing(self, folder, capfd):
-        """Missing, with no way to get it: one line, in time, and nothing left behind."""
+        """Missing files that cannot be downloaded end in one line, in time, and leave nothing."""
         start = time.monotonic()
         message = error_of("cifar10", folder)
         assert time.monotonic() - start < 5
@@ -424,7 +427,7 @@ class TestCifar:
 
 
 def counted(monkeypatch, module, name):
-    """A list that grows with every call of module.name, which now takes its time."""
+    """Slow module.name down; return a list that grows with every call of it."""
     calls, real = [], getattr(module, name)
 
     def slowly(*args):
@@ -437,13 +440,13 @@ def counted(monkeypatch, module, name):
 
 
 def at_once(count, work):
-    """What `work` returns in each of several threads, whose locks are as those of processes."""
+    """Run `work` in several threads, whose locks work as those of processes; return the results."""
     with ThreadPoolExecutor(count) as pool:
         return [future.result() for future in [pool.submit(work) for _ in range(count)]]
 
 
 def write_image(path, size=(12, 12), seed=0, mode="RGB", **options):
-    """A smooth random picture, in any mode and format."""
+    """Write a smooth random picture, in any mode and format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.random.RandomState(seed).randint(0, 256, (4, 4, 3)).astype(np.uint8)
     image = Image.fromarray(small).resize(size, Image.BICUBIC)
@@ -470,7 +473,7 @@ def load_folder(path, **options):
 
 
 def touch(path):
-    """As if the file had been written a second later."""
+    """Make the file look as if it had been written a second later."""
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
 
@@ -587,7 +590,7 @@ class TestImageFolder:
 
 
 def decoded(path):
-    """What decode() makes of a file, as (H, W, 3), warnings being errors."""
+    """Decode a file as (H, W, 3), warnings being errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return np.asarray(decode.decode(path))
@@ -641,7 +644,7 @@ class TestCache:
 
     @pytest.fixture
     def decoded(self, monkeypatch):
-        """The splits that were decoded, by number of images."""
+        """Return a list that gets the number of images of every split that is decoded."""
         counts = []
         real = decode.decode_all
         monkeypatch.setattr(
@@ -776,7 +779,7 @@ class TestStreaming:
     def test_what_does_not_fit_is_streamed_and_gives_the_same(self, folder, monkeypatch):
         options = {"resize": 16, "augment": True, "color_jitter": True, "noise": 0.1}
         memory = load_folder(folder, **options)
-        monkeypatch.setattr(splits, "memory_at_hand", lambda device: 4 * 33 * 16 * 16 * 3 - 1)
+        monkeypatch.setattr(splits, "available_memory", lambda device: 4 * 33 * 16 * 16 * 3 - 1)
         streamed = load_folder(folder, num_workers=2, **options)
         assert "streamed" in streamed.description
         assert (memory.mean, memory.std) == (streamed.mean, streamed.std)
@@ -789,12 +792,12 @@ class TestStreaming:
                 assert torch.equal(ours, theirs)
 
     def test_a_quarter_of_the_memory_is_enough(self, folder, monkeypatch):
-        monkeypatch.setattr(splits, "memory_at_hand", lambda device: 4 * 33 * 16 * 16 * 3)
+        monkeypatch.setattr(splits, "available_memory", lambda device: 4 * 33 * 16 * 16 * 3)
         assert "streamed" not in load_folder(folder, resize=16).description
 
-    def test_the_memory_at_hand_is_plausible(self):
+    def test_the_available_memory_is_plausible(self):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        assert 2**26 < splits.memory_at_hand("cpu") <= total
+        assert 2**26 < splits.available_memory("cpu") <= total
 
     def test_statistics_of_a_large_set_are_of_evenly_spaced_images(self, folder, monkeypatch):
         monkeypatch.setattr(splits, "STATISTICS_IMAGES", 7)

@@ -1,4 +1,4 @@
-"""Long-tailed training sets: sizes as published, the same images for the same seed."""
+"""Long-tailed training sets have the published sizes, and the same images for the same seed."""
 
 import numpy as np
 import pytest

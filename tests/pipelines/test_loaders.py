@@ -1,4 +1,4 @@
-"""The order of batches: once each, by seed and epoch alone, from memory as from files."""
+"""A loader yields each image once, in an order that depends on seed and epoch alone."""
 
 import multiprocessing
 import os
@@ -70,7 +70,7 @@ def same_batches(ours, theirs):
 
 
 def together(shares):
-    """The batches that the ranks' loaders give, put together."""
+    """Put the shards of the ranks together to whole batches."""
     return [
         tuple(torch.cat(parts) for parts in zip(*batch, strict=True))
         for batch in zip(*shares, strict=True)
@@ -79,7 +79,7 @@ def together(shares):
 
 @pytest.fixture(params=["memory", "stream", "imagenet"])
 def make_loader(request, files):
-    """make_loader(data_seed, **augmentation): each kind of loader in turn."""
+    """Return make_loader(data_seed, **augmentation), for each kind of loader in turn."""
 
     def make(data_seed=None, **options):
         if request.param == "memory":
@@ -131,7 +131,7 @@ def test_an_epoch_repeats_bit_for_bit_and_epochs_and_seeds_differ(make_loader):
         assert not torch.equal(images[targets.argsort()], third[0][third[1].argsort()])
 
 
-def test_every_image_is_drawn_anew_in_every_epoch_and_seed(files):
+def test_every_image_is_drawn_again_in_every_epoch_and_seed(files):
     read = ImageNetReader(SIZE)  # whose draws are per image, in the worker
 
     def by_file(data_seed, epoch):
@@ -161,7 +161,7 @@ def test_the_global_generator_is_left_alone_and_changes_nothing(make_loader):
 
 
 def test_an_epoch_is_drawn_by_place_in_its_order_and_noise_by_batch():
-    """The whole rule, so that a seed stands for the same batches in every version."""
+    """The whole rule stands here, so that a seed gives the same batches in every version."""
     images, vary = torch.from_numpy(random_images()), transform(**ALL)
     generator = torch.Generator().manual_seed(mixed_seed(7, 3))
     order = torch.randperm(COUNT, generator=generator)
@@ -463,7 +463,7 @@ class TestImageNetReader:
 
 @pytest.mark.slow
 def test_ten_times_as_fast_as_torchvision_one_image_at_a_time():
-    """In processor time on one thread, so that it holds on a busy machine too."""
+    """Processor time on one thread is measured, so that it holds on a busy machine too."""
     count, size, before = 4000, 32, torch.get_num_threads()
     images = np.random.RandomState(0).randint(0, 256, (count, size, size, 3), np.uint8)
     normalise = ((0.5,) * 3, (0.25,) * 3)

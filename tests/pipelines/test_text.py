@@ -1,4 +1,4 @@
-"""The front door: every corpus by name, what it gives, and what it says where it cannot."""
+"""load_text loads every corpus by name, and says in one line why it cannot."""
 
 import os
 import socket
@@ -125,7 +125,7 @@ class TestPydoc:
 
 
 def message_of(tmp_path, name, tokenizer, **environment):
-    """What a process of its own says, and the seconds that takes."""
+    """Load in a process of its own; return what it says, and the seconds that takes."""
     code = (
         "import sys, dataset, utils\n"
         "try: dataset.load_text(*sys.argv[1:3], tokenizer=sys.argv[3], block_size=8,"

@@ -1,4 +1,4 @@
-"""The cache of tokens: never stale, never half there, and enough by itself."""
+"""The cache of tokens is never stale, never half written, and enough by itself."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ import pytest
 from pipelines.text import cache, corpora, hub, tokenizer
 from utils import UserError, one_at_a_time
 
-ROOT = Path(cache.__file__).parent.parent
+ROOT = Path(cache.__file__).parents[2]
 TEXTS = {"train": "Some text.\n" * 50, "valid": "Other text,\nin two lines", "test": "The end.\n"}
 
 
@@ -37,7 +37,7 @@ def settled(monkeypatch):
 
 @pytest.fixture
 def encodings(monkeypatch):
-    """A list that grows with every call of the byte tokenizer."""
+    """Return a list that grows with every call of the byte tokenizer."""
     calls = []
     real = tokenizer.ByteTokenizer.encode_lines
     monkeypatch.setattr(
@@ -79,8 +79,8 @@ class TestWhatIsKept:
     )
     @pytest.mark.parametrize("block", [1, 7])
     def test_every_byte(self, tmp_path, monkeypatch, text, block):
-        monkeypatch.setattr("pipelines.text.forms.BLOCK", block)
-        monkeypatch.setattr("pipelines.text.lines.LONGEST", 16)
+        monkeypatch.setattr("pipelines.text.forms.BLOCK_BYTES", block)
+        monkeypatch.setattr("pipelines.text.lines.MAX_LINE_BYTES", 16)
         write(tmp_path, train=text)
         assert text_of(load(tmp_path)) == text.encode()
 
@@ -102,7 +102,7 @@ class TestWhatIsKept:
         assert load(tmp_path).ids("train").dtype == np.uint32
 
     def test_bytes_need_no_utf8_and_others_say_where(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("pipelines.text.forms.BLOCK", 7)
+        monkeypatch.setattr("pipelines.text.forms.BLOCK_BYTES", 7)
         write(tmp_path, valid="é\n" * 20 + "x")
         data = (tmp_path / "valid.txt").read_bytes() + b"\xff\n"
         write(tmp_path, valid=data)
@@ -132,7 +132,7 @@ class TestWhatIsKept:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
     def test_memory_does_not_grow_with_the_text(self, tmp_path):
-        """60 MB in lines, then 60 MB in one line: either would show in the peak."""
+        """The text has 60 MB in lines, then 60 MB in one line; either would show in the peak."""
         write(tmp_path)
         with open(tmp_path / "train.txt", "wb") as file:
             for _ in range(60):
@@ -140,7 +140,7 @@ class TestWhatIsKept:
             for _ in range(60):
                 file.write(b"Sixteen letters " * 65_536)
         code = (
-            "import sys; from text import cache;"
+            "import sys; from pipelines.text import cache;"
             "cache.load('text', 'bytes', sys.argv[1], False);"
             "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
         )
@@ -148,7 +148,7 @@ class TestWhatIsKept:
 
 
 def run(code, *args, **environment):
-    """The standard output of Python code in a process of its own."""
+    """Run Python code in a process of its own; return its standard output."""
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, args)],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True,
@@ -168,7 +168,7 @@ class TestNeverStale:
         assert "its cache" in again.origin
 
     def test_a_new_file_is_read_again_but_not_tokenised(self, tmp_path, monkeypatch, encodings):
-        """Within a tick of the clock it may have changed without a change of its times."""
+        """Within a tick of the clock a file may change without a change of its times."""
         write(tmp_path)
         load(tmp_path)
         encodings.clear()
@@ -250,7 +250,7 @@ class TestWithoutTheText:
         assert tokens.origin == f"{tokens.folder} alone, made of {tmp_path}"
 
     def test_it_needs_no_library(self, tmp_path):
-        """GPT-2's ids under its fingerprint, and nothing that could make or fetch them."""
+        """Tokens under GPT-2's fingerprint are read without what could make or fetch them."""
         write(tmp_path)
         made = load(tmp_path)
         meta = made.meta | {"tokenizer": "gpt2", "fingerprint": tokenizer.GPT2_FINGERPRINT}
@@ -300,7 +300,7 @@ class TestNeverHalfThere:
             lambda folder: shutil.rmtree(folder) or folder.mkdir(),
         ],
     )
-    def test_a_damaged_one_is_made_anew(self, tmp_path, damage, settled, encodings):
+    def test_a_damaged_one_is_made_again(self, tmp_path, damage, settled, encodings):
         write(tmp_path)
         folder = load(tmp_path).folder
         damage(folder)
@@ -323,14 +323,14 @@ class TestNeverHalfThere:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
     def test_nothing_is_left_of_what_broke_off(self, tmp_path, monkeypatch, error, encodings):
         write(tmp_path)
-        real = cache._write
+        real = cache._write_split
 
         def write_two(*args):
             if len(list((tmp_path / "tokens").glob("*/*.bin"))) == 2:
                 raise error
             return real(*args)
 
-        monkeypatch.setattr(cache, "_write", write_two)
+        monkeypatch.setattr(cache, "_write_split", write_two)
         if error is KeyboardInterrupt:
             with pytest.raises(KeyboardInterrupt):
                 load(tmp_path)
@@ -366,7 +366,7 @@ class TestNeverHalfThere:
     def test_processes_at_once(self, tmp_path):
         write(tmp_path, train="Some text.\n" * 200_000)
         code = (
-            "import sys; from text import cache;"
+            "import sys; from pipelines.text import cache;"
             "print(len(cache.load('text', 'bytes', sys.argv[1], False).ids('train')))"
         )
         command = [sys.executable, "-c", code, str(tmp_path)]
@@ -381,7 +381,7 @@ class TestNeverHalfThere:
 
 
 def test_tokens_keep_their_order_however_long_each_chunk_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.text.forms.BLOCK", 10)
+    monkeypatch.setattr("pipelines.text.forms.BLOCK_BYTES", 10)
     real, delays = tokenizer.ByteTokenizer.encode_lines, itertools.cycle([0.01, 0, 0.005])
 
     def slowly(self, lines):
@@ -395,7 +395,7 @@ def test_tokens_keep_their_order_however_long_each_chunk_takes(tmp_path, monkeyp
 
 
 class TestDamage:
-    """Whatever happened to the files, the tokens are made anew or are the right ones."""
+    """Whatever happened to the files, the tokens are made again or are the right ones."""
 
     @pytest.mark.parametrize("byte", [b"\0", b"\xff"])
     def test_other_bytes_of_the_same_number(self, tmp_path, settled, encodings, byte):
@@ -436,7 +436,7 @@ class TestDamage:
 
 
 def test_a_tokenizer_may_have_moved(tmp_path, monkeypatch, settled, encodings):
-    """As on another machine, to which the tokens were copied."""
+    """So it is on another machine, to which the tokens were copied."""
     monkeypatch.setattr(tokenizer, "fingerprint", lambda name: "f" * 32)
     monkeypatch.setattr(tokenizer, "load", lambda *args: tokenizer.ByteTokenizer())
     write(tmp_path)
@@ -469,7 +469,7 @@ print(digest.hexdigest())
 class TestOneAtATime:
     @pytest.fixture
     def start(self, tmp_path):
-        """start(seconds): a process that loads the text, and takes that long to encode a bit."""
+        """Return start(seconds): it starts a process that loads the text, encoding slowly."""
         write(tmp_path)
         (tmp_path / "marks").touch()
         running = []
@@ -490,7 +490,7 @@ class TestOneAtATime:
             process.stdout.close()
 
     def marks(self, tmp_path):
-        """Which process encoded, for every time it did."""
+        """Return which process encoded, for every time one did."""
         return (tmp_path / "marks").read_text().split()
 
     def test_one_of_four_processes_makes_the_tokens(self, tmp_path, start):

@@ -1,4 +1,4 @@
-"""Hugging Face: its cache on this machine, and the network."""
+"""Hugging Face's files are taken from its cache on this machine, else from the network."""
 
 import http.server
 import json
@@ -32,7 +32,7 @@ COMMIT = "0123456789" * 4
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """An empty cache of Hugging Face's, and no network."""
+    """Give Hugging Face's library an empty cache and no network; return the cache's folder."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -41,7 +41,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def put_in_cache(cache, repository, write):
-    """A repository as huggingface_hub keeps it."""
+    """Write a repository as huggingface_hub keeps it."""
     folder = cache / repository.replace("/", "--")
     (folder / "refs").mkdir(parents=True)
     (folder / "refs/main").write_text(COMMIT)
@@ -62,7 +62,7 @@ class TestHuggingFacesCache:
             (folder / "wikitext-103-v1/train-00001-of-00002.parquet").unlink()
 
         put_in_cache(hub_cache, "datasets/Salesforce/wikitext", half)
-        assert "not to be had from Hugging Face" in error_of("wikitext103", tmp_path)
+        assert "not available from Hugging Face" in error_of("wikitext103", tmp_path)
 
     def test_local_files_come_first(self, tmp_path, hub_cache):
         changed = {split: text + " More . \n" for split, text in V1.items()}
@@ -85,7 +85,7 @@ class TestHuggingFacesCache:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of huggingface.co as a download needs, for one repository in the folder `root`."""
+    """Serve what a download needs of huggingface.co, for one repository in the folder `root`."""
 
     root: Path
 
@@ -117,7 +117,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def fake_hub(tmp_path):
-    """The URL of a hub, and the folder of its one repository."""
+    """Start a hub; yield its URL and the folder of its one repository."""
     handler = type("Handler", (Hub,), {"root": tmp_path / "repository"})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -127,7 +127,7 @@ def fake_hub(tmp_path):
 
 class TestTheNetwork:
     def load(self, tmp_path, endpoint, name, tokenizer):
-        """Loaded in a process of its own: Hugging Face's library reads its settings once."""
+        """Load in a process of its own: Hugging Face's library reads its settings once."""
         code = (
             "import sys, dataset, utils\n"
             "try: data = dataset.load_text(*sys.argv[1:3], tokenizer=sys.argv[3], block_size=8,"

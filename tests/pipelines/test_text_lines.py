@@ -1,4 +1,4 @@
-"""Lines: where a text may be cut, and what is counted of it."""
+"""A text is cut into lines at the right places, and counted."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ def lines_of(data, size):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(lines, "LONGEST", 8)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 8)
 
 
 @given(text=texts, size=st.integers(1, 40), other=st.integers(1, 40))
@@ -42,12 +42,12 @@ def test_lines_do_not_depend_on_how_the_text_is_read(text, size, other):
 @given(text=texts, size=st.integers(1, 40))
 def test_no_line_is_too_long_and_no_other_is_cut(text, size):
     found = lines_of(text.encode(), size)
-    assert all(len(line) <= lines.LONGEST for line in found)
+    assert all(len(line) <= lines.MAX_LINE_BYTES for line in found)
     for line in io.BytesIO(text.encode()).readlines():
         pieces = [found.pop(0)]
         while b"".join(pieces) != line:
             pieces.append(found.pop(0))
-        assert (len(pieces) == 1) == (len(line) <= lines.LONGEST)
+        assert (len(pieces) == 1) == (len(line) <= lines.MAX_LINE_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_counts(text, size):
 
 
 def test_no_list_has_more_lines_than_memory_is_meant_for():
-    text = b"\n" * (lines.MANY * 3 + 5)
+    text = b"\n" * (lines.MAX_LINES * 3 + 5)
     found = list(lines.in_lines([text]))
     assert b"".join(itertools.chain.from_iterable(found)) == text
-    assert max(map(len, found)) == lines.MANY
+    assert max(map(len, found)) == lines.MAX_LINES

@@ -1,4 +1,4 @@
-"""Windows of tokens: which are inputs, which are targets, and how often."""
+"""Loaders yield the right tokens as inputs and as targets, as often as they say."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ class TestTraining:
         assert not torch.equal(of(0, 0), of(1, 0))
         assert not torch.equal(of(0, 1), of(1, 0))
 
-    def test_blocks_begin_elsewhere_in_every_epoch(self):
+    def test_blocks_begin_at_another_place_in_every_epoch(self):
         loader = train_loader(10_000, 16)
         offsets = {int(epoch_of(loader, epoch)[0].min(1).values[0]) % 16 for epoch in range(40)}
         assert len(offsets) > 8
@@ -96,7 +96,7 @@ class TestTraining:
 
 
 def windows_of(length, block_size, stride):
-    """(first input, scored targets) of every window, one token at a time."""
+    """Return (first input, scored targets) of every window, found one token at a time."""
     windows, scored, start = [], 0, 0
     while scored < length - 1:
         last = min(start + block_size, length - 1)
@@ -142,7 +142,7 @@ def same_batches(ours, theirs):
 
 
 class Recorded:
-    """Ids that note which of them are read."""
+    """Note which of the ids are read."""
 
     def __init__(self, ids):
         self.ids, self.read = ids, []

@@ -1,4 +1,4 @@
-"""Tokenizers: the true GPT-2, bytes, and folders with somebody's own."""
+"""Tokenizers give the right ids: GPT-2's, bytes, and those of a folder."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def error_of(function, *args):
 
 
 def save_tokenizer(folder, **special):
-    """A small tokenizer of somebody's own, saved as Hugging Face does."""
+    """Train a small tokenizer and save it as Hugging Face does."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 

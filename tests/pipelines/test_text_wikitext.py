@@ -1,4 +1,4 @@
-"""WikiText-103 in all its forms: one corpus, whatever it is kept in."""
+"""WikiText-103 is one corpus in all forms that it may be kept in."""
 
 import hashlib
 

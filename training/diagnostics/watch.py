@@ -80,7 +80,7 @@ class Watch:
         """
         living: dict[str, Tensor] = {}
 
-        def note(name: str, _, x: Tensor) -> Tensor:
+        def note(name: str, _: nn.Module, x: Tensor) -> Tensor:
             found = living_channels(x, dimensions.get(x.dim(), 1 if x.dim() == 4 else -1))
             if not has_data():
                 found = torch.zeros_like(found)
@@ -101,7 +101,7 @@ class Watch:
         """
         dimensions: dict[int, int] = {}
 
-        def hook(module: nn.Module, _, output: Tensor) -> None:
+        def hook(module: nn.Module, _: object, output: Tensor) -> None:
             dimensions[output.dim()] = -1 if isinstance(module, nn.Linear) else 1
 
         layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))]
@@ -133,8 +133,8 @@ class Watch:
         """
         calls: Counter[str] = Counter()
 
-        def hook(path: str):
-            def before(site: nn.Module, arguments: tuple) -> tuple:
+        def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+            def before(site: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
                 calls[path] += 1
                 name = path if calls[path] == 1 else f"{path}#{calls[path]}"
                 return note(name, site, arguments[0]), *arguments[1:]

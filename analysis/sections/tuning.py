@@ -1,0 +1,122 @@
+"""Tell what the tuning of a sweep tried and chose for each activation."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas
+
+from analysis.document import Document
+from analysis.run_folders import RunResult
+from analysis.section import Section
+from analysis.wording import value_text
+from experiments.manifest import TRIAL
+from experiments.results import trial_result
+from experiments.tuning import Trial, mean_scores, tuned_flags
+
+
+class Tuning(Section):
+    def write_closing(self, document: Document) -> None:
+        if not self.choices:
+            return
+        document.heading(2, "Tuning")
+        trials = sorted({choice.trials + choice.missing for choice in self.choices})
+        document.paragraph(
+            f"Each activation had {' or '.join(map(str, trials))} trials, with seeds that are not "
+            "reported above. The best mean of the final validation score was chosen. An activation "
+            "with fewer settings to try had more seeds for each."
+        )
+        document.table("tuning", tuning_table(self.choices))
+        for choice in self.choices:
+            if choice.missing:
+                document.items([f"{choice.activation}: {choice.missing} trials have not ended."])
+            document.items(
+                [
+                    f"{choice.activation}: {edge}; a better value may lie beyond."
+                    for edge in choice.edges()
+                ]
+            )
+
+    def csv_tables(self) -> dict[str, pandas.DataFrame]:
+        return {"tuning": tuning_table(self.choices)} if self.choices else {}
+
+    @cached_property
+    def choices(self) -> list["Choice"]:
+        """Return the choice of every tuning among the runs."""
+        tunings: dict[str, list[RunResult]] = {}
+        for run in self.findings.runs:
+            if run.role == TRIAL:
+                key = repr((run.manifest.folder, run.entry.group))
+                tunings.setdefault(key, []).append(run)
+        return [choice_of(trials) for trials in tunings.values()]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Hold what the tuning of one activation tried, in one group of runs.
+
+    Attributes:
+        activation: The activation.
+        tried: (the flags' values, their mean validation score, trials that ended) of each
+            combination.
+        missing: Trials that have not ended.
+    """
+
+    activation: str
+    tried: list[tuple[dict[str, Any], float, int]]
+    missing: int
+
+    @property
+    def trials(self) -> int:
+        return sum(count for *_, count in self.tried)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Return the chosen flags; none before a trial has ended."""
+        if not self.tried:
+            return {}
+        return max(self.tried, key=lambda each: each[1])[0]
+
+    def edges(self) -> list[str]:
+        """Name the values that are the smallest or largest tried: a better one may lie beyond."""
+        found = []
+        for name, value in self.best.items():
+            tried = [flags[name] for flags, *_ in self.tried if _is_number(flags[name])]
+            if len(set(tried)) > 1 and value in (min(tried), max(tried)):
+                end = "largest" if value == max(tried) else "smallest"
+                found.append(f"{name} = {value_text(value)} is the {end} tried")
+        return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def choice_of(trials: list[RunResult]) -> Choice:
+    """Return the choice that the trials of one tuning come to."""
+    results = [Trial(run.entry.flags, trial_result(run.path)) for run in trials]
+    ended = [result for result in results if result.score is not None]
+    names = tuned_flags(trials[0].manifest.tune)
+    tried = []
+    for flags, score in mean_scores(names, ended):
+        count = sum(all(each.flags[n] == flags[n] for n in names) for each in ended)
+        tried.append((flags, score, count))
+    return Choice(trials[0].entry.group["activation"], tried, len(results) - len(ended))
+
+
+def tuning_table(choices: list[Choice]) -> pandas.DataFrame:
+    """Return a row for each combination of flags that was tried."""
+    rows = []
+    for choice in choices:
+        for flags, score, count in choice.tried:
+            rows.append(
+                {
+                    "activation": choice.activation,
+                    **{name: value_text(value) for name, value in flags.items()},
+                    "trials": count,
+                    "validation score": "diverged" if math.isinf(score) else f"{score:.3f}",
+                    "chosen": "chosen" if flags == choice.best else "",
+                }
+            )
+    return pandas.DataFrame(rows)

@@ -1,0 +1,72 @@
+"""Define the variants that a report compares with each other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.run_folders import RunResult
+from experiments.grid import SIGMA_FLAGS
+from zilu.names import ACTIVATIONS, SIGMA_NAMES
+
+UNNAMED = "–"  # an activation that other code's run does not tell
+BUILT_IN = ("ReLU", "GELU", "SiLU")  # the usual rivals
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Name an activation with its sigma: the thing that is compared. Reports call it a setting.
+
+    Attributes:
+        activation: The activation's name.
+        sigma: Its sharpness, or the start of a learned one; None where it has none.
+        learned: Sigma is a parameter.
+        rescaled: The factor by which the weights around it were scaled instead of sigma
+            (`--rescale_init`), for the control of a scan of sigma.
+        tuned: The flags, with their values, that a sweep tuned for this activation by itself.
+    """
+
+    activation: str
+    sigma: float | None = None
+    learned: bool = False
+    rescaled: float | None = None
+    tuned: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        details = []
+        if self.sigma is not None:
+            details.append(("σ learned from " if self.learned else "σ = ") + f"{self.sigma:.10g}")
+        if self.rescaled is not None:
+            details.append(f"rescaled by {self.rescaled:g}")
+        if self.tuned:
+            details.append("tuned")
+        return f"{self.activation} ({', '.join(details)})" if details else self.activation
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Return a key to sort by: the usual rivals, others without a sigma, then by sigma."""
+        name = self.activation
+        rank = BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN) + (name in SIGMA_NAMES)
+        return rank, name, self.learned, self.rescaled or 0, self.sigma or 0
+
+    @property
+    def starting_sigma(self) -> float:
+        """Return the sigma with which the network starts as the same function."""
+        return self.sigma * (self.rescaled or 1)
+
+
+def variant_of(run: RunResult) -> Variant:
+    """Return the variant that a run trained."""
+    flags = run.flags
+    name = str(flags.get("activation", UNNAMED))
+    tuned = tuple((flag, flags.get(flag)) for flag in run.tuned_flags if flag not in SIGMA_FLAGS)
+    # Whether an activation of other code has a sigma is not known: one that is given counts.
+    if name not in SIGMA_NAMES and (run.is_ours or name in ACTIVATIONS):
+        return Variant(name, tuned=tuned)
+    sigma = flags.get("sigma")
+    return Variant(
+        activation=name,
+        sigma=None if sigma is None else float(sigma),
+        learned=bool(flags.get("learn_sigma", False)),
+        rescaled=flags.get("rescale_init"),
+        tuned=tuned,
+    )

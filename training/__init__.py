@@ -1,0 +1,16 @@
+"""Everything around the loop of train_eval.py.
+
+| file | what it does |
+|---|---|
+| `program.py` | turns a configuration into data, network and trainer; trains or tests |
+| `session.py` | signals, the run folder and restarts, before torch is loaded |
+| `resuming.py`, `test_only.py` | go on with a run; choose what is evaluated |
+| `task.py` | says what the loop asks of a task and of a loader |
+| `objective.py` | computes a batch's loss, in mixed precision and compiled |
+| `optimization.py` | optimizer, weight decay, learning rate |
+| `evaluation.py` | metrics and predictions of a whole split |
+| `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |
+| `devices.py`, `processes.py`, `sync_batchnorm.py` | the device; several processes |
+| `random_state.py`, `signals.py` | random generators; being stopped from outside |
+| `diagnostics/` | --stats: a look into the network while it trains |
+"""
