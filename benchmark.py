@@ -1,4 +1,4 @@
-"""Speed, measured: the arms in turn, round after round, medians and ratios within one run.
+"""Measure speed: every arm in turn, round after round; medians, and ratios within one run.
 
 python benchmark.py                activations one by one: time, bandwidth, memory, error
 python benchmark.py --training     training steps per activation, against ReLU and GELU
@@ -10,12 +10,29 @@ python benchmark.py --tokenizing   tokens of --text FILE against the `datasets` 
 """
 
 import argparse
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-import cli
-from benchmarks.names import DTYPES, MODELS, MODES, PRECISIONS, SIZES
-from training.program import user_errors
-from utils import UserError, resolve_device
+from benchmarks.names import (
+    ACTIVATIONS,
+    BASELINES,
+    DTYPES,
+    MODELS,
+    MODES,
+    PRECISIONS,
+    SIZES,
+    TRAINED,
+    TRAINING_BASELINES,
+)
+from cli.converters import device_name, number, one_of, positive_int
+from cli.datasets import DEFAULT_DATA_PATH
+from cli.errors import one_line_errors
+from cli.parser import Parser, checked, parsed_into
+from cli.vision import VisionConfig
+from utils import UserError, user_errors
 from zilu.names import canonical_name, check_sigma, kernel_mode
 
 MEASUREMENTS = {
@@ -27,26 +44,85 @@ MEASUREMENTS = {
     "tokenizing": "text to tokens; needs --text",
 }
 
+T = TypeVar("T")
 
-def main() -> int:
-    args = build_parser().parse_args()
-    check(args)
-    measure(args)
+
+@dataclass(frozen=True)
+class Options:
+    """Hold the command line; build_parser explains the flags."""
+
+    training: bool
+    stats: bool
+    loop: bool
+    language: bool
+    pipeline: bool
+    tokenizing: bool
+    activations: tuple[str, ...] | None
+    sigma: float
+    learn_sigma: bool
+    output_dir: str
+    dtypes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    compare_plain: bool
+    models: tuple[str, ...]
+    modes: tuple[str, ...]
+    precisions: tuple[str, ...]
+    activation: str | None
+    model: str
+    text: Path | None
+    data_path: str
+    rounds: int | None
+    batch_size: int | None
+    device: tuple[str, ...]
+
+    @property
+    def chosen(self) -> list[str]:
+        """The names of the measurements asked for; none for the activations one by one."""
+        return [name for name in MEASUREMENTS if getattr(self, name)]
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        with user_errors():
+            kernels = kernel_mode()
+        chosen = self.chosen
+        if self.tokenizing and self.text is None:
+            raise UserError("--tokenizing needs --text FILE")
+        if chosen and len(self.device) > 1:
+            raise UserError(f"--{chosen[0]} takes one --device, not {','.join(self.device)}")
+        if chosen and self.compare_plain:
+            raise UserError(
+                f"--compare_plain is for activations one by one; leave out --{chosen[0]}"
+            )
+        if self.compare_plain and kernels == "plain":
+            raise UserError("--compare_plain with ZILU_KERNELS=plain compares nothing; unset that")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure what the command line asks for; return the exit code."""
+    options = parsed_into(Options, build_parser(), argv)
+    options.check()
+    measure(options)
     return 0
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(
         usage="%(prog)s [flags]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    positive = cli.number(int, at_least=1)
 
-    def add(group, name: str, default, convert: Callable, text: str) -> None:
+    def add(
+        group: Any, name: str, default: object, convert: Callable[[str], object], text: str
+    ) -> None:
         group.add_argument(
-            f"--{name}", type=cli.checked(convert), default=default, metavar="VALUE", help=text
+            f"--{name}", type=checked(convert), default=default, metavar="VALUE", help=text
         )
 
     what = parser.add_argument_group("What to measure, if not the activations one by one")
@@ -62,7 +138,7 @@ def build_parser() -> cli.Parser:
         "folder of the tables and the figure (./Output/benchmark)")  # fmt: skip
 
     one = parser.add_argument_group("Activations")
-    add(one, "dtypes", ("fp32", "bf16"), several(cli.one_of(*DTYPES)),
+    add(one, "dtypes", ("fp32", "bf16"), several(one_of(*DTYPES)),
         "of fp32, bf16, fp16 (fp32,bf16)")  # fmt: skip
     add(one, "sizes", SIZES, several(number_of_elements), "4096 or 2^12 (2^12,2^16,2^22)")
     one.add_argument(
@@ -70,92 +146,79 @@ def build_parser() -> cli.Parser:
     )
 
     steps = parser.add_argument_group("--training, --stats")
-    add(steps, "models", MODELS, several(cli.one_of(*MODELS)), "of resnet20, vit-tiny, gpt (all)")
-    add(steps, "modes", MODES, several(cli.one_of(*MODES)), "of eager, compiled (both)")
-    add(steps, "precisions", PRECISIONS, several(cli.one_of(*PRECISIONS)), "of fp32, amp (both)")
+    add(steps, "models", MODELS, several(one_of(*MODELS)), "of resnet20, vit-tiny, gpt (all)")
+    add(steps, "modes", MODES, several(one_of(*MODES)), "of eager, compiled (both)")
+    add(steps, "precisions", PRECISIONS, several(one_of(*PRECISIONS)), "of fp32, amp (both)")
 
     others = parser.add_argument_group("The others")
     add(others, "activation", None, canonical_name,
         "(ReLU for --loop, --stats; GELU for --language)")  # fmt: skip
-    add(others, "model", "resnet20", str, "for --loop (resnet20)")
-    add(others, "text", None, str, "file to tokenise")
-    add(others, "data_path", cli.DEFAULT_DATA_PATH, str, "for --tokenizing: holds gpt2/")
+    add(others, "model", "resnet20", VisionConfig.flags()["model"].convert,
+        "for --loop (resnet20)")  # fmt: skip
+    add(others, "text", None, Path, "file to tokenise")
+    add(others, "data_path", DEFAULT_DATA_PATH, str, "for --tokenizing: holds gpt2/")
 
     shared = parser.add_argument_group("All")
-    add(shared, "rounds", None, positive,
+    add(shared, "rounds", None, positive_int,
         "times each arm is measured (15 for activations, else 5)")  # fmt: skip
-    add(shared, "batch_size", None, positive, "images (128), or sequences (8)")
-    add(shared, "device", ("auto",), several(cli.device_name),
+    add(shared, "batch_size", None, positive_int, "images (128), or sequences (8)")
+    add(shared, "device", ("auto",), several(device_name),
         "auto, cpu, cuda, cuda:N; for activations a list too")  # fmt: skip
     return parser
 
 
-def several(convert: Callable) -> Callable:
-    """A converter to values with commas between, each once."""
+def several(convert: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Return a converter to values with commas between, each of them once."""
     return lambda text: tuple(dict.fromkeys(convert(part.strip()) for part in text.split(",")))
 
 
 def number_of_elements(text: str) -> int:
     base, power, exponent = text.partition("^")
     if power and base == "2":
-        return 2 ** cli.number(int, at_least=0, below=60)(exponent)
-    return cli.number(int, at_least=1)(text)
+        return 2 ** int(number(int, at_least=0, below=60)(exponent))
+    return int(positive_int(text))
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse flags that do not fit together, before torch is loaded.
+def measure(options: Options) -> None:
+    """Make the measurements that are asked for."""
+    # These load torch, which --help and mistakes in the flags do without.
+    from benchmarks import activations, arms, diagnostics, language, tables, training, vision
+    from training.devices import resolve_device
 
-    Raises:
-        UserError: with the remedy.
-    """
-    with user_errors():
-        kernels = kernel_mode()
-    chosen = [name for name in MEASUREMENTS if getattr(args, name)]
-    if args.tokenizing and args.text is None:
-        raise UserError("--tokenizing needs --text FILE")
-    if chosen and len(args.device) > 1:
-        raise UserError(f"--{chosen[0]} takes one --device, not {','.join(args.device)}")
-    if chosen and args.compare_plain:
-        raise UserError(f"--compare_plain is for activations one by one; leave out --{chosen[0]}")
-    if args.compare_plain and kernels == "plain":
-        raise UserError("--compare_plain with ZILU_KERNELS=plain compares nothing; unset that")
-
-
-def measure(args: argparse.Namespace) -> None:
-    devices = list(dict.fromkeys(map(resolve_device, args.device)))
-    if not any(getattr(args, name) for name in MEASUREMENTS):
-        from benchmarks import activations
-
-        activations.measure(filled(args, rounds=15), devices)
+    devices = list(dict.fromkeys(map(resolve_device, options.device)))
+    sigma, learn_sigma = options.sigma, options.learn_sigma
+    if not options.chosen:
+        names = options.activations or ACTIVATIONS
+        compared = arms.to_compare(names, BASELINES, sigma, learn_sigma, options.compare_plain)
+        where = (devices, options.dtypes, options.sizes)
+        plan = activations.Plan(compared, *where, sigma, options.rounds or 15)
+        activations.measure(plan, options.output_dir)
         return
-    from benchmarks import diagnostics, language, training, vision
-    from benchmarks.tables import machine
-
-    (device,), (args.device,) = devices, args.device
-    args = filled(args, rounds=5)
-    images = filled(args, activation="ReLU", batch_size=128)
-    text = filled(args, activation="GELU", batch_size=8)
-    if args.training:
-        training.measure(args, device)
-    if args.stats or args.loop or args.language or args.pipeline or args.tokenizing:
-        print(machine(device))
-    if args.stats:
-        diagnostics.measure(filled(args, activation="ReLU"), device)
-    if args.pipeline:
-        vision.measure_pipeline(images, device)
-    if args.loop:
-        vision.measure_loop(images, device)
-    if args.tokenizing:
-        language.measure_tokenizing(args)
-    if args.language:
-        language.measure_training(text, device)
-
-
-def filled(args: argparse.Namespace, **defaults) -> argparse.Namespace:
-    """The arguments with these where they are not given."""
-    own = {name: value for name, value in vars(args).items() if value is not None}
-    return argparse.Namespace(**vars(args) | defaults | own)
+    (device,) = devices
+    rounds, size = options.rounds or 5, options.batch_size
+    setups = training.setups(options.models, options.modes, options.precisions, size)
+    if options.training:
+        names = options.activations or TRAINED
+        compared = arms.to_compare(names, TRAINING_BASELINES, sigma, learn_sigma)
+        training.measure(setups, compared, sigma, rounds, device, options.output_dir)
+    if options.chosen != ["training"]:
+        print(tables.machine(device))
+    if options.stats:
+        arm = arms.Arm.of(options.activation or "ReLU", sigma)
+        diagnostics.measure(setups, arm, rounds, device)
+    if options.pipeline:
+        vision.measure_pipeline(size or 128, rounds, device)
+    if options.loop:
+        activation = options.activation or "ReLU"
+        vision.measure_loop(options.model, activation, size or 128, rounds, device)
+    if options.text is not None and options.tokenizing:
+        language.measure_tokenizing(options.text, options.data_path, rounds)
+    if options.language:
+        activation = options.activation or "GELU"
+        language.measure_training(activation, size or 8, rounds, device)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    with one_line_errors():
+        code = main()
+    sys.exit(code)

@@ -1,0 +1,17 @@
+"""Measure speed, for benchmark.py: arms in turn, round after round.
+
+| file | what it holds |
+|---|---|
+| `names.py` | what can be asked for; loads no torch |
+| `activations.py` | activations one by one: time, bandwidth, memory |
+| `accuracy.py` | their errors against float64 |
+| `figure.py` | their times as bars |
+| `training.py` | training steps per activation |
+| `diagnostics.py` | what `--stats` adds to steps and evaluations |
+| `vision.py`, `language.py` | pipelines and loops against those of others |
+| `plain_gpt.py` | a plain GPT and its loop, to measure against |
+| `arms.py` | the activations that are compared |
+| `trainers.py` | trainers as the programs build them, on a batch that lies ready |
+| `timing.py` | rounds, medians, ratios, bytes, processes |
+| `tables.py` | Markdown and CSV |
+"""

@@ -1,23 +1,32 @@
-"""Largest errors of an activation's value and slope against float64, over all magnitudes."""
+"""Measure the largest errors of an activation's value and slope, over all magnitudes."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 PER_DECADE, PER_UNIT = 100, 1000
 
+Function = Callable[[Tensor], Tensor]
 
-def largest_errors(activation, exact, dtype: torch.dtype, device) -> dict[str, float]:
-    """Of the value and the slope: in ulp, and absolute (relative where the exact one is above 1).
 
-    The ulp is that of `dtype` at the exact value, and counts where that is a normal number of
-    `dtype`. Where a slope crosses zero, as GELU's does, its ulp tends to 0 and nothing that works
-    in `dtype` can hold it: the second figure says whether that error is worth a thought.
+def largest_errors(
+    activation: Function, exact: Function, dtype: torch.dtype, device: torch.device
+) -> dict[str, float]:
+    """Return the largest errors of value and slope against float64.
+
+    `value_ulp` and `slope_ulp` are in ulp: the distance of neighbours of `dtype` at the exact
+    number, which counts where it is a normal number of `dtype`. `value_error` and `slope_error`
+    are absolute, and relative where the exact number is above 1. Where a slope crosses zero, as
+    GELU's does, its ulp tends to 0, and nothing that computes in `dtype` can be exact to it: there
+    the absolute error says whether the error matters.
 
     Args:
-        activation: from a tensor to a tensor, in `dtype` on `device`.
-        exact: the same in float64 on the CPU.
+        activation: the function to judge, in `dtype` on `device`.
+        exact: the same function in float64 on the CPU.
+        dtype: floating point of fp32, bf16 or fp16.
+        device: where `activation` computes.
     """
     x = inputs(dtype)
     found = value_and_slope(activation, x.to(device))
@@ -34,14 +43,14 @@ def largest_errors(activation, exact, dtype: torch.dtype, device) -> dict[str, f
 
 
 def inputs(dtype: torch.dtype) -> Tensor:
-    """1e-30 to 1e38 with both signs, and -12 to 12 densely, as far as `dtype` holds them."""
+    """Return 1e-30 to 1e38 with both signs, and -12 to 12 densely, as far as `dtype` goes."""
     magnitudes = torch.logspace(-30, 38, 68 * PER_DECADE + 1, dtype=torch.float64)
     middle = torch.linspace(-12, 12, 24 * PER_UNIT + 1, dtype=torch.float64)
     x = torch.cat([-magnitudes, middle, magnitudes]).to(dtype)
     return x[x.isfinite()].unique()
 
 
-def value_and_slope(function, x: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_slope(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.requires_grad_()
     y = function(x)
     (slope,) = torch.autograd.grad(y, x, torch.ones_like(y))
@@ -49,6 +58,6 @@ def value_and_slope(function, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ulp(reference: Tensor, dtype: torch.dtype) -> Tensor:
-    """The distance between neighbours of `dtype` at these float64 numbers."""
+    """Return the distance between neighbouring numbers of `dtype` at these float64 numbers."""
     _, exponent = torch.frexp(reference)
     return torch.finfo(dtype).eps * torch.exp2(exponent.double() - 1)

@@ -1,20 +1,28 @@
-"""Activations one by one: time, bandwidth, memory for backward, and error, against torch's own.
+"""Measure activations one by one: time, bandwidth, memory for backward, and error.
 
-Every arm of a cell (one device, dtype and size) works on the same input, and a sample of it is
-equally many calls. Forward is a module's call that leaves a graph behind, backward the gradients
-of a graph that lies ready, both is one after the other; each of the three is timed by itself.
+Torch's own ReLU, GELU and SiLU are the baselines. All arms of a cell (one device, dtype and size)
+work on the same input, and a sample of each is the same number of calls. Forward is a module's
+call that leaves a graph behind, backward the gradients of a graph that exists already, both is one
+after the other; each of the three is timed by itself.
 """
 
-import argparse
 import functools
 import re
-import textwrap
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from benchmarks import tables
-from benchmarks.names import ACTIVATIONS, DTYPES
+from benchmarks.accuracy import largest_errors
+from benchmarks.arms import Arm
+from benchmarks.figure import draw
+from benchmarks.names import BASELINES, DTYPES
 from benchmarks.timing import (
+    Call,
     in_rounds,
     process_with,
     quartiles,
@@ -23,153 +31,150 @@ from benchmarks.timing import (
     saved_bytes,
     timed,
 )
-from utils import UserError, keep_heap
-from zilu.names import SIGMA_NAMES, kernel_mode
+from training.devices import keep_heap
+from utils import UserError
+from zilu.names import kernel_mode
 
-BASELINES = ("ReLU", "GELU", "SiLU")
 SAMPLE_SECONDS = 0.002
 # Tensors of the input's size that each has to read or write; a copy moves two.
 MOVED = {"forward": 2, "backward": 3, "both": 5}
+COPY = Arm("copy")  # no activation: `copy_`, whose bandwidth the others' is compared with
 
-
-@dataclass(frozen=True)
-class Unit:
-    """What is measured: an activation, its sigma learned or not, by the plain path or not."""
-
-    activation: str
-    learned: bool = False
-    plain: bool = False
-
-    @property
-    def label(self) -> str:
-        return self.activation + ", σ learned" * self.learned + ", plain" * self.plain
-
-    @property
-    def has_sigma(self) -> bool:
-        return self.activation in SIGMA_NAMES
-
-    def build(self, sigma: float):
-        from models.activation import create_activation
-
-        return create_activation(self.activation, sigma, self.learned)
-
-
-COPY = Unit("copy")
+Row = dict[str, Any]
+Run = Callable[..., Any]  # run(function, cell, arm, *more): the function's result
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Where units are compared. Texts and numbers alone: other processes are sent it."""
+    """Say where arms are compared, in texts and numbers alone: other processes are sent it."""
 
     device: str
     dtype: str
     size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what to measure: every arm in every cell of devices, dtypes and sizes.
+
+    Attributes:
+        sigma: the arms', for the heading.
+        rounds: how often each arm is measured.
+    """
+
+    arms: list[Arm]
+    devices: list[torch.device]
+    dtypes: tuple[str, ...]
+    sizes: tuple[int, ...]
     sigma: float
+    rounds: int
+
+    @property
+    def compares_plain(self) -> bool:
+        return any(arm.plain for arm in self.arms)
+
+    @property
+    def settings(self) -> str:
+        """What the figures depend on, for the heading and the caption."""
+        return f"n = {self.rounds} rounds; ZILU_KERNELS={kernel_mode()}; σ = {self.sigma:g}"
 
 
-def units(names, baselines, learn_sigma: bool, compare_plain: bool = False) -> list[Unit]:
-    """The baselines and those asked for, in the order of the tables."""
-    found = [Unit(name) for name in dict.fromkeys((*baselines, *names))]
-    if learn_sigma:
-        found += [Unit(unit.activation, learned=True) for unit in found if unit.has_sigma]
-    if compare_plain:
-        found += [Unit(u.activation, u.learned, plain=True) for u in found if u.has_sigma]
-    return found
-
-
-def measure(args: argparse.Namespace, devices: list) -> None:
-    """Measure, print, and save activations.md, .csv and .png in --output_dir.
+def measure(plan: Plan, output_dir: str) -> None:
+    """Measure, print, and save activations.md, .csv and .png in `output_dir`.
 
     Raises:
-        UserError: no place for the files, nothing to draw with, too large a size.
+        UserError: the folder cannot be written, matplotlib is missing, or a size is too large.
     """
-    folder = tables.ReportFolder(args.output_dir)
+    folder = tables.ReportFolder(output_dir)
     tables.check_matplotlib()
-    names = args.activations or ACTIVATIONS
-    wanted = units(names, BASELINES, args.learn_sigma, args.compare_plain)
-    report, rows = tables.Report(), []
-    report.add(heading(args, devices))
-    with runner(args.compare_plain) as run:
-        for device in devices:
+    report = tables.Report()
+    report.add(heading(plan))
+    rows: list[Row] = []
+    with runner(plan.compares_plain) as run:
+        for device in plan.devices:
             machine = tables.machine_columns(device)
-            for dtype in args.dtypes:
-                cells = [Cell(str(device), dtype, size, args.sigma) for size in args.sizes]
-                errors = {unit: run(errors_of, cells[0], unit) for unit in wanted}
+            for dtype in plan.dtypes:
+                cells = [Cell(str(device), dtype, size) for size in plan.sizes]
+                errors = {arm: run(errors_of, cells[0], arm) for arm in plan.arms}
                 report.add(errors_table(errors, cells[0]))
                 for cell in cells:
-                    found = measure_cell(cell, wanted, args.rounds, run)
+                    found = measure_cell(cell, plan.arms, plan.rounds, run)
                     report.add(speed_table(found, cell))
-                    rows += [found[unit] | errors[unit] | machine for unit in wanted]
-    if args.compare_plain:
+                    rows += [found[arm] | errors[arm] | machine for arm in plan.arms]
+    if plan.compares_plain:
         report.add(against_plain(rows))
     report.add("\n![Time of forward and backward relative to GELU's](activations.png)")
     folder.save("activations", report, rows)
-    folder.draw("activations", functools.partial(draw, rows, caption(args, devices)))
+    folder.draw("activations", functools.partial(draw, rows, caption(plan)))
 
 
 # --- one cell ---
 
 
 @contextmanager
-def runner(compare_plain: bool):
-    """What runs function(cell, unit, ...): this process, or another for units marked plain (the
-    path is chosen once in a process)."""
+def runner(compares_plain: bool) -> Iterator[Run]:
+    """Give what runs function(cell, arm, ...) in this process, or for plain arms in another.
 
-    def here(function, *args):
+    A process chooses once between kernels and plain operations.
+    """
+
+    def here(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    with process_with(ZILU_KERNELS="plain") if compare_plain else nullcontext(here) as there:
+    with process_with(ZILU_KERNELS="plain") if compares_plain else nullcontext(here) as there:
         keep_heap()
         there(keep_heap)
 
-        def run(function, cell: Cell, unit: Unit, *args):
-            return (there if unit.plain else here)(function, cell, unit, *args)
+        def run(function: Callable[..., Any], cell: Cell, arm: Arm, *more: Any) -> Any:
+            return (there if arm.plain else here)(function, cell, arm, *more)
 
         yield run
 
 
-def measure_cell(cell: Cell, wanted: list[Unit], rounds: int, run) -> dict[Unit, dict]:
-    """A row for each unit.
+def measure_cell(cell: Cell, arms: list[Arm], rounds: int, run: Run) -> dict[Arm, Row]:
+    """Return a row for each arm.
 
     Raises:
-        UserError: it does not fit into memory.
+        UserError: the cell does not fit into memory.
     """
 
-    def sample(unit: Unit, way: str, repeats: int) -> float:
-        return run(seconds, cell, unit, way, repeats)
+    def sample(arm: Arm, way: str, repeats: int) -> float:
+        return run(seconds, cell, arm, way, repeats)
 
     with memory_errors(cell):
-        gelu = functools.partial(sample, Unit("GELU"), "forward")
+        gelu = functools.partial(sample, Arm("GELU"), "forward")
         repeats = repeats_for(gelu, SAMPLE_SECONDS)
-        arms = [(unit, way) for unit in wanted for way in MOVED] + [(COPY, "forward")]
-        samples = {arm: functools.partial(sample, *arm, repeats) for arm in arms}
+        measured = [(arm, way) for arm in arms for way in MOVED] + [(COPY, "forward")]
+        samples = {each: functools.partial(sample, *each, repeats) for each in measured}
         times = in_rounds(samples, rounds)
-        saved = {unit: run(bytes_of, cell, unit) for unit in wanted}
-    for unit in wanted:
-        run(forget, cell, unit)
+        saved = {arm: run(bytes_of, cell, arm) for arm in arms}
+    for arm in arms:
+        run(forget, cell, arm)
     counts = {"rounds": rounds, "repeats": repeats}
-    return {u: identity(cell, u) | counts | speed(times, u) | saved[u] for u in wanted}
+    return {
+        arm: arm.columns() | vars(cell) | counts | speed(times, arm) | saved[arm] for arm in arms
+    }
 
 
-def seconds(cell: Cell, unit: Unit, way: str, repeats: int) -> float:
-    """Seconds of a call. One before does not count: it brings the unit's data into the caches,
-    and outlasts the threads that another process's arm leaves waiting."""
-    import torch
+def seconds(cell: Cell, arm: Arm, way: str, repeats: int) -> float:
+    """Return the seconds of a call.
 
-    arm = calls(cell, unit)[way]
-    arm()
-    return timed(arm, torch.device(cell.device), repeats)
+    One call before does not count: it brings the arm's data into the caches, and outlasts the
+    threads that another process's arm leaves waiting.
+    """
+    call = calls(cell, arm)[way]
+    call()
+    return timed(call, torch.device(cell.device), repeats)
 
 
 @functools.cache
-def calls(cell: Cell, unit: Unit) -> dict:
-    import torch
-
+def calls(cell: Cell, arm: Arm) -> dict[str, Call]:
+    """Return what is timed, by the names in MOVED."""
     x, grad = tensors(cell)
-    if unit == COPY:
+    if arm == COPY:
         source, target = x.detach(), torch.empty_like(grad)
         return {"forward": lambda: target.copy_(source)}
-    module = unit.build(cell.sigma).to(cell.device)
+    module = arm.build().to(cell.device)
     leaves = [x, *module.parameters()]
     y = module(x)
     return {
@@ -180,48 +185,45 @@ def calls(cell: Cell, unit: Unit) -> dict:
 
 
 @functools.cache
-def tensors(cell: Cell) -> tuple:
-    """The input, normally distributed, and the gradient of the output."""
-    import torch
-
+def tensors(cell: Cell) -> tuple[Tensor, Tensor]:
+    """Return the input, normally distributed, and the gradient of the output."""
     generator = torch.Generator(cell.device).manual_seed(0)
-    options = {"dtype": torch_dtype(cell), "device": cell.device, "generator": generator}
+    options: dict[str, Any] = {
+        "dtype": torch_dtype(cell),
+        "device": cell.device,
+        "generator": generator,
+    }
     return torch.randn(cell.size, **options, requires_grad=True), torch.randn(cell.size, **options)
 
 
-def forget(cell: Cell, unit: Unit) -> None:
-    """Free the memory of all that the unit's process has ready."""
+def forget(cell: Cell, arm: Arm) -> None:
+    """Free the memory of everything that the arm's process has ready."""
     calls.cache_clear()
     tensors.cache_clear()
 
 
-def torch_dtype(cell: Cell):
-    import torch
-
+def torch_dtype(cell: Cell) -> torch.dtype:
     return getattr(torch, DTYPES[cell.dtype])
 
 
-def bytes_of(cell: Cell, unit: Unit) -> dict:
-    """What is kept for backward: in bytes, and in tensors of the input's size."""
-    count = saved_bytes(calls(cell, unit)["forward"])
+def bytes_of(cell: Cell, arm: Arm) -> Row:
+    """Return what is kept for backward: in bytes, and in tensors of the input's size."""
+    count = saved_bytes(calls(cell, arm)["forward"])
     x, _ = tensors(cell)
     return {"saved_bytes": count, "saved_tensors": count / (x.numel() * x.element_size())}
 
 
-def errors_of(cell: Cell, unit: Unit) -> dict:
-    import torch
-
-    from benchmarks.accuracy import largest_errors
-
-    module = unit.build(cell.sigma)
+def errors_of(cell: Cell, arm: Arm) -> dict[str, float]:
+    """Return the largest errors in the cell's dtype on its device."""
     # torch's GELU cancels for x << 0 in float64 too; GELU_s does not.
-    same = Unit("GELU_s").build(1.0) if unit.activation == "GELU" else unit.build(cell.sigma)
+    exact = Arm("GELU_s", 1.0) if arm.activation == "GELU" else arm
     device = torch.device(cell.device)
-    return largest_errors(module.to(device), same.double(), torch_dtype(cell), device)
+    return largest_errors(arm.build().to(device), exact.build().double(), torch_dtype(cell), device)
 
 
 @contextmanager
-def memory_errors(cell: Cell):
+def memory_errors(cell: Cell) -> Iterator[None]:
+    """Turn the errors of a cell that does not fit into memory into a UserError."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -234,49 +236,32 @@ def memory_errors(cell: Cell):
         ) from None
 
 
-# --- rows ---
+# --- rows and text ---
 
 
-def identity(cell: Cell, unit: Unit) -> dict:
-    kernels = "plain" if unit.plain else kernel_mode()
-    return {
-        "arm": unit.label,
-        "activation": unit.activation,
-        "sigma": cell.sigma if unit.has_sigma else "",
-        "learned": unit.learned,
-        "kernels": kernels if unit.has_sigma else "",
-        "device": cell.device,
-        "dtype": cell.dtype,
-        "size": cell.size,
-    }
-
-
-def speed(times: dict, unit: Unit) -> dict:
-    """Microseconds, ratios within the rounds, and bandwidth as a fraction of a copy's."""
-    columns = {}
+def speed(times: dict[tuple[Arm, str], list[float]], arm: Arm) -> Row:
+    """Return microseconds, ratios within the rounds, and bandwidth as a fraction of a copy's."""
+    columns: Row = {}
     for way, moved in MOVED.items():
-        own = times[unit, way]
+        own = times[arm, way]
         low, middle, high = (1e6 * x for x in quartiles(own))
         columns |= {f"{way}_us": middle, f"{way}_us_q1": low, f"{way}_us_q3": high}
         for name in BASELINES:
-            columns[f"{way}_over_{name}"] = ratio(own, times[Unit(name), way])
-        twin = Unit(unit.activation, unit.learned, plain=True), way
+            columns[f"{way}_over_{name}"] = ratio(own, times[Arm(name), way])
+        twin = replace(arm, plain=True), way
         columns[f"{way}_over_plain"] = ratio(own, times[twin]) if twin in times else ""
         columns[f"{way}_of_copy"] = moved / 2 * ratio(times[COPY, "forward"], own)
     return columns
 
 
-# --- text ---
-
-
-def heading(args: argparse.Namespace, devices: list) -> str:
-    lines = [f"- {tables.machine(device)}" for device in devices]
+def heading(plan: Plan) -> str:
+    lines = [f"- {tables.machine(device)}" for device in plan.devices]
     return "\n".join(
         [
             "# Activations: speed, memory and error",
             "",
             *lines,
-            f"- {settings(args)}",
+            f"- {plan.settings}",
             "- Times in microseconds: median (quartiles) of a call. Three figures a / b / c are of "
             "forward, backward, and both one after the other.",
             "- ÷ GELU and so on: the time over that of torch's, median of the ratios within the "
@@ -286,20 +271,21 @@ def heading(args: argparse.Namespace, devices: list) -> str:
     )
 
 
-def settings(args: argparse.Namespace) -> str:
-    return f"n = {args.rounds} rounds; ZILU_KERNELS={kernel_mode()}; σ = {args.sigma:g}"
+def caption(plan: Plan) -> str:
+    machines = " | ".join(tables.machine(device) for device in plan.devices)
+    return f"Time of forward and backward over GELU's; {plan.settings}. {machines}"
 
 
-def errors_table(errors: dict[Unit, dict], cell: Cell) -> str:
+def errors_table(errors: dict[Arm, dict[str, float]], cell: Cell) -> str:
     rows = [
         {
-            "activation": unit.label,
+            "activation": arm.label,
             "value, ulp": tables.figure(found["value_ulp"]),
             "slope, ulp": tables.figure(found["slope_ulp"]),
             "value, absolute": tables.figure(found["value_error"]),
             "slope, absolute": tables.figure(found["slope_error"]),
         }
-        for unit, found in errors.items()
+        for arm, found in errors.items()
     ]
     return (
         f"\n## {cell.device}, {cell.dtype}: largest error against float64\n\n"
@@ -309,34 +295,36 @@ def errors_table(errors: dict[Unit, dict], cell: Cell) -> str:
     )
 
 
-def speed_table(found: dict[Unit, dict], cell: Cell) -> str:
-    def row(unit: Unit, columns: dict) -> dict[str, str]:
-        def ways(suffix: str) -> str:
-            values = [columns[f"{way}_{suffix}"] for way in MOVED]
-            return "" if "" in values else " / ".join(f"{value:.2f}" for value in values)
-
-        def time(way: str) -> str:
-            middle, low, high = (columns[f"{way}_us{part}"] for part in ("", "_q1", "_q3"))
-            return tables.with_spread(low, middle, high)
-
-        return {
-            "activation": unit.label,
-            **{way: time(way) for way in MOVED},
-            **{f"÷ {name}": ways(f"over_{name}") for name in BASELINES},
-            **({"÷ plain": ways("over_plain")} if compares_plain else {}),
-            "of copy": ways("of_copy"),
-            "saved": f"{columns['saved_bytes']:,} ({columns['saved_tensors']:.2f})",
-        }
-
-    compares_plain = any(unit.plain for unit in found)
-    rows = [row(unit, columns) for unit, columns in found.items()]
-    return f"\n## {cell.device}, {cell.dtype}, {tables.size(cell.size)} elements\n\n" + (
-        tables.markdown(rows)
-    )
+def speed_table(found: dict[Arm, Row], cell: Cell) -> str:
+    compares_plain = any(arm.plain for arm in found)
+    rows = [speed_line(arm, columns, compares_plain) for arm, columns in found.items()]
+    title = f"{cell.device}, {cell.dtype}, {tables.size(cell.size)} elements"
+    return f"\n## {title}\n\n{tables.markdown(rows)}"
 
 
-def against_plain(rows: list[dict]) -> str:
-    """The row that loses most, or wins least, against the plain path."""
+def speed_line(arm: Arm, columns: Row, compares_plain: bool) -> dict[str, str]:
+    """Return an arm's line of the table."""
+
+    def ways(suffix: str) -> str:
+        values = [columns[f"{way}_{suffix}"] for way in MOVED]
+        return "" if "" in values else " / ".join(f"{value:.2f}" for value in values)
+
+    def time(way: str) -> str:
+        low, middle, high = (columns[f"{way}_us{part}"] for part in ("_q1", "", "_q3"))
+        return tables.with_spread(low, middle, high)
+
+    return {
+        "activation": arm.label,
+        **{way: time(way) for way in MOVED},
+        **{f"÷ {name}": ways(f"over_{name}") for name in BASELINES},
+        **({"÷ plain": ways("over_plain")} if compares_plain else {}),
+        "of copy": ways("of_copy"),
+        "saved": f"{columns['saved_bytes']:,} ({columns['saved_tensors']:.2f})",
+    }
+
+
+def against_plain(rows: list[Row]) -> str:
+    """Return a line about the arm that loses most, or wins least, against plain operations."""
     ratios = [
         (row[f"{way}_over_plain"], f"{row['arm']}, {way}, {row['dtype']}, {row['size']} elements")
         for row in rows
@@ -347,59 +335,3 @@ def against_plain(rows: list[dict]) -> str:
         return ""
     worst, where = max(ratios)
     return f"\nLargest ratio to the plain path: {worst:.2f} ({where})."
-
-
-def caption(args: argparse.Namespace, devices: list) -> str:
-    machines = " | ".join(tables.machine(device) for device in devices)
-    return f"Time of forward and backward over GELU's; {settings(args)}. {machines}"
-
-
-# --- figure ---
-
-LONGEST_BAR = 3  # times GELU's; longer ones are cut and say their length
-
-
-def draw(rows: list[dict], text: str, path) -> None:
-    """Bars of the time of forward and backward relative to GELU's; a panel per cell."""
-    from matplotlib.figure import Figure
-
-    lines = list(dict.fromkeys((row["device"], row["dtype"]) for row in rows))
-    sizes = list(dict.fromkeys(row["size"] for row in rows))
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    height = 0.26 * len(arms) + 0.75
-    footnote = "\n".join(textwrap.wrap(text, int(15 * (2.6 * len(sizes) + 1.6))))
-    foot = 0.17 * (footnote.count("\n") + 2)
-    inches = 2.6 * len(sizes) + 1.6, height * len(lines) + foot
-    figure = Figure(figsize=inches, layout="constrained")
-    figure.get_layout_engine().set(rect=(0, foot / inches[1], 1, 1 - foot / inches[1]))
-    panels = figure.subplots(len(lines), len(sizes), sharex=True, sharey=True, squeeze=False)
-    for line, (device, dtype) in zip(panels, lines, strict=True):
-        for panel, size in zip(line, sizes, strict=True):
-            own = [r for r in rows if (r["device"], r["dtype"], r["size"]) == (device, dtype, size)]
-            draw_panel(panel, own)
-            panel.set_title(f"{device}, {dtype}, {tables.size(size)} elements", fontsize=9)
-    longest = max(row["both_over_GELU"] for row in rows)
-    cut = f", bars end at {LONGEST_BAR}" if longest > LONGEST_BAR else ""
-    for panel in panels[-1]:
-        panel.set_xlabel(f"time ÷ GELU's{cut}", fontsize=8)
-    # The panels share their axes.
-    panels[0][0].set_xlim(0, 1.2 * min(max(longest, 1.2), LONGEST_BAR))
-    panels[0][0].set_ylim(len(arms) - 0.4, -0.6)
-    figure.text(0.01, 0.08 / inches[1], footnote, fontsize=7, va="bottom")
-    figure.savefig(path, dpi=160, format="png")
-
-
-def draw_panel(panel, rows: list[dict]) -> None:
-    colours = {"": "#9a9a9a", "plain": "#d9b48f"}  # torch's own, plain; the rest stands out
-    ratios = [row["both_over_GELU"] for row in rows]
-    panel.axvline(1, color="black", linewidth=0.8, zorder=0)
-    bars = panel.barh(
-        [row["arm"] for row in rows],
-        [min(ratio, LONGEST_BAR) for ratio in ratios],
-        color=[colours.get(row["kernels"], "#2a6fb0") for row in rows],
-    )
-    texts = panel.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=2, fontsize=7)
-    for text in texts:  # legible on the line at 1
-        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
-    panel.tick_params(labelsize=7)
-    panel.spines[["top", "right"]].set_visible(False)

@@ -1,47 +1,42 @@
-"""What `--stats` adds: its numbers of all activations to training steps, its count of dead channels
-to evaluations."""
+"""Measure what `--stats` adds to training steps and to evaluations.
 
-import argparse
+To steps it adds numbers of every activation site, to evaluations the count of dead channels.
+"""
+
 import functools
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
 
-from benchmarks import language, tables, training
-from benchmarks.activations import Unit
-from benchmarks.timing import in_rounds, quartiles, ratio, timed
-from utils import activation_sites, set_arithmetic
-from zilu import create_activation
+import torch
+
+from benchmarks import tables, training
+from benchmarks.arms import Arm
+from benchmarks.timing import Call, in_rounds, quartiles, ratio, timed
+from benchmarks.trainers import ready_step
+from training.diagnostics.recorder import StatsRecorder
+from training.model_text import activation_sites
+from training.task import Batch
 
 EVERY = 100  # steps, of which one is looked at
 
 
-def measure(args: argparse.Namespace, device) -> None:
-    """Measure and print."""
-    set_arithmetic(device, deterministic=False)
-    rows = []
-    for model in args.models:
-        batch_size = args.batch_size or (8 if model == "gpt" else 128)
-        for precision in args.precisions:
-            for mode in args.modes:
-                setup = training.Setup(model, mode, precision, batch_size)
-                rows.append(row(setup, args, device))
-    print(tables.markdown(rows))
+def measure(setups: list[training.Setup], arm: Arm, rounds: int, device: torch.device) -> None:
+    """Measure and print a row for each setup, with the arm's activation in the network."""
+    print(tables.markdown([row(setup, arm, rounds, device) for setup in setups]))
     print(
-        f"\nn = {args.rounds} rounds; {args.activation}; ms: median (quartiles). Evaluation: the "
+        f"\nn = {rounds} rounds; {arm.activation}; ms: median (quartiles). Evaluation: the "
         "time of a batch's with the count of dead channels over that without."
     )
 
 
-def row(setup: training.Setup, args: argparse.Namespace, device) -> dict[str, str]:
-    arms = arms_of(setup, args, device)
-    for arm in arms.values():
-        arm()  # compiles
-    times = in_rounds(
-        {n: functools.partial(timed, a, device) for n, a in arms.items()}, args.rounds
-    )
+def row(setup: training.Setup, arm: Arm, rounds: int, device: torch.device) -> dict[str, str]:
+    calls = calls_of(setup, arm, device)
+    for call in calls.values():
+        call()  # compiles
+    samples = {name: functools.partial(timed, call, device) for name, call in calls.items()}
+    times = in_rounds(samples, rounds)
     added = ratio(times["statistics"], times["step"]) / EVERY
     return {
-        "model": f"{setup.model}, {setup.mode}, {setup.precision}, batch {setup.batch_size}",
+        "model": setup.title,
         **{
             f"{name}, ms": tables.with_spread(*quartiles([1e3 * s for s in times[name]]))
             for name in ("step", "statistics")
@@ -51,32 +46,29 @@ def row(setup: training.Setup, args: argparse.Namespace, device) -> dict[str, st
     }
 
 
-def arms_of(setup: training.Setup, args: argparse.Namespace, device) -> dict[str, Callable]:
-    import torch
-
-    from training.diagnostics.watch import Watch
-
-    trainer = training.build(setup, Unit(args.activation), args.sigma, device)
-    kind = type(create_activation(args.activation))
-    watch = Watch(trainer.model, activation_sites(trainer.model, kind), device)
-    trainer.watch, trainer.options = watch, replace(trainer.options, stats_interval=EVERY)
+def calls_of(setup: training.Setup, arm: Arm, device: torch.device) -> dict[str, Call]:
+    """Return what is timed: a step, its statistics, an evaluation without and with channels."""
     batch = training.ready_batch(setup, device)
+    trainer = training.build(setup, arm, batch, device)
+    objective = trainer.objective
+    sites = activation_sites(trainer.model, type(arm.build()))
+    stats = StatsRecorder(objective, sites, device, trainer.folder, EVERY)
 
     def step() -> None:
         trainer.model.train()
-        training.step(trainer, batch)
+        ready_step(trainer)
 
     def statistics() -> None:
         trainer.model.train()
-        watch.measure(trainer.objective, batch, len(batch[0]))
+        stats.watch.measure(objective, batch, samples=len(batch[0]))
 
     @torch.no_grad()
     def evaluation() -> None:
         trainer.model.eval()
-        trainer.objective(batch, True)
+        objective(batch, full=True)
 
     def channels() -> None:
-        with trainer.looking_at_channels(OneBatch(batch)):
+        with stats.counting_channels(OneBatch(batch)):
             evaluation()
 
     return {
@@ -84,10 +76,15 @@ def arms_of(setup: training.Setup, args: argparse.Namespace, device) -> dict[str
     }  # fmt: skip
 
 
-class OneBatch(language.ReadyBatches):
-    def __init__(self, batch: tuple):
-        super().__init__(len(batch[0]))
-        self.batch = batch
+class OneBatch:
+    """Yield a split that is one batch."""
 
-    def batches(self, epoch: int):
+    def __init__(self, batch: Batch):
+        self.batch = batch
+        self.batch_size = self.num_samples = len(batch[0])
+
+    def __len__(self) -> int:
+        return 1
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         yield self.batch

@@ -1,22 +1,33 @@
-"""Language: training steps against a plain GPT and its loop, tokenising against `datasets`."""
+"""Measure language: training steps against a plain GPT's, tokenising against `datasets`."""
 
-import argparse
 import functools
 import itertools
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-import cli
-import dataset
-import language_main
-from benchmarks.tables import print_rates
-from benchmarks.timing import interleaved, own_processes
-from training import program
-from utils import UserError, resolve_amp_dtype, resolve_device, set_arithmetic
+import torch
 
-# 10.8 million parameters, a size often used to try nanoGPT on a CPU.
-VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS = 256, 256, 384, 6, 6
+import dataset
+from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
+from benchmarks.tables import print_rates
+from benchmarks.timing import Call, interleaved, own_processes
+from benchmarks.trainers import (
+    HEADS,
+    LAYERS,
+    LENGTH,
+    VOCABULARY,
+    WIDTH,
+    language_config,
+    language_trainer,
+    ready_step,
+    ready_tokens,
+)
+from cli.language import LanguageConfig
+from training.devices import amp_dtype
+from utils import UserError
+
 STEPS = 3
 BLOCK = 1024  # tokens of a packed sequence
 
@@ -24,53 +35,32 @@ BLOCK = 1024  # tokens of a packed sequence
 # --- training steps ---
 
 
-def measure_training(args: argparse.Namespace, device) -> None:
-    """Steps on a batch that lies ready, without dropout: a plain GPT as torch leaves it, and ours,
-    in processes of their own."""
-    print(f"\nSteps: {LAYERS} layers of {WIDTH}, {LENGTH} tokens, batch {args.batch_size}")
-    for name, flags in {"fp32": (), "AMP compiled": ("--use_amp", "--use_compiled")}.items():
+def measure_training(activation: str, batch_size: int, rounds: int, device: torch.device) -> None:
+    """Measure steps on a batch that lies ready, without dropout, and print their rates.
+
+    A plain GPT as torch leaves it and the project's own run in processes of their own.
+    """
+    print(f"\nSteps: {LAYERS} layers of {WIDTH}, {LENGTH} tokens, batch {batch_size}")
+    for name, fast in {"fp32": False, "AMP compiled": True}.items():
+        config = language_config(device, activation, batch_size, use_amp=fast, use_compiled=fast)
         makers = {
-            f"plain GPT, GELU, {name}": functools.partial(plain_arm, args, flags),
-            f"this project, {args.activation}, {name}": functools.partial(our_arm, args, flags),
+            f"plain GPT, GELU, {name}": functools.partial(plain_steps, config, device),
+            f"this project, {activation}, {name}": functools.partial(our_steps, config, device),
         }
-        with own_processes(makers) as arms:
-            times = interleaved(arms, args.rounds, device)
-        tokens = STEPS * args.batch_size * LENGTH
-        print_rates(times, tokens, "tokens", next(iter(makers)))
+        with own_processes(makers) as calls:
+            times = interleaved(calls, rounds, device)
+        print_rates(times, STEPS * batch_size * LENGTH, "tokens", next(iter(makers)))
 
 
-def ready_batch(args: argparse.Namespace, device) -> tuple:
-    import torch
-
-    shape = (args.batch_size, LENGTH)
-    return tuple(torch.randint(VOCABULARY, shape, device=device) for _ in range(2))
-
-
-def finished(steps, device):
-    """`steps`, and then waiting for the device: another process cannot."""
-    import torch
-
-    def arm() -> None:
-        steps()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return arm
-
-
-def plain_arm(args: argparse.Namespace, flags: tuple[str, ...]):
-    import torch
-
-    from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
-
-    device = resolve_device(args.device)
+def plain_steps(config: LanguageConfig, device: torch.device) -> Call:
+    """Return steps of a plain GPT, in the configuration's precision and batch size."""
     if device.type == "cuda":  # as nanoGPT does
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    dtype = resolve_amp_dtype(device, "auto") if "--use_amp" in flags else None
+    dtype = amp_dtype(config.training, device)
     plain = PlainGPT(VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS).to(device)
     optimizer = plain_optimizer(plain, lr=6e-4)
-    forward = torch.compile(plain) if "--use_compiled" in flags else plain
-    ids, targets = ready_batch(args, device)
+    forward = torch.compile(plain) if config.training.use_compiled else plain
+    ids, targets = ready_tokens(config.data.batch_size, device)
 
     def steps() -> None:
         for _ in range(STEPS):
@@ -79,84 +69,79 @@ def plain_arm(args: argparse.Namespace, flags: tuple[str, ...]):
     return finished(steps, device)
 
 
-def our_arm(args: argparse.Namespace, flags: tuple[str, ...]):
-    """Steps of a trainer as language_main builds it."""
-    device = resolve_device(args.device)
-    set_arithmetic(device, deterministic=False)
-    trainer = build(args.activation, device, flags)
-    batch = ready_batch(args, device)
+def our_steps(config: LanguageConfig, device: torch.device) -> Call:
+    """Return steps of a trainer as language_main builds it."""
+    trainer = language_trainer(config, ready_tokens(config.data.batch_size, device))
 
     def steps() -> None:
         for _ in range(STEPS):
-            trainer.train_step([batch], ReadyBatches(args.batch_size))
+            ready_step(trainer)
 
     return finished(steps, device)
 
 
-def build(activation: str, device, flags: tuple[str, ...]):
-    from train_eval import Trainer
+def finished(steps: Call, device: torch.device) -> Call:
+    """Return `steps` and then waiting for the device: another process cannot wait for it."""
 
-    common = (
-        "--activation", activation, "--dropout", "0", "--max_seq_length", LENGTH,
-        "--embedding_dim", WIDTH, "--num_attention_heads", HEADS, "--num_layers", LAYERS,
-    )  # fmt: skip
-    parsed, _ = cli.parse("benchmark.py", "", language_main.FLAGS, [*map(str, common), *flags])
-    model = language_main.build_model(parsed, VOCABULARY).to(device).train()
-    options = program.build_options(parsed, device, test_each_epoch=False)
-    trainer = Trainer(model, language_main.LanguageModelling(), device, options)
-    trainer.start(ReadyBatches(parsed.batch_size))
-    return trainer
+    def call() -> None:
+        steps()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
-
-class ReadyBatches:
-    """A loader's measures, with an epoch that never ends."""
-
-    num_samples = 10**9
-
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-
-    def __len__(self):
-        return 10**6
+    return call
 
 
 # --- tokens ---
 
 
-def measure_tokenizing(args: argparse.Namespace) -> None:
-    """GPT-2's tokens of a text file, packed and on disk."""
-    text = Path(args.text)
+def measure_tokenizing(text: Path, data_path: str, rounds: int) -> None:
+    """Measure GPT-2's tokens of a text file, packed and on disk, and print the rates.
+
+    Args:
+        text: the file.
+        data_path: the folder that holds gpt2/, the tokenizer.
+        rounds: how often each is measured.
+
+    Raises:
+        UserError: there is no such file, or no tokenizer.
+    """
     if not text.is_file():
         raise UserError(f"--text {text}: no such file")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "gpt2").symlink_to(Path(args.data_path, "gpt2").resolve())
+        (folder / "gpt2").symlink_to(Path(data_path, "gpt2").resolve())
         (folder / "train.txt").symlink_to(text.resolve())
         for split in ("valid", "test"):
             (folder / f"{split}.txt").write_text("short\n")
-        counter = itertools.count()
-        arms = {
-            "datasets.map, 2 processes": library_arm(text, folder, counter),
-            "this project": lambda: our_tokens(folder, next(counter)),
+        numbers = itertools.count()
+        calls: dict[str, Call] = {
+            "datasets.map, 2 processes": library_call(text, folder, numbers),
+            "this project": lambda: our_tokens(folder, next(numbers)),
         }
-        times = interleaved(arms, args.rounds, resolve_device("cpu"))
-    print_rates(times, text.stat().st_size / 1e6, "MB", next(iter(arms)))
+        times = interleaved(calls, rounds, torch.device("cpu"))
+    print_rates(times, text.stat().st_size / 1e6, "MB", next(iter(calls)))
 
 
 def our_tokens(folder: Path, number: int) -> None:
-    """The whole way: digest, counts, tokens, files."""
+    """Go the whole way in a new folder: digest, counts, tokens, files."""
     copy = folder / str(number)
     copy.mkdir()
     for name in ("gpt2", "train.txt", "valid.txt", "test.txt"):
         (copy / name).symlink_to(folder / name)
-    dataset.load_text("text", copy, block_size=BLOCK, batch_size=1, progress=False)
+    dataset.load_text("text", str(copy), block_size=BLOCK, batch_size=1, progress=False)
 
 
-def library_arm(text: Path, folder: Path, counter):
-    """An arm: what transformers' language modelling examples do, on lines that lie ready."""
+def library_call(text: Path, folder: Path, numbers: Iterator[int]) -> Call:
+    """Return what transformers' language modelling examples do, on lines that lie ready.
+
+    Args:
+        text: the file.
+        folder: holds gpt2/, and gets the lines and the results.
+        numbers: give every result a name of its own.
+    """
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-    import datasets
-    from transformers import GPT2TokenizerFast
+    import datasets  # reads the variable above, and takes seconds that others need not wait
+    from transformers import GPT2TokenizerFast  # takes seconds as well
 
     tokenizer = GPT2TokenizerFast.from_pretrained(folder / "gpt2")
     with open(text, newline="\n") as file:
@@ -164,10 +149,10 @@ def library_arm(text: Path, folder: Path, counter):
     lines.save_to_disk(folder / "lines")
     lines = datasets.load_from_disk(folder / "lines")
 
-    def tokenise(rows):
+    def tokenise(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         return tokenizer(rows["text"])
 
-    def pack(rows):
+    def pack(rows: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = {key: list(itertools.chain.from_iterable(rows[key])) for key in rows}
         length = len(joined["input_ids"]) // BLOCK * BLOCK
         return {
@@ -175,8 +160,8 @@ def library_arm(text: Path, folder: Path, counter):
             for key, ids in joined.items()
         }
 
-    def arm() -> None:
-        files = [str(folder / f"{next(counter)}.arrow") for _ in range(2)]
+    def call() -> None:
+        files = [str(folder / f"{next(numbers)}.arrow") for _ in range(2)]
         tokens = lines.map(
             tokenise, batched=True, num_proc=2, remove_columns="text", load_from_cache_file=False,
             cache_file_name=files[0],
@@ -185,4 +170,4 @@ def library_arm(text: Path, folder: Path, counter):
             pack, batched=True, num_proc=2, load_from_cache_file=False, cache_file_name=files[1]
         )
 
-    return arm
+    return call

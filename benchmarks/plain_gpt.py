@@ -1,15 +1,21 @@
-"""A plain GPT and its training loop, as tutorials have them (the structure is nanoGPT's): what the
-project's own are measured against, in speed and, by the tests, in loss.
+"""Train a plain GPT in a plain loop, as tutorials have them (the structure is nanoGPT's).
+
+The project's GPT-2 and its loop are measured against them: in speed by the benchmark, in loss by
+the tests.
 """
 
 import contextlib
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+
+from models.gpt2 import GPT2
 
 
 class PlainBlock(nn.Module):
+    """Apply attention and an MLP with GELU, each after a LayerNorm and beside a shortcut."""
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -20,9 +26,10 @@ class PlainBlock(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.qkv(self.norm1(x)).split(C, dim=2)
+        # (B, heads, T, C / heads)
         q, k, v = (y.view(B, T, self.heads, C // self.heads).transpose(1, 2) for y in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).contiguous().view(B, T, C))
@@ -30,7 +37,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """Ids and targets, both (B, T), to the mean loss; without dropout."""
+    """Map ids and targets, both (B, T), to the mean loss; without dropout."""
 
     def __init__(self, vocab_size: int, length: int, width: int, heads: int, layers: int):
         super().__init__()
@@ -39,16 +46,16 @@ class PlainGPT(nn.Module):
         self.blocks = nn.ModuleList([PlainBlock(width, heads) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.norm(x), self.tokens.weight)
+        logits = F.linear(self.norm(x), self.tokens.weight)  # (B, T, vocab_size)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
     @torch.no_grad()
-    def copy_weights(self, model: nn.Module) -> None:
-        """Take a models.gpt2.GPT2's weights: both register theirs in reading order."""
+    def copy_weights(self, model: GPT2) -> None:
+        """Take the weights of the project's GPT-2: both register theirs in reading order."""
         theirs = (
             model.wte.weight, model.wpe, *model.h.parameters(), *model.ln_f.parameters()
         )  # fmt: skip
@@ -57,8 +64,11 @@ class PlainGPT(nn.Module):
 
 
 def plain_optimizer(model: PlainGPT, lr: float) -> torch.optim.Optimizer:
-    """nanoGPT's, fused on CUDA alone; decay for all matrices but the positions, which nanoGPT
-    decays too and this project does not (that alone moved single losses by up to 0.03)."""
+    """Return nanoGPT's optimizer, which is fused on CUDA alone.
+
+    It decays all matrices but the positions. nanoGPT decays those too, and this project does not
+    (that alone moved single losses by up to 0.03).
+    """
     decayed = [p for p in model.parameters() if p.dim() >= 2 and p is not model.positions.weight]
     others = [p for p in model.parameters() if p.dim() < 2 or p is model.positions.weight]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -66,8 +76,18 @@ def plain_optimizer(model: PlainGPT, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=on_cuda)
 
 
-def plain_step(model, optimizer, ids, targets, dtype=None) -> torch.Tensor:
-    """One training step, in `dtype` under autocast if one is given; the loss before it."""
+def plain_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ids: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Make one training step, under autocast in `dtype` if one is given.
+
+    Returns:
+        The loss before the step.
+    """
     autocast = torch.autocast(ids.device.type, dtype) if dtype else contextlib.nullcontext()
     with autocast:
         loss = model(ids, targets)

@@ -1,5 +1,6 @@
-"""Arms measured in turn: the seconds that each takes, and the bytes that one keeps for backward."""
+"""Measure calls in turn: the seconds that each takes, and the bytes that one keeps for backward."""
 
+import functools
 import gc
 import math
 import multiprocessing
@@ -7,28 +8,37 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
-Arm = Callable[[], object]
+import torch
+from torch import Tensor
+
+Call = Callable[[], object]
+K = TypeVar("K", bound=Hashable)
 
 
 # --- seconds ---
 
 
-def interleaved(arms: dict[str, Arm], rounds: int, device) -> dict[str, list[float]]:
-    """Seconds of each arm in each round."""
-    return in_rounds({name: lambda a=arm: timed(a, device) for name, arm in arms.items()}, rounds)
+def interleaved(
+    calls: Mapping[str, Call], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Return the seconds of each call in each round."""
+    samples = {name: functools.partial(timed, call, device) for name, call in calls.items()}
+    return in_rounds(samples, rounds)
 
 
-def in_rounds(samples: dict, rounds: int) -> dict[object, list[float]]:
-    """What each sample returns in each round, in a new random order every time: an arm would
-    otherwise always follow the same one, and find caches and clock as that leaves them.
+def in_rounds(samples: Mapping[K, Callable[[], float]], rounds: int) -> dict[K, list[float]]:
+    """Return what each sample gives in each round.
 
-    One round before does not count.
+    Every round has a new random order: a sample would otherwise always follow the same one, and
+    find caches and clock as that leaves them. One round before does not count.
     """
-    values = {name: [] for name in samples}
+    values: dict[K, list[float]] = {name: [] for name in samples}
     order, shuffle = list(samples), random.Random(0).shuffle
     for _ in range(rounds + 1):
         shuffle(order)
@@ -37,34 +47,38 @@ def in_rounds(samples: dict, rounds: int) -> dict[object, list[float]]:
     return {name: found[1:] for name, found in values.items()}
 
 
-def timed(arm: Arm, device, repeats: int = 1) -> float:
-    """Seconds of one call."""
+def timed(call: Call, device: torch.device, repeats: int = 1) -> float:
+    """Return the seconds of one call, the mean of `repeats` in a row."""
     synchronize(device)
     with no_garbage_collection():
         start = time.perf_counter()
         for _ in range(repeats):
-            arm()
+            call()
         synchronize(device)
         return (time.perf_counter() - start) / repeats
 
 
 def repeats_for(sample: Callable[[int], float], least: float) -> int:
-    """How many calls in a row last `least` seconds; `sample` times one call among so many."""
+    """Return how many calls in a row last `least` seconds.
+
+    Args:
+        sample: returns the seconds of one call among so many in a row.
+        least: seconds.
+    """
     repeats = 1
     while (seconds := sample(repeats)) * repeats < least:
         repeats = max(2 * repeats, math.ceil(least / seconds))
     return repeats
 
 
-def synchronize(device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done its work."""
     if device.type != "cpu":
-        import torch
-
         getattr(torch, device.type).synchronize()
 
 
 @contextmanager
-def no_garbage_collection():
+def no_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -75,29 +89,35 @@ def no_garbage_collection():
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
+    """Return lower quartile, median and upper quartile."""
     if len(values) == 1:
-        return (values[0],) * 3
-    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def ratio(seconds: list[float], baseline: list[float]) -> float:
-    """The median of the ratios within a round: what slows a whole round down cancels."""
+    """Return the median of the ratios within a round: what slows a whole round down cancels."""
     return statistics.median(s / b for s, b in zip(seconds, baseline, strict=True))
 
 
 # --- memory ---
 
 
-def saved_bytes(forward: Callable[[], object], ignored=()) -> int:
-    """Bytes that `forward` keeps for backward; a tensor kept twice, or whole for a view of it,
-    counts once. The tensors `ignored`, such as parameters, are there anyway."""
-    import torch
+def saved_bytes(forward: Call, ignored: Iterable[Tensor] = ()) -> int:
+    """Return the bytes that `forward` keeps for backward.
 
+    A tensor that is kept twice counts once, and a view counts as the whole tensor that it keeps
+    alive.
+
+    Args:
+        forward: a forward pass; returns its output.
+        ignored: tensors that exist anyway, such as parameters.
+    """
     there = {tensor.untyped_storage().data_ptr() for tensor in ignored}
-    sizes = {}
+    sizes: dict[int, int] = {}
 
-    def pack(tensor):
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -111,8 +131,8 @@ def saved_bytes(forward: Callable[[], object], ignored=()) -> int:
 
 
 @contextmanager
-def process_with(**variables: str):
-    """A process with these environment variables, as `call(function, *args)` in it."""
+def process_with(**variables: str) -> Iterator[Callable[..., Any]]:
+    """Start a process with these environment variables; give `call(function, *args)` in it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         before = dict(os.environ)
         os.environ.update(variables)  # it is started by the first call, and inherits them
@@ -125,9 +145,14 @@ def process_with(**variables: str):
 
 
 @contextmanager
-def own_processes(makers: dict[str, Callable[[], Arm]]):
-    """The arms that `makers` make, each in a process of its own: what one sets for its whole
-    process, such as the allocator, is nothing to the others."""
+def own_processes(makers: Mapping[str, Callable[[], Call]]) -> Iterator[dict[str, Call]]:
+    """Give calls that each run in a process of their own.
+
+    What one sets for its whole process, such as the allocator, does not affect the others.
+
+    Args:
+        makers: by name, a function that makes the call in its process.
+    """
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for name, make in makers.items():
@@ -136,22 +161,23 @@ def own_processes(makers: dict[str, Callable[[], Arm]]):
         processes[-1].start()
         there.close()
     try:
-        yield {name: lambda p=pipe: _call(p) for name, pipe in pipes.items()}
+        yield {name: functools.partial(_ask, pipe) for name, pipe in pipes.items()}
     finally:
         for pipe, process in zip(pipes.values(), processes, strict=True):
             pipe.close()
             process.join()
 
 
-def _call(pipe) -> None:
+def _ask(pipe: Connection) -> None:
+    """Let the process at the other end make its call, and wait for it."""
     pipe.send(None)
     pipe.recv()
 
 
-def _serve(pipe, make) -> None:
-    arm = make()
+def _serve(pipe: Connection, make: Callable[[], Call]) -> None:
+    call = make()
     with suppress(EOFError):  # until the other end is closed
         while True:
             pipe.recv()
-            arm()
+            call()
             pipe.send(None)

@@ -1,147 +1,179 @@
-"""Whole training steps per activation, on batches that lie ready, as the programs train."""
+"""Measure whole training steps per activation, against ReLU and GELU.
 
-import argparse
+The trainers are those of the programs; the batches lie ready on the device.
+"""
+
 import functools
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from benchmarks import language, tables, vision
-from benchmarks.activations import Unit, units
-from benchmarks.names import MODES, PRECISIONS, TRAINED
+import torch
+
+from benchmarks import tables
+from benchmarks.arms import Arm
+from benchmarks.names import TRAINING_BASELINES
 from benchmarks.timing import in_rounds, quartiles, ratio, repeats_for, saved_bytes, timed
-from utils import set_arithmetic
+from benchmarks.trainers import (
+    language_config,
+    language_trainer,
+    ready_images,
+    ready_step,
+    ready_tokens,
+    vision_config,
+    vision_trainer,
+)
+from train_eval import Trainer
+from training.task import Batch
 from zilu.names import kernel_mode
 
-BASELINES = ("ReLU", "GELU")
 SAMPLE_SECONDS = 0.2
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all activations of a table have in common."""
+    """Say what all activations of a table have in common."""
 
     model: str
     mode: str
     precision: str
     batch_size: int
 
+    @property
+    def title(self) -> str:
+        return f"{self.model}, {self.mode}, {self.precision}, batch {self.batch_size}"
 
-def measure(args: argparse.Namespace, device) -> None:
-    """Measure, print, and save training.md and .csv in --output_dir."""
-    folder = tables.ReportFolder(args.output_dir)
-    set_arithmetic(device, deterministic=False)
-    wanted = units(args.activations or TRAINED, BASELINES, args.learn_sigma)
-    report, rows = tables.Report(), []
-    report.add(heading(args, device))
-    for model in args.models:
-        batch_size = args.batch_size or (8 if model == "gpt" else 128)
-        for precision in args.precisions:
-            for mode in args.modes:
-                setup = Setup(model, mode, precision, batch_size)
-                found = measure_setup(setup, wanted, args, device)
-                report.add(table(found, setup))
-                machine = tables.machine_columns(device)
-                rows += [row | machine for row in found.values()]
+    @property
+    def flags(self) -> dict[str, bool]:
+        """The programs' flags that they stand for."""
+        return {"use_compiled": self.mode == "compiled", "use_amp": self.precision == "amp"}
+
+
+def setups(
+    models: Iterable[str], modes: Iterable[str], precisions: Iterable[str], batch_size: int | None
+) -> list[Setup]:
+    """Return every combination; without a batch size it is 8 sequences, or 128 images."""
+    return [
+        Setup(model, mode, precision, batch_size or (8 if model == "gpt" else 128))
+        for model, precision, mode in itertools.product(models, precisions, modes)
+    ]
+
+
+def measure(
+    setups: list[Setup],
+    arms: list[Arm],
+    sigma: float,
+    rounds: int,
+    device: torch.device,
+    output_dir: str,
+) -> None:
+    """Measure, print, and save training.md and .csv in `output_dir`.
+
+    Args:
+        setups: a table for each.
+        arms: the activations.
+        sigma: theirs, for the heading.
+        rounds: how often each is measured.
+        device: where.
+        output_dir: the folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = tables.ReportFolder(output_dir)
+    report = tables.Report()
+    report.add(heading(sigma, rounds, device))
+    rows: list[Row] = []
+    for setup in setups:
+        found = measure_setup(setup, arms, rounds, device)
+        report.add(table(found, setup))
+        machine = tables.machine_columns(device)
+        rows += [row | machine for row in found.values()]
     folder.save("training", report, rows)
 
 
-def measure_setup(setup: Setup, wanted: list[Unit], args, device) -> dict[Unit, dict]:
-    """A row for each unit."""
-    import torch
-
+def measure_setup(
+    setup: Setup, arms: list[Arm], rounds: int, device: torch.device
+) -> dict[Arm, Row]:
+    """Return a row for each arm."""
     # Every trainer's step is the same code to the compiler, which gives up after 8 of them.
     torch.compiler.reset()
-    torch._dynamo.config.recompile_limit = max(8, 4 * len(wanted))
+    torch._dynamo.config.recompile_limit = max(8, 4 * len(arms))
     batch = ready_batch(setup, device)
-    trainers = {unit: build(setup, unit, args.sigma, device) for unit in wanted}
-    steps = {unit: functools.partial(step, trainers[unit], batch) for unit in wanted}
-    for run in steps.values():
-        run()  # compiles
-    gelu = functools.partial(timed, steps[Unit("GELU")], device)
+    trainers = {arm: build(setup, arm, batch, device) for arm in arms}
+    steps = {arm: functools.partial(ready_step, trainer) for arm, trainer in trainers.items()}
+    for step in steps.values():
+        step()  # compiles
+    gelu = functools.partial(timed, steps[Arm("GELU")], device)
     repeats = repeats_for(gelu, SAMPLE_SECONDS)
-    samples = {u: functools.partial(timed, run, device, repeats) for u, run in steps.items()}
-    times = in_rounds(samples, args.rounds)
-    counts = {"rounds": args.rounds, "repeats": repeats}
+    samples = {arm: functools.partial(timed, step, device, repeats) for arm, step in steps.items()}
+    times = in_rounds(samples, rounds)
+    counts = {"rounds": rounds, "repeats": repeats}
     return {
-        unit: identity(setup, unit, args.sigma)
-        | counts
-        | speed(times, unit)
-        | {"saved_bytes": step_bytes(trainers[unit], batch)}
-        for unit in wanted
+        arm: arm.columns() | vars(setup) | counts | speed(times, arm) | bytes_of(trainers[arm])
+        for arm in arms
     }
 
 
-def build(setup: Setup, unit: Unit, sigma: float, device):
-    """A trainer as the programs build it."""
-    flags = (*MODES[setup.mode], *PRECISIONS[setup.precision])
-    if unit.has_sigma:
-        flags += ("--sigma", repr(sigma), *["--learn_sigma"] * unit.learned)
+def ready_batch(setup: Setup, device: torch.device) -> Batch:
+    """Return a batch of the setup's model on the device."""
+    make = ready_tokens if setup.model == "gpt" else ready_images
+    return make(setup.batch_size, device)
+
+
+def build(setup: Setup, arm: Arm, batch: Batch, device: torch.device) -> Trainer:
+    """Return a trainer as the programs build it, for steps on `batch`."""
+    flags: dict[str, Any] = {**setup.flags}
+    if arm.sigma is not None:
+        flags |= {"sigma": arm.sigma, "learn_sigma": arm.learned}
+    size = setup.batch_size
     if setup.model == "gpt":
-        return language.build(unit.activation, device, flags)
-    return vision.build(setup.model, unit.activation, device, flags)
+        return language_trainer(language_config(device, arm.activation, size, **flags), batch)
+    config = vision_config(device, setup.model, arm.activation, size, **flags)
+    return vision_trainer(config, batch)
 
 
-def ready_batch(setup: Setup, device) -> tuple:
-    import torch
-
-    if setup.model == "gpt":
-        return language.ready_batch(setup, device)
-    images = torch.randn(setup.batch_size, 3, 32, 32, device=device)
-    targets = torch.randint(10, (setup.batch_size,), device=device)
-    return images.to(memory_format=torch.channels_last), targets
-
-
-def step(trainer, batch: tuple) -> None:
-    trainer.train_step([batch], language.ReadyBatches(len(batch[0])))
-
-
-def step_bytes(trainer, batch: tuple) -> int:
-    """Bytes that a step's forward keeps for its backward, beside parameters and the batch."""
+def bytes_of(trainer: Trainer) -> Row:
+    """Return what a step keeps for backward, beside parameters and the batch, in bytes."""
+    batch = trainer.data.train.batch
     ignored = (*trainer.model.parameters(), *trainer.model.buffers(), *batch)
-    return saved_bytes(lambda: trainer.objective(batch, full=True), ignored)
+    return {"saved_bytes": saved_bytes(lambda: trainer.objective(batch, full=True), ignored)}
 
 
 # --- rows and text ---
 
 
-def identity(setup: Setup, unit: Unit, sigma: float) -> dict:
-    return {
-        "arm": unit.label,
-        "activation": unit.activation,
-        "sigma": sigma if unit.has_sigma else "",
-        "learned": unit.learned,
-        "kernels": kernel_mode() if unit.has_sigma else "",
-        **vars(setup),
-    }
-
-
-def speed(times: dict[Unit, list[float]], unit: Unit) -> dict:
-    low, middle, high = (1e3 * x for x in quartiles(times[unit]))
-    ratios = {f"over_{name}": ratio(times[unit], times[Unit(name)]) for name in BASELINES}
+def speed(times: dict[Arm, list[float]], arm: Arm) -> Row:
+    """Return milliseconds, and ratios within the rounds."""
+    low, middle, high = (1e3 * x for x in quartiles(times[arm]))
+    ratios = {f"over_{name}": ratio(times[arm], times[Arm(name)]) for name in TRAINING_BASELINES}
     return {"step_ms": middle, "step_ms_q1": low, "step_ms_q3": high} | ratios
 
 
-def heading(args: argparse.Namespace, device) -> str:
+def heading(sigma: float, rounds: int, device: torch.device) -> str:
     return "\n".join(
         [
             "# Training steps per activation",
             "",
             f"- {tables.machine(device)}",
-            f"- n = {args.rounds} rounds; ZILU_KERNELS={kernel_mode()}; σ = {args.sigma:g}",
+            f"- n = {rounds} rounds; ZILU_KERNELS={kernel_mode()}; σ = {sigma:g}",
             "- ms: median (quartiles) of a step. ÷ GELU, ÷ ReLU: median of the ratios within the "
             "rounds. Saved: MiB kept for backward, beside parameters and the batch.",
         ]
     )
 
 
-def table(found: dict[Unit, dict], setup: Setup) -> str:
+def table(found: dict[Arm, Row], setup: Setup) -> str:
     rows = [
         {
-            "activation": unit.label,
+            "activation": arm.label,
             "ms": tables.with_spread(row["step_ms_q1"], row["step_ms"], row["step_ms_q3"]),
-            **{f"÷ {name}": f"{row[f'over_{name}']:.3f}" for name in BASELINES},
+            **{f"÷ {name}": f"{row[f'over_{name}']:.3f}" for name in TRAINING_BASELINES},
             "saved, MiB": tables.figure(row["saved_bytes"] / 2**20),
         }
-        for unit, row in found.items()
+        for arm, row in found.items()
     ]
-    title = f"{setup.model}, {setup.mode}, {setup.precision}, batch {setup.batch_size}"
-    return f"\n## {title}\n\n{tables.markdown(rows)}"
+    return f"\n## {setup.title}\n\n{tables.markdown(rows)}"

@@ -1,20 +1,42 @@
-"""Vision: the input pipeline against torchvision's, the loop against a plain one."""
+"""Measure vision: the input pipeline against torchvision's, the loop against a plain one."""
 
-import argparse
 import contextlib
 import functools
 import io
 import statistics
 import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import cli
-import vision_main
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms
+
 from benchmarks.tables import print_rates
-from benchmarks.timing import interleaved
+from benchmarks.timing import Call, interleaved
+from benchmarks.trainers import (
+    CLASSES,
+    IMAGE_SIZE,
+    MadeData,
+    ready_images,
+    ready_step,
+    vision_config,
+    vision_trainer,
+)
+from cli.datasets import PUBLISHED
+from cli.vision import VisionConfig
+from pipelines.images.augment import Transform
+from pipelines.images.loaders import MemoryLoader
 from run_folder.folder import RunFolder
-from training import program
-from utils import set_arithmetic
+from tasks.vision import VisionProgram
+from train_eval import Trainer
+from training.task import Batch
 
+MEAN, STD = PUBLISHED["cifar10"]
+PIPELINE_IMAGES = 10_000
+STEPS = 20
 # CIFAR-10's proportion of training to test images.
 EPOCH_STEPS, EVALUATION_BATCHES = 40, 8
 
@@ -22,180 +44,143 @@ EPOCH_STEPS, EVALUATION_BATCHES = 40, 8
 # --- the input pipeline ---
 
 
-def measure_pipeline(args: argparse.Namespace, device) -> None:
-    """Crop, flip and normalise CIFAR-sized images."""
-    import numpy
-    import torch
-    from PIL import Image
-    from torchvision import transforms
+class CifarLike(torch.utils.data.Dataset):
+    """Hold an array of images, and do with it what torchvision.datasets.CIFAR10 does."""
 
-    from dataset import PUBLISHED
-    from pipelines.images.augment import Transform
-    from pipelines.images.loaders import MemoryLoader
+    def __init__(self, images: np.ndarray):
+        self.images = images
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(IMAGE_SIZE, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
 
-    count = 10_000
-    mean, std = PUBLISHED["cifar10"]
-    images = numpy.random.RandomState(0).randint(0, 256, (count, 32, 32, 3), numpy.uint8)
-    targets = numpy.zeros(count, numpy.int64)
-    transform = Transform(mean, std, 32, device, crop=True, flip=True)
-    ours = MemoryLoader(images, targets, transform, args.batch_size, device, data_seed=0)
-    usual = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
+    def __len__(self) -> int:
+        return len(self.images)
 
-    class Cifar(torch.utils.data.Dataset):
-        """What torchvision.datasets.CIFAR10 does with its array."""
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), 0
 
-        def __len__(self):
-            return count
 
-        def __getitem__(self, index):
-            return usual(Image.fromarray(images[index])), 0
+def measure_pipeline(batch_size: int, rounds: int, device: torch.device) -> None:
+    """Measure cropping, flipping and normalising CIFAR-sized images, and print the rates."""
+    images = random_images(np.random.RandomState(0), PIPELINE_IMAGES)
+    targets = np.zeros(len(images), np.int64)
+    transform = Transform(MEAN, STD, IMAGE_SIZE, device, crop=True, flip=True)
+    ours = MemoryLoader(images, targets, transform, batch_size, device, data_seed=0)
 
-    def read(loader) -> None:
-        for batch, _ in loader:
-            batch.to(device)
-
-    def torchvision_loader(workers: int):
+    def torchvision_loader(workers: int) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
-            Cifar(), args.batch_size, shuffle=True, num_workers=workers,
+            CifarLike(images), batch_size, shuffle=True, num_workers=workers,
             persistent_workers=workers > 0,
         )  # fmt: skip
 
+    def read(loader: Iterable[Batch]) -> None:
+        for batch, _ in loader:
+            batch.to(device)
+
     one, two = torchvision_loader(0), torchvision_loader(2)
-    arms = {
+    calls = {
         "torchvision, 2 workers": lambda: read(two),
         "torchvision, no workers": lambda: read(one),
         "this project": lambda: read(ours.batches(1)),
     }
-    print_rates(interleaved(arms, args.rounds, device), count, "images", "torchvision, 2 workers")
+    times = interleaved(calls, rounds, device)
+    print_rates(times, len(images), "images", "torchvision, 2 workers")
+
+
+def random_images(random: np.random.RandomState, count: int) -> np.ndarray:
+    """Return random pixels, uint8 (count, 32, 32, 3)."""
+    return random.randint(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
 # --- the loop ---
 
 
-def plain_loop(model, batches: list) -> None:
-    """A plain fp32 eager loop, as tutorials have it."""
-    import torch
+def measure_loop(
+    model: str, activation: str, batch_size: int, rounds: int, device: torch.device
+) -> None:
+    """Measure steps alone, on batches that lie ready; then whole epochs; and print both.
 
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for images, targets in batches:
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), targets).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
-
-def measure_loop(args: argparse.Namespace, device) -> None:
-    """Steps alone, on batches that lie ready; then whole epochs with data and evaluation."""
-    import torch
-
-    set_arithmetic(device, deterministic=False)
-    steps = 20
-    images = torch.randn(args.batch_size, 3, 32, 32, device=device)
-    targets = torch.randint(10, (args.batch_size,), device=device)
-    strided = images.to(memory_format=torch.channels_last)
-    make = functools.partial(build, args.model, args.activation, device)
-    plain = make(()).model.to(memory_format=torch.contiguous_format)
-    trainers = {
-        "this project, fp32": make(()),
-        "this project, fp32 compiled": make(("--use_compiled",)),
-        "this project, AMP": make(("--use_amp",)),
-        "this project, AMP compiled": make(("--use_amp", "--use_compiled")),
+    A whole epoch has its data and its evaluation. It is measured against the steps in it.
+    """
+    config = functools.partial(vision_config, device, model, activation, batch_size)
+    configs = {
+        "this project, fp32": config(),
+        "this project, fp32 compiled": config(use_compiled=True),
+        "this project, AMP": config(use_amp=True),
+        "this project, AMP compiled": config(use_amp=True, use_compiled=True),
     }
-
-    def run_steps(trainer) -> None:
-        trainer.model.train()
-        loader = ReadyBatches(args.batch_size)
-        for _ in range(steps):
-            trainer.train_step([(strided, targets)], loader)
-
-    arms = {"plain loop": lambda: plain_loop(plain, [(images, targets)] * steps)}
-    arms |= {name: lambda t=trainer: run_steps(t) for name, trainer in trainers.items()}
-    times = interleaved(arms, args.rounds, device)
-    print(f"\nSteps alone: {args.model}, {args.activation}, batch {args.batch_size}")
-    print_rates(times, steps * args.batch_size, "images", "plain loop")
+    batch = ready_images(batch_size, device)
+    trainers = {name: vision_trainer(each, batch) for name, each in configs.items()}
+    network = VisionProgram(config()).network_for(CLASSES, IMAGE_SIZE)
+    plain = network.to(device).to(memory_format=torch.contiguous_format)
+    images, targets = batch
+    batches = [(images.contiguous(), targets)] * STEPS
+    calls: dict[str, Call] = {"plain loop": lambda: plain_loop(plain, batches)}
+    calls |= {name: functools.partial(our_steps, trainer) for name, trainer in trainers.items()}
+    times = interleaved(calls, rounds, device)
+    print(f"\nSteps alone: {model}, {activation}, batch {batch_size}")
+    print_rates(times, STEPS * batch_size, "images", "plain loop")
     print(
         f"\nWhole epochs: {EPOCH_STEPS} steps with augmentation, {EVALUATION_BATCHES} batches of "
         "evaluation, metrics, two checkpoints"
     )
     for name, trainer in trainers.items():
-        print_epoch(name, trainer, run_steps, steps, args, device)
+        print_epoch(name, trainer, configs[name], rounds)
 
 
-class ReadyBatches:
-    """A loader's measures."""
-
-    num_samples = 10**9
-
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-
-    def __len__(self):
-        return EPOCH_STEPS
-
-
-def build(model: str, activation: str, device, flags: tuple[str, ...]):
-    """A trainer as vision_main builds it."""
-    from train_eval import Trainer
-
-    common = ("--model", model, "--activation", activation, "--num_epochs", "1")
-    parsed, _ = cli.parse("benchmark.py", "", vision_main.FLAGS, [*common, *flags])
-    network = vision_main.build_model(parsed, num_classes=10, image_size=32)
-    task = vision_main.Classification("CrossEntropy")
-    options = program.build_options(parsed, device, test_each_epoch=True)
-    trainer = Trainer(network.to(device).train(), task, device, options)
-    trainer.start(ReadyBatches(parsed.batch_size))
-    return trainer
+def plain_loop(model: nn.Module, batches: Sequence[Batch]) -> None:
+    """Train in a plain fp32 eager loop, as tutorials have it."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for images, targets in batches:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
 
 
-def print_epoch(name: str, trainer, run_steps, steps: int, args, device) -> None:
-    """An epoch's time over that of its steps, one after the other in each round."""
-    data = synthetic_data(args.batch_size, device)
+def our_steps(trainer: Trainer) -> None:
+    trainer.model.train()
+    for _ in range(STEPS):
+        ready_step(trainer)
+
+
+def print_epoch(name: str, trainer: Trainer, config: VisionConfig, rounds: int) -> None:
+    """Print an epoch's time over that of its steps, one after the other in each round."""
+    device = trainer.device
+    data = synthetic_data(config.data.batch_size, device)
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(path)
 
         def epoch() -> None:
+            whole = Trainer(
+                trainer.objective, data, config.training, config.run, folder, settings={}
+            )
             with contextlib.redirect_stdout(io.StringIO()):
-                trainer.fit(data, folder, {})
+                whole.fit()
 
-        times = interleaved(
-            {"steps": lambda: run_steps(trainer), "epoch": epoch}, args.rounds, device
-        )
+        calls: dict[str, Call] = {"steps": functools.partial(our_steps, trainer), "epoch": epoch}
+        times = interleaved(calls, rounds, device)
     pairs = zip(times["steps"], times["epoch"], strict=True)
-    ratios = [epoch / (step * EPOCH_STEPS / steps) for step, epoch in pairs]
+    ratios = [epoch / (steps * EPOCH_STEPS / STEPS) for steps, epoch in pairs]
     print(f"{name}: {statistics.median(ratios):.3f} x its steps (n={len(ratios)})")
 
 
-def synthetic_data(batch_size: int, device):
-    """Random images, in batches to train on and to evaluate on."""
-    import numpy
+def synthetic_data(batch_size: int, device: torch.device) -> MadeData:
+    """Return random images, in batches to train on and to evaluate on."""
+    random = np.random.RandomState(0)
 
-    from dataset import PUBLISHED, ImageData
-    from pipelines.images.augment import Transform
-    from pipelines.images.loaders import MemoryLoader
-
-    random = numpy.random.RandomState(0)
-    mean, std = PUBLISHED["cifar10"]
-
-    def loader(batches: int, seed: int | None, **augment):
+    def loader(batches: int, seed: int | None, **augment: Any) -> MemoryLoader:
         count = batches * batch_size
-        return MemoryLoader(
-            random.randint(0, 256, (count, 32, 32, 3), numpy.uint8),
-            random.randint(0, 10, count).astype(numpy.int64),
-            Transform(mean, std, 32, device, **augment),
-            batch_size,
-            device,
-            seed,
-        )
+        images = random_images(random, count)
+        targets = random.randint(0, CLASSES, count).astype(np.int64)
+        transform = Transform(MEAN, STD, IMAGE_SIZE, device, **augment)
+        return MemoryLoader(images, targets, transform, batch_size, device, seed)
 
     train = loader(EPOCH_STEPS, 0, crop=True, flip=True)
-    return ImageData(
-        "random", train, None, loader(EVALUATION_BATCHES, None), 10, 32, [], mean, std, "", ""
-    )
+    return MadeData(train, test=loader(EVALUATION_BATCHES, None))

@@ -68,7 +68,8 @@ class Classification:
         sums = torch.cat([loss.detach()[None] * count, torch.stack(counts)])
         if not torch.is_grad_enabled():  # an evaluation; an empty share is trained on in that mode
             classes = F.one_hot(targets, logits.shape[1])
-            sums = torch.cat([sums, classes[right[:, 0]].sum(0), classes.sum(0)])
+            # A mask as an index has another shape for each batch, and is compiled again for it.
+            sums = torch.cat([sums, (classes * right[:, :1]).sum(0), classes.sum(0)])
         return loss, sums
 
     def _loss(self, logits: Tensor, targets: Tensor, training: bool) -> Tensor:

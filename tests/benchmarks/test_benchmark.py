@@ -1,4 +1,4 @@
-"""The benchmark's files and figures of memory and error; no time is judged here."""
+"""Test the benchmark's files, and its figures of memory and error; no time is judged here."""
 
 import csv
 import math
@@ -10,20 +10,20 @@ from torch import nn
 
 import benchmark
 from benchmarks.accuracy import inputs, largest_errors, ulp
-from benchmarks.activations import Unit, units
+from benchmarks.arms import Arm, to_compare
 from benchmarks.timing import in_rounds, quartiles, ratio, repeats_for, saved_bytes
 
 CPU = torch.device("cpu")
 
 
-def read_rows(path) -> list[dict]:
+def read_rows(path) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
 def measured(run_program, tmp_path_factory):
-    """The folder, the rows by arm, and the output of a small run with the plain path beside."""
+    """Return the folder, the rows by arm and the output of a small run with the plain path."""
     folder = tmp_path_factory.mktemp("benchmark")
     done = run_program(
         "benchmark.py", "--activations", "zilu", "--sizes", "2^4", "--dtypes", "fp32",
@@ -158,11 +158,13 @@ def test_ratio_is_within_the_rounds():
 
 
 def test_baselines_are_always_there_and_only_gated_units_learn():
-    found = units(("ZiLU", "GELU"), ("ReLU", "GELU"), learn_sigma=True, compare_plain=True)
-    assert [unit.label for unit in found] == [
+    found = to_compare(
+        ("ZiLU", "GELU"), ("ReLU", "GELU"), sigma=0.5, learn_sigma=True, compare_plain=True
+    )
+    assert [arm.label for arm in found] == [
         "ReLU", "GELU", "ZiLU", "ZiLU, σ learned", "ZiLU, plain", "ZiLU, σ learned, plain",
     ]  # fmt: skip
-    assert Unit("GELU") in found
+    assert Arm("GELU") in found
 
 
 # --- training ---
