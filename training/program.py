@@ -249,7 +249,7 @@ def kernels_path(args: argparse.Namespace, device) -> str | None:
     from zilu import kernels
 
     try:
-        return kernels.path(device.type)
+        return kernels.backend(device.type)
     except RuntimeError as error:
         raise UserError(str(error)) from None
 

@@ -30,7 +30,7 @@ by_gated = pytest.mark.parametrize("function", GATED, ids=lambda f: f.__name__)
 @pytest.fixture(params=["plain", "fused"], autouse=True)
 def path(request, monkeypatch):
     """Everything here holds for plain operations and for the operators, where there are any."""
-    if request.param == "fused" and kernels.path("cpu") != "fused":
+    if request.param == "fused" and kernels.backend("cpu") != "fused":
         pytest.skip("no fused kernels on this machine")
     monkeypatch.setattr(kernels, "MODE", request.param)
     return request.param

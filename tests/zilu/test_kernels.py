@@ -22,7 +22,7 @@ UNITS = {
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 pytestmark = pytest.mark.skipif(
-    kernels.path("cpu") != "fused", reason="no fused kernels on this machine"
+    kernels.backend("cpu") != "fused", reason="no fused kernels on this machine"
 )
 by_unit = pytest.mark.parametrize("name", UNITS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
@@ -413,7 +413,7 @@ def test_the_mode_decides():
     code = """
 import torch
 from zilu import functional as F, kernels
-print(kernels.path("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn)
+print(kernels.backend("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn)
 """
     plain_run = run_with("plain", code).stdout
     assert plain_run.startswith("plain")

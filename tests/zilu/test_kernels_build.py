@@ -14,7 +14,7 @@ from zilu import kernels
 from zilu.kernels import build
 
 pytestmark = pytest.mark.skipif(
-    kernels.path("cpu") != "fused", reason="no fused kernels on this machine"
+    kernels.backend("cpu") != "fused", reason="no fused kernels on this machine"
 )
 
 USE = """
@@ -22,7 +22,7 @@ import torch
 from zilu import functional as F, kernels
 y = F.zilu(torch.ones(3))
 assert abs(y[0].item() - 0.75) < 1e-6
-print(kernels.path("cpu"))
+print(kernels.backend("cpu"))
 """
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_build_is_replaced(tmp_path, compiler):
     built.write_bytes(b"")
     output, errors = finish(start(tmp_path / "cache", CXX=str(script)))
     assert output == "fused"
-    assert "building anew" in errors
+    assert "building it again" in errors
     assert builds(log) == 2
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import zilu
 from zilu import kernels
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,7 @@ def test_holds_the_package_whole_and_nothing_else(wheel):
 def test_needs_torch_alone(wheel):
     told = metadata(wheel)
     assert told["Name"] == "zilu-activation"
+    assert told["Version"] == zilu.__version__
     assert told.get_all("Requires-Dist") == ["torch>=2.6"]
     assert told["License-Expression"] == "MIT"
 
@@ -84,7 +86,7 @@ for learnable in (False, True):
 network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU())
 zilu.replace_activations(network, "ZiLU")
 assert type(network[1]) is zilu.ZiLU
-print(zilu.__file__, kernels.path("cpu"))
+print(zilu.__file__, kernels.backend("cpu"))
 """
 
 
@@ -92,7 +94,7 @@ def test_works_where_it_is_installed(installed, tmp_path):
     """With the kernels' sources in it: its build has the checkout's key, so it is shared."""
     file, path = run(USE, tmp_path, PYTHONPATH=str(installed)).split()
     assert Path(file) == installed / "zilu" / "__init__.py"
-    assert path == kernels.path("cpu")
+    assert path == kernels.backend("cpu")
 
 
 LOADED = """
