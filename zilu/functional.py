@@ -7,6 +7,7 @@ learned). The formulas, limits and sources stand with the classes in `zilu.modul
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 
 from zilu import kernels, reference
 from zilu.names import check_sigma
@@ -32,7 +33,7 @@ def _is_transformed() -> bool:
     """Return whether a transform is active that needs to see a function's own operations."""
     return (
         _is_exporting()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # not in __all__
+        or is_tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )

@@ -238,7 +238,7 @@ def test_calls_are_found_with_their_line():
     calls = [site for site in report.left if site.kind == "ReLU"]
     first = Calls.forward.__code__.co_firstlineno
     assert [site.source for site in calls] == [
-        f"{__name__}:{first + line}" for line in (1, 2, 3, 3, 4, 5, 6)
+        f"{Calls.__module__}:{first + line}" for line in (1, 2, 3, 3, 4, 5, 6)
     ]
     assert {site.path for site in calls} == {"calls"}
     assert {site.reason for site in calls} == {"a function call"}
