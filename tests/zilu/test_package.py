@@ -66,6 +66,11 @@ def test_holds_the_package_whole_and_nothing_else(wheel):
     assert {"zilu/py.typed", "zilu/kernels/cpu.cpp", "zilu/kernels/kernels.h"} <= files
 
 
+def test_the_version_can_be_read_without_torch():
+    code = "import sys, zilu; print(zilu.__version__, 'torch' in sys.modules)"
+    assert run(code, ROOT) == f"{zilu.__version__} False"
+
+
 def test_needs_torch_alone(wheel):
     told = metadata(wheel)
     assert told["Name"] == "zilu-activation"

@@ -31,7 +31,7 @@ The files, in reading order:
     replace.py    `replace_activations`, its report, and what it refuses
     kinds.py      which activation a module or function is; the caller's request
     sites.py      the slots of a network, and the sites of its activations
-    calls.py      notes the calls while the network runs
+    calls.py      records the calls while the network runs
     observing.py  runs the network, and restores what a run changes
     rewriting.py  plans which call goes to which module, and rewrites forwards to do that
     swap.py       makes the new modules, tries their places out, puts them in

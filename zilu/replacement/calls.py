@@ -1,4 +1,4 @@
-"""Watch a network while it runs, and note its calls of activation functions."""
+"""Watch a network while it runs, and record its calls of activation functions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Call:
         function: the function called.
         args, kwargs: its arguments besides the input.
         owner: the innermost module of the network whose forward was running.
-        place: where in the code it is made: equal for the same lines reached in the same way.
+        location: where in the code it is made: equal for the same lines reached in the same way.
         source: the line of code: "torchvision.models.densenet:216".
         problem: why it cannot be replaced.
         function_kind: the kind that FUNCTIONS gives the function; None if it has none.
@@ -68,7 +68,7 @@ class Call:
     args: Args
     kwargs: Kwargs
     owner: nn.Module | None
-    place: tuple[Any, ...]
+    location: tuple[Any, ...]
     source: str
     problem: str | None
     function_kind: str | None
@@ -127,12 +127,12 @@ class StandIn(nn.Module):
 
 
 class Observer(TorchFunctionMode):
-    """See every call of a torch function, and note those that are activations.
+    """See every call of a torch function, and record those that are activations.
 
     Args:
         modules: all modules of the network.
         training: the network runs in training, not in evaluation.
-        marking: put functions that are attributes inside others that note the attribute. A network
+        marking: put functions that are attributes inside wrappers that record the attribute. A network
             may notice that (self.activation is F.relu).
     """
 
@@ -155,7 +155,7 @@ class Observer(TorchFunctionMode):
             if isinstance(module, StandIn) or kind_of_module(module):
                 self._activations.add(module)
         self._running: list[nn.Module] = []  # activation modules, outermost first
-        self._explained = False  # a noted function calls the operators that now run
+        self._explained = False  # the operators that run now belong to a recorded call
         self._latest: dict[nn.Module | None, FrameType | None] = {}  # the latest run of a forward
         self._in_place = _InPlaceCalls()
         self._attribute: tuple[nn.Module, str] | None = None  # the one that is being called
@@ -168,10 +168,10 @@ class Observer(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if not _reads_no_values(function):
-            self._in_place.note_uses((args, kwargs))
+            self._in_place.record_uses((args, kwargs))
         call = self._recognise(function, args, kwargs)
         result = self._run(function, args, kwargs, call is not None)
-        self._note_origin(function, args, kwargs, result)
+        self._remember_origin(function, args, kwargs, result)
         if call and call.problem is None and works_in_place(function, args, kwargs):
             return self._in_place.watch(call, result)
         return result
@@ -205,7 +205,7 @@ class Observer(TorchFunctionMode):
 
     def finish(self, output: Any) -> None:
         """Complete the observation with the network's output."""
-        self._in_place.note_uses(list(tensors_in(output)))
+        self._in_place.record_uses(list(tensors_in(output)))
         self._latest.clear()
         for call in self.observation.calls:
             if call.attribute in self._with_options:  # a module there could not take the options
@@ -236,8 +236,8 @@ class Observer(TorchFunctionMode):
 
         return marked
 
-    def note_operator(self, operator: str) -> None:
-        """Note an operator that is an activation, unless a noted function or module runs it."""
+    def record_operator(self, operator: str) -> None:
+        """Record an operator that is an activation, unless a recorded call or a module runs it."""
         if not self._explained and not self._running:
             problem = "runs where no function is seen: in TorchScript, in torch's RNN, ..."
             self._add(OPERATORS[operator], getattr(torch.ops.aten, operator), (), {}, problem, None)
@@ -245,7 +245,7 @@ class Observer(TorchFunctionMode):
     # --- recognising activations ---
 
     def _recognise(self, function: Function, args: Args, kwargs: Kwargs) -> Call | None:
-        """Note a call and return it if it is one of an activation, else return None."""
+        """Record a call and return it if it is one of an activation, else return None."""
         kind = FUNCTIONS.get(function)
         # torch's module of ReLU6 is a Hardtanh from 0 to 6.
         if kind in ("ReLU6", "Hardtanh") and _first(args, kwargs) in self._shifted:
@@ -262,7 +262,7 @@ class Observer(TorchFunctionMode):
             return self._add("SiLU", function, args, kwargs, written, None)
         return None
 
-    def _note_origin(self, function: Function, args: Args, kwargs: Kwargs, result: Any) -> None:
+    def _remember_origin(self, function: Function, args: Args, kwargs: Kwargs, result: Any) -> None:
         """Remember from which x the parts of written-out activations were computed."""
         x = _first(args, kwargs)
         if not isinstance(x, Tensor) or not isinstance(result, Tensor) or result is x:
@@ -293,7 +293,7 @@ class Observer(TorchFunctionMode):
         problem: str | None,
         function_kind: str | None,
     ) -> Call | None:
-        """Note a call and return it; None for a call in a function of weights."""
+        """Record a call and return it; None for a call in a function of weights."""
         frames = list(_frames())
         owner, running, within = self._owner(frames)
         if isinstance(owner, ParametrizationList):
@@ -306,7 +306,7 @@ class Observer(TorchFunctionMode):
             args=args[1:],
             kwargs={k: value for k, value in kwargs.items() if k not in ("input", "self")},
             owner=owner,
-            place=tuple((frame.f_code, frame.f_lasti) for frame in frames[: within + 1]),
+            location=tuple((frame.f_code, frame.f_lasti) for frame in frames[: within + 1]),
             source=f"{frames[0].f_globals.get('__name__')}:{frames[0].f_lineno}",
             problem=problem or _problem_of(owner, frames[:within]),
             function_kind=function_kind,
@@ -356,7 +356,7 @@ class _Operators(TorchDispatchMode):
     ) -> Any:
         packet = getattr(function, "overloadpacket", None)
         if packet is not None and packet.__name__ in OPERATORS:
-            self._observer.note_operator(packet.__name__)
+            self._observer.record_operator(packet.__name__)
         return function(*args, **(kwargs or {}))
 
 
@@ -402,7 +402,7 @@ def _reads_no_values(function: Function) -> bool:
 
 
 class _InPlaceCalls:
-    """Note which in-place calls change memory that is read later in another way than by the result.
+    """Record which in-place calls change memory that is read later in another way than by the result.
 
     To tell the two ways apart, the caller gets the result in other memory.
     """
@@ -417,8 +417,8 @@ class _InPlaceCalls:
         self._kept.append(result)
         return result.clone()
 
-    def note_uses(self, values: Any) -> None:
-        """Note that the tensors in `values` are read."""
+    def record_uses(self, values: Any) -> None:
+        """Record that the tensors in `values` are read."""
         if self._calls:
             for value in tree_leaves(values):
                 if isinstance(value, Tensor) and _address(value) in self._calls:

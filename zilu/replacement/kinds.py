@@ -75,7 +75,7 @@ def _functions() -> dict[Function, str]:
     return found
 
 
-# The kind of each function, under the names that a torch-function mode sees.
+# The kind of each function that a TorchFunctionMode may see.
 FUNCTIONS = _functions()
 
 # Operators that are one kind of activation wherever they run.

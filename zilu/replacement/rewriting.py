@@ -1,11 +1,11 @@
 """Give a module's calls of activation functions to new modules, by rewriting its forward.
 
 The module's class stays as it is. Its instance gets a `forward` of its own, which runs the old one
-under a torch-function mode, and the mode gives the calls to the new modules. So the things that
-torch.fx or generated source code would change stay as they are (the class, pickling, hooks), and
-torch.compile and torch.export trace through the new forward.
+inside a `TorchFunctionMode` that intercepts the calls and gives them to the new modules. So the
+things that torch.fx or generated source code would change stay as they are (the class, pickling,
+hooks), and torch.compile and torch.export trace through the new forward.
 
-The mode tells calls of one kind apart by their order. The first half of this file plans from the
+Calls of one kind are told apart by their order. The first half of this file plans from the
 observations which call goes where; the second half carries the plan out while the network runs.
 """
 
@@ -252,7 +252,7 @@ def _writing_back(module: nn.Module, previous: Function | None, /, input: Tensor
 
 @not_traced
 def _show_to_compiler() -> None:
-    """Make torch.compile show every function to a mode, as eager execution does.
+    """Make torch.compile show every function to a TorchFunctionMode, as eager execution does.
 
     It uses a list of torch's, which lacks functional.hardswish, relu_ and others (2.6 to 2.14).
     """

@@ -135,7 +135,7 @@ def _unregistered(
 
 # --- sites ---
 
-# Identifies a call site: owner, place in the code, kind; or owner, attribute, kind.
+# Identifies a call site: owner, location in the code, kind; or owner, attribute, kind.
 SiteKey: TypeAlias = tuple[nn.Module | None, object, str]
 
 
@@ -328,7 +328,9 @@ def find_calls(
 
 def key_of(call: Call) -> SiteKey:
     """Return the key of the site that a call belongs to."""
-    return (*call.attribute, call.kind) if call.attribute else (call.owner, call.place, call.kind)
+    return (
+        (*call.attribute, call.kind) if call.attribute else (call.owner, call.location, call.kind)
+    )
 
 
 def _call_site(

@@ -64,18 +64,19 @@ class Swap:
         self._modules = [site for site in modules if site.replaceable]
         self._calls = [site for site in calls if site.replaceable]
         _name_new_modules(self._calls, planner)
-        self._children = _registered_twins(self._modules)
+        self._twins = _registered_twins(self._modules)
         self._replacements = self._made_replacements()
 
     def _made_replacements(self) -> list[Replacement]:
-        served: dict[object, list[ActivationSite]] = {}
+        """Group the sites that share a new module, and make a module for each group."""
+        groups: dict[object, list[ActivationSite]] = {}
         for module_site in self._modules:
-            served.setdefault(self._children.get(module_site, module_site), []).append(module_site)
+            groups.setdefault(self._twins.get(module_site, module_site), []).append(module_site)
         for call_site in self._calls:
-            place = call_site.attribute or (call_site.holder.module, call_site.name)
-            served.setdefault(place, []).append(call_site)
+            shared = call_site.attribute or (call_site.holder.module, call_site.name)
+            groups.setdefault(shared, []).append(call_site)
         made: list[Replacement] = []
-        for sites in served.values():
+        for sites in groups.values():
             new = _made(sites[0], self._model)
             if any(new is other.new for other in made):
                 raise ValueError(f"the target gives one module, {new}, to several places")
@@ -126,6 +127,7 @@ class Swap:
     # --- putting modules in ---
 
     def _put_in(self, changes: Changes, choose: Callable[[Replacement], nn.Module]) -> None:
+        """Put the module that `choose` gives into each replacement's sites."""
         names = _Names()
         for replacement in self._replacements:
             module, first = choose(replacement), replacement.sites[0]
@@ -137,17 +139,18 @@ class Swap:
             rewritten = isinstance(first, CallSite) and first.is_rewritten
             if first.writes_back and not rewritten:  # a rewritten forward writes back by itself
                 rewriting.write_back(module)
-        self._rewrite(changes, [choose(replacement) for replacement in self._replacements])
+        self._rewrite_forwards(changes, [choose(each) for each in self._replacements])
         self._leave_fast_paths(changes)
 
     def _fill(self, changes: Changes, site: ModuleSite, module: nn.Module, names: _Names) -> None:
+        """Fill a slot; register the module too if it could be neither trained nor saved there."""
         changes.put(site.slot, module)
-        out_of_reach = not site.slot.registered and site not in self._children
-        if out_of_reach and module.state_dict():  # which could be neither trained nor saved there
+        out_of_reach = not site.slot.registered and site not in self._twins
+        if out_of_reach and module.state_dict():
             name = names.free(site.slot.owner, site.slot.name.replace(".", "_"))
             changes.register(site.slot.owner, name, module)
 
-    def _rewrite(self, changes: Changes, new: list[nn.Module]) -> None:
+    def _rewrite_forwards(self, changes: Changes, new: list[nn.Module]) -> None:
         """Rewrite the forwards that make replaced calls, and protect those whose calls stay."""
         of_owner: dict[nn.Module, list[CallSite]] = {}
         for site in self._calls:
@@ -160,8 +163,8 @@ class Swap:
             own = tuple(dict.fromkeys(site.kind for site in sites))
             plan = self._planner.plan(owner, own, staying.pop(owner, ()))
             changes.rewrite(owner, _holder(sites[0]), plan)
-        for owner, of_owner_staying in staying.items():
-            changes.leave_calls(owner, of_owner_staying)
+        for owner, staying_there in staying.items():
+            changes.leave_calls(owner, staying_there)
         for module in new if kinds else ():
             if type(module) not in CALLING_NONE and not isinstance(module, StandIn):
                 rewriting.leave_calls(module, tuple(kinds))
