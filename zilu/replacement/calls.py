@@ -132,8 +132,8 @@ class Observer(TorchFunctionMode):
     Args:
         modules: all modules of the network.
         training: the network runs in training, not in evaluation.
-        marking: put functions that are attributes inside wrappers that record the attribute. A network
-            may notice that (self.activation is F.relu).
+        marking: wrap functions that are attributes, to record through which attribute they are
+            called. A network may notice that (self.activation is F.relu).
     """
 
     def __init__(self, modules: set[nn.Module], training: bool, marking: bool) -> None:
@@ -402,9 +402,9 @@ def _reads_no_values(function: Function) -> bool:
 
 
 class _InPlaceCalls:
-    """Record which in-place calls change memory that is read later in another way than by the result.
+    """Record which in-place calls change memory that is later read otherwise than by the result.
 
-    To tell the two ways apart, the caller gets the result in other memory.
+    To tell the two ways of reading apart, the caller gets the result in other memory.
     """
 
     def __init__(self) -> None:
