@@ -1,4 +1,4 @@
-"""Draws activations.png, the README's figure: python docs/activations.py (needs matplotlib)."""
+"""Draw activations.png, the README's figure: python docs/activations.py (needs matplotlib)."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,9 @@ sys.path.insert(0, str(HERE.parent))
 
 from zilu import create_activation  # noqa: E402
 
-# Okabe and Ito's colours, which the colour-blind tell apart; dashes for those who print in grey.
-CURVES = (
+# Okabe and Ito's colours, which colour-blind readers can tell apart; dashes for prints in grey.
+# Each curve: label, name of the activation, its options, colour, line style.
+CURVES: tuple[tuple[str, str, dict[str, float], str, str], ...] = (
     ("ReLU", "ReLU", {}, "#999999", ":"),
     ("GELU", "GELU", {}, "#0072B2", "--"),
     ("SiLU", "SiLU", {}, "#009E73", "-."),

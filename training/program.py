@@ -361,7 +361,7 @@ class Program(Generic[C, D]):
         if self.config.model.activation not in FUSED_NAMES:
             return None
         try:
-            return kernels.path(self.device.type)
+            return kernels.backend(self.device.type)
         except RuntimeError as error:
             raise UserError(str(error)) from None
 

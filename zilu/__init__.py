@@ -1,6 +1,7 @@
-"""ZiLU and its rivals: activation functions, modules, and a registry by name. Depends on torch.
+"""Offer ZiLU and its rivals as functions, as modules, and by name. The package needs torch alone.
 
-The parts are loaded when first used: `zilu.names` must be readable without loading torch.
+Its parts are imported when they are first used, so that programs can read `zilu.names` without
+loading torch.
 """
 
 from importlib import import_module
@@ -37,7 +38,10 @@ __all__ = [
     "replace_activations",
 ]
 
-# Where what is not a module is defined.
+# pyproject.toml reads the version from this line, without importing the package.
+__version__ = "0.1.0"
+
+# The functions' modules; every other name is a class in zilu.modules.
 _FUNCTIONS = {
     "create_activation": "zilu.registry",
     "register_transformers": "zilu.transformers",
@@ -50,6 +54,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'zilu' has no attribute {name!r}")
     if name in _FUNCTIONS:
         return getattr(import_module(_FUNCTIONS[name]), name)
-    from zilu.names import ALIASES
+    from zilu.names import ALIASES  # here, so that importing zilu loads nothing else
 
     return getattr(import_module("zilu.modules"), ALIASES.get(name, name))

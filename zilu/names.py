@@ -1,19 +1,21 @@
-"""The names of the activations, and what may be asked of each. Free of torch: `--help` reads it.
+"""Name the activations, and say which options each one takes.
 
-The registry is built from these tables, so a name stands in one place only.
+The registry is built from these tables, so each name stands in one place. This module does not
+import torch, because programs read it to answer `--help`.
 """
 
 import difflib
 import math
 import os
+from collections.abc import Mapping
 
-# Functions of x and a sharpness sigma: gates alone, g(sigma x), and x times a gate. Of the latter
-# sigma is a matter of scale: f_sigma(x) = f_1(sigma x) / sigma.
+# Functions of x and a sharpness sigma: gates alone, g(sigma x), and gated units, x g(sigma x). In a
+# gated unit sigma only sets the scale: f_sigma(x) = f_1(sigma x) / sigma.
 GATE_NAMES = ("ArcTan", "ArcTan_Approx")
 GATED_NAMES = ("ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
 SIGMA_NAMES = (*GATE_NAMES, *GATED_NAMES)
 
-# Those with fused kernels, and what ZILU_KERNELS may ask of them (zilu.kernels).
+# The activations with fused kernels, and the values of ZILU_KERNELS (see zilu.kernels).
 FUSED_NAMES = GATED_NAMES
 KERNEL_MODES = ("auto", "plain", "fused")
 
@@ -42,24 +44,34 @@ _CANONICAL |= {alias.lower(): name for alias, name in ALIASES.items()}
 
 
 def canonical_name(name: str) -> str:
-    """The canonical spelling of an activation's name or alias, matched without regard to case.
+    """Return the canonical spelling of an activation's name or alias, matched in any case.
 
     Raises:
-        ValueError: unknown name; the message suggests the nearest and lists all.
+        ValueError: the name is unknown. The message suggests the nearest name and lists all.
     """
     canonical = _CANONICAL.get(str(name).lower())
     if canonical is not None:
         return canonical
-    near = difflib.get_close_matches(str(name).lower(), _CANONICAL, n=1)
-    hint = f"did you mean {_CANONICAL[near[0]]}? " if near else ""
+    hint = did_you_mean(str(name), _CANONICAL)
     raise ValueError(f"unknown activation {name!r}; {hint}known: {', '.join(ACTIVATIONS)}")
 
 
+def did_you_mean(name: str, spellings: Mapping[str, str]) -> str:
+    """Return "did you mean X? " for the known name nearest to `name`, or "" if none is near.
+
+    Args:
+        name: what was asked for.
+        spellings: the known names in lower case, each with its canonical spelling.
+    """
+    nearest = difflib.get_close_matches(name.lower(), spellings, n=1)
+    return f"did you mean {spellings[nearest[0]]}? " if nearest else ""
+
+
 def kernel_mode() -> str:
-    """What ZILU_KERNELS asks for.
+    """Return the value of ZILU_KERNELS, "auto" if it is not set.
 
     Raises:
-        ValueError: none of KERNEL_MODES.
+        ValueError: the value is none of KERNEL_MODES.
     """
     mode = os.environ.get("ZILU_KERNELS", "auto")
     if mode not in KERNEL_MODES:
@@ -68,11 +80,11 @@ def kernel_mode() -> str:
 
 
 def check_sigma(sigma: float) -> float:
-    """`sigma` as a float.
+    """Return `sigma` as a float.
 
     Raises:
-        ValueError: not a finite number above 0, or one whose limits -1 / (pi sigma) and products
-            with x leave fp32.
+        ValueError: sigma is not a finite number above 0, or it is so small or so large that the
+            limit -1 / (pi sigma) or a product with x would leave fp32's range.
     """
     try:
         value = float(sigma)

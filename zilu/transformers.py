@@ -1,4 +1,4 @@
-"""The activations by name in Hugging Face's configurations, as `activation_function="zilu"`."""
+"""Let Hugging Face's configurations name the activations, as `activation_function="zilu"`."""
 
 import functools
 from typing import Any
@@ -17,19 +17,19 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
         model = GPT2LMHeadModel(GPT2Config(activation_function="zilu"))
 
     The names are zilu, zilu_approx, gelu_s, silu_s, arctan, arctan_approx, iglu, iglu_approx and
-    squareplus. A configuration saves the name, not sigma: register again before loading. Models
-    made before keep their sigma. A name that is transformers' own stays so.
+    squareplus. A configuration saves the name but not sigma, so register again before loading.
+    Models built earlier keep their sigma. A name that transformers itself uses keeps its meaning.
 
     Args:
-        sigma: sharpness of those that have one.
-        learnable: make it a parameter of each layer.
+        sigma: sharpness of the activations that have one.
+        learnable: make sigma a parameter of each layer.
 
     Raises:
         ImportError: transformers is not installed.
         ValueError: sigma is not a finite number above 0.
     """
     sigma = check_sigma(sigma)
-    try:
+    try:  # an optional dependency, and slow to import
         from transformers.activations import ACT2CLS, ACT2FN
     except ImportError as error:
         raise ImportError(
@@ -37,7 +37,7 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
         ) from error
     for name in (*SIGMA_NAMES, *ALIASES, "SquarePlus"):
         learn = learnable and name != "SquarePlus"
-        # Some models call what they find in ACT2CLS, so it cannot be the usual (class, arguments).
+        # Some models call the value in ACT2CLS, so it cannot be the usual (class, arguments).
         maker = functools.partial(create_activation, name, sigma=sigma, learnable=learn)
         key = name.lower()
         if _is_free(ACT2CLS, key):
@@ -48,17 +48,17 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
 
 
 def _is_free(table: dict[str, Any], key: str) -> bool:
-    """Whether `key` is new, or ours from an earlier call."""
+    """Return whether `key` is new, or was registered here by an earlier call."""
     return key not in table or getattr(table[key], "func", None) is create_activation
 
 
 def _initialise_missing_sigmas() -> None:
-    """Have `from_pretrained` start each sigma that the checkpoint lacks.
+    """Make `from_pretrained` initialise each sigma that the checkpoint lacks.
 
-    It builds models without memory, and leaves such weights to models' own initialisation, which
-    does not know these modules: they would hold whatever lay there.
+    It builds models without memory, and leaves missing weights to the models' own initialisation.
+    That does not know these modules, so their sigmas would hold uninitialised memory.
     """
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel  # an optional dependency, and slow to import
 
     models: Any = PreTrainedModel
     original = models._initialize_weights

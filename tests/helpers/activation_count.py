@@ -1,27 +1,33 @@
-"""How often activations run in a network, counted below torch's Python functions: by the operators
-that reach the dispatcher. Independent of how zilu.replacement finds them."""
+"""Count how often activations run in a network, by the operators that reach torch's dispatcher.
+
+That is below torch's Python functions, and independent of how zilu.replacement finds activations.
+"""
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operators that are an activation wherever they run. relu6 runs as hardtanh.
 UNITS = {"relu", "gelu", "silu", "hardtanh", "hardswish", "leaky_relu", "elu", "mish", "prelu"}
 UNITS |= {"celu", "_prelu_kernel"}
-# Torch's fused layer, which contains one.
+# torch's fused layer, which contains an activation.
 FUSED = "_transformer_encoder_layer_fwd"
-# Nonlinearities of gates, and what approximations of GELU are written with.
+# Nonlinearities of gates, and the operators in which approximations of GELU are written out.
 OTHERS = {"sigmoid", "tanh", "hardsigmoid", "softplus", "erf"}
 
 
 class _Operators(TorchDispatchMode):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.counts = Counter()
+        self.counts: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         name = function.overloadpacket.__name__.removesuffix("_")
         if name in UNITS | OTHERS | {FUSED}:
             self.counts[name] += 1
@@ -29,24 +35,27 @@ class _Operators(TorchDispatchMode):
 
 
 class Counted(nn.Module):
-    """An activation of which every call is counted. (x (1 + x / sqrt(1 + x^2)) / 2)"""
+    """Compute x (1 + x / sqrt(1 + x^2)) / 2, and count every call in `Counted.calls`."""
 
     calls = 0
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         Counted.calls += 1
         return x * (1 + x * torch.rsqrt(1 + x * x)) / 2
 
 
-def operators_of(model, run, training: bool) -> Counter:
-    """Operators of UNITS, OTHERS and FUSED in one run of the network; sets Counted.calls."""
+def operators_of(
+    model: nn.Module, run: Callable[[nn.Module], object], training: bool
+) -> Counter[str]:
+    """Count the operators of UNITS, OTHERS and FUSED in one run; `Counted.calls` starts at 0."""
     Counted.calls = 0
     model.train(training)
-    torch.manual_seed(0)  # what drop-path leaves out
+    torch.manual_seed(0)  # decides what drop-path leaves out
     with torch.no_grad(), _Operators() as operators:
         run(model)
     return operators.counts
 
 
-def units_in(counts: Counter) -> int:
+def units_in(counts: Counter[str]) -> int:
+    """Return how many of the counted operators are activations."""
     return sum(counts[name] for name in UNITS)

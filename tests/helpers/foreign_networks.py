@@ -1,33 +1,39 @@
-"""Other people's networks, small and with random weights, for the matrix of replacements.
-
-Each case gives a network and the keyword arguments of a run; `written` is the operator in which it
-writes out its activation, where that is none of activation_count.UNITS.
-"""
+"""Build other people's networks, small and with random weights, to replace their activations."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+Inputs: TypeAlias = dict[str, Tensor]
 
 
 class Case(NamedTuple):
-    build: Callable[[], tuple[nn.Module, dict]]
+    """Hold one network to test.
+
+    Attributes:
+        build: makes the network and the keyword arguments of a run.
+        written: the operator in which the network writes its activation out, where that is none of
+            activation_count.UNITS.
+    """
+
+    build: Callable[[], tuple[nn.Module, Inputs]]
     written: str | None = None
 
 
-def _torchvision(name: str, size: int, **options):
-    import torchvision
+def _torchvision(name: str, size: int, **options: Any) -> tuple[nn.Module, Inputs]:
+    import torchvision  # only some tests need it
 
     model = torchvision.models.get_model(name, num_classes=10, **options)
     return model, {"x": torch.randn(2, 3, size, size)}
 
 
-def _timm(name: str, size: int, **options):
-    import timm
+def _timm(name: str, size: int, **options: Any) -> tuple[nn.Module, Inputs]:
+    import timm  # an optional dependency
 
     model = timm.create_model(name, num_classes=10, **options)
     return model, {"x": torch.randn(2, 3, size, size)}
@@ -71,7 +77,7 @@ VISION |= {
     f"timm/{name}": Case(functools.partial(_timm, name, size)) for name, size in _TIMM.items()
 }
 
-# Old and new, functions and modules, gates and none.
+# Old and new networks, with functions and with modules, with and without gates.
 QUICK_VISION = (
     "torchvision/alexnet", "torchvision/vgg11_bn", "torchvision/inception_v3",
     "torchvision/densenet121", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0",
@@ -80,7 +86,7 @@ QUICK_VISION = (
 )  # fmt: skip
 
 
-def _ids():
+def _ids() -> Tensor:
     return torch.randint(3, 90, (2, 12))
 
 
@@ -96,46 +102,55 @@ _SEQ2SEQ = {
 _T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 
 
-def _hf(model: str, config: str, inputs: Callable[[], dict], **options):
-    import transformers
+def _hf(
+    model: str, config: str, inputs: Callable[[], Inputs], **options: Any
+) -> tuple[nn.Module, Inputs]:
+    import transformers  # an optional dependency
 
-    config = getattr(transformers, config)(**options)
-    return getattr(transformers, model)(config), inputs()
-
-
-def _text(model: str, config: str, written: str | None = None, **options) -> Case:
-    ids = lambda: {"input_ids": _ids()}  # noqa: E731
-    return Case(functools.partial(_hf, model, config, ids, vocab_size=100, **options), written)
+    made = getattr(transformers, config)(**options)
+    return getattr(transformers, model)(made), inputs()
 
 
-def _both_ends():
+def _text(model: str, config: str, written: str | None = None, **options: Any) -> Case:
+    build = functools.partial(_hf, model, config, _encoder_ids, vocab_size=100, **options)
+    return Case(build, written)
+
+
+def _encoder_ids() -> Inputs:
+    return {"input_ids": _ids()}
+
+
+def _both_ends() -> Inputs:
     return {"input_ids": _ids(), "decoder_input_ids": _ids()}
 
 
-def _pixels():
+def _pixels() -> Inputs:
     return {"pixel_values": torch.randn(2, 3, 32, 32)}
 
 
-def _clip():
+def _clip() -> tuple[nn.Module, Inputs]:
     text = {"vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99, "pad_token_id": 97}
     both = {"text_config": {**text, **_SIZES}, "vision_config": {**_SIZES, **_IMAGES}}
-    inputs = lambda: {"input_ids": _ids(), **_pixels()}  # noqa: E731
-    return _hf("CLIPModel", "CLIPConfig", inputs, **both, projection_dim=16)
+    return _hf("CLIPModel", "CLIPConfig", _ids_and_pixels, **both, projection_dim=16)
 
 
-def _whisper():
-    inputs = lambda: {  # noqa: E731
-        "input_features": torch.randn(2, 8, 32),
-        "decoder_input_ids": _ids(),
-    }
+def _ids_and_pixels() -> Inputs:
+    return {"input_ids": _ids(), **_pixels()}
+
+
+def _whisper() -> tuple[nn.Module, Inputs]:
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     return _hf(
-        "WhisperForConditionalGeneration", "WhisperConfig", inputs, vocab_size=100, **_SEQ2SEQ,
+        "WhisperForConditionalGeneration", "WhisperConfig", _speech, vocab_size=100, **_SEQ2SEQ,
         num_mel_bins=8, max_source_positions=16, **tokens,
     )  # fmt: skip
 
 
-def _wav2vec2():
+def _speech() -> Inputs:
+    return {"input_features": torch.randn(2, 8, 32), "decoder_input_ids": _ids()}
+
+
+def _wav2vec2() -> tuple[nn.Module, Inputs]:
     return _hf(
         "Wav2Vec2ForCTC", "Wav2Vec2Config", lambda: {"input_values": torch.randn(2, 800)},
         vocab_size=100, **_SIZES, conv_dim=[8, 8], conv_stride=[5, 2], conv_kernel=[10, 3],

@@ -1,4 +1,4 @@
-"""Modules and registry: names, sigma, state_dict, in-place, laziness."""
+"""Test the modules and the registry: names, sigma, state_dict, in-place, lazy imports."""
 
 import copy
 import math
@@ -118,7 +118,7 @@ def test_meta_device():
 
 @pytest.mark.parametrize("name", SIGMA_NAMES)
 def test_built_without_memory_and_then_reset(name):
-    """As FSDP and torchtitan build what one process cannot hold."""
+    """Build as FSDP and torchtitan do for networks too large for one process."""
     with torch.device("meta"):
         model = nn.Sequential(
             nn.Linear(61, 61),

@@ -1,4 +1,4 @@
-"""The functions against direct computations: many-digit arithmetic, torch's own, autograd."""
+"""Test the functions against many-digit arithmetic, torch's own functions, and autograd."""
 
 import math
 
@@ -28,16 +28,16 @@ by_gated = pytest.mark.parametrize("function", GATED, ids=lambda f: f.__name__)
 
 
 @pytest.fixture(params=["plain", "fused"], autouse=True)
-def path(request, monkeypatch):
-    """Everything here holds for plain operations and for the operators, where there are any."""
-    if request.param == "fused" and kernels.path("cpu") != "fused":
+def backend(request, monkeypatch):
+    """Run each test with plain operations, and with the fused operators where there are any."""
+    if request.param == "fused" and kernels.backend("cpu") != "fused":
         pytest.skip("no fused kernels on this machine")
     monkeypatch.setattr(kernels, "MODE", request.param)
     return request.param
 
 
 def exact(function, x: float, sigma: float) -> mpmath.mpf:
-    """The textbook formula in 60 digits."""
+    """Compute the textbook formula in 60 digits."""
     z = mpmath.mpf(sigma) * mpmath.mpf(x)
     gate = {
         "arctan": lambda: mpmath.mpf(1) / 2 + mpmath.atan(z) / mpmath.pi,
@@ -60,7 +60,7 @@ def exact_slope(function, x: float, sigma: float) -> mpmath.mpf:
 
 
 def ulps(got: float, want: mpmath.mpf, dtype: torch.dtype) -> float:
-    """Error in units of the last place of `dtype` at `want`; subnormals may be flushed to zero."""
+    """Return the error in units of the last place of `dtype` at `want`; subnormals may be 0."""
     info = torch.finfo(dtype)
     if abs(want) < info.tiny:
         return 0 if abs(got) <= info.tiny else math.inf
@@ -74,7 +74,7 @@ def slope_of(function, x, sigma):
 
 
 def magnitudes(dtype, count=160):
-    """Both signs, over all magnitudes, dense around 1."""
+    """Return numbers of both signs and all magnitudes, dense around 1."""
     positive = torch.cat(
         [torch.logspace(-30, 37, count, dtype=torch.float64), torch.linspace(0.01, 12, count)]
     ).to(dtype)
@@ -97,9 +97,9 @@ def test_values_hold_four_ulp_over_all_magnitudes(function, sigma, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("sigma", SIGMAS)
 @pytest.mark.parametrize("function", [F.zilu, F.zilu_approx])
-def test_slopes_hold_eight_ulp_over_all_magnitudes(function, sigma, dtype, path):
-    """Ten in plain operations, whose arctan is not ours."""
-    limit = 8 if path == "fused" and dtype == torch.float32 else 10
+def test_slopes_hold_eight_ulp_over_all_magnitudes(function, sigma, dtype, backend):
+    """Allow ten ulp in plain operations, whose arctan is torch's."""
+    limit = 8 if backend == "fused" and dtype == torch.float32 else 10
     x = magnitudes(dtype)
     with mpmath.workdps(160):
         errors = [
@@ -143,16 +143,19 @@ def test_finite_for_every_finite_input(function, sigma, dtype):
     torch.testing.assert_close(y.detach(), function(x.detach(), sigma))
 
 
-def test_half_precision_is_fp32_rounded_once(path):
-    """Every finite fp16 and bf16 number, against the fp32 result: the same for plain operations;
-    for the operators, whose polynomials are shorter there, hardly ever its neighbour."""
+def test_half_precision_is_fp32_rounded_once(backend):
+    """Compare every finite fp16 and bf16 number with the rounded fp32 result.
+
+    Plain operations must give the same number. The operators have shorter polynomials for 16 bits,
+    and may in few cases give its neighbour.
+    """
     bits = torch.arange(-(2**15), 2**15).to(torch.int16)
     for dtype in (torch.float16, torch.bfloat16):
         x = bits.view(dtype)
         x = x[x.isfinite()]
         for function in ALL:
-            exact_path = path == "plain" or function not in GATED
-            share, ulp, atol = (0, 0, 0) if exact_path else (0.02, 1, 1e-4)
+            is_exact = backend == "plain" or function not in GATED
+            share, ulp, atol = (0, 0, 0) if is_exact else (0.02, 1, 1e-4)
             for call in (function, lambda x, sigma, f=function: slope_of(f, x, sigma)):
                 got, want = call(x, 0.7), call(x.float(), 0.7).to(dtype)
                 assert (got != want).double().mean() <= share
@@ -236,7 +239,7 @@ def test_slopes_at_zero_match_where_the_design_says():
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("x", [-3.0, -0.5, 0.7, 4.0])
 def test_the_gate_is_the_mean_of_gelu_gates(x, sigma):
-    """g(sigma x) = E Phi(a x) over a = |N(0, sigma^2)|, integrated numerically."""
+    """Check g(sigma x) = E Phi(a x) over a = |N(0, sigma^2)|, by numerical integration."""
 
     def integrand(a):
         density = math.sqrt(2 / math.pi) / sigma * math.exp(-0.5 * (a / sigma) ** 2)
@@ -280,7 +283,7 @@ def test_compiled_equals_eager(function):
 
 @by_function
 def test_transforms_see_the_same_derivatives(function):
-    """torch.func, forward mode and export look through the function; eager is analytic."""
+    """Compare eager's formulas with torch.func and forward mode, which differentiate operations."""
     x = torch.tensor([-1e6, -50, -2, -1, -0.3, 0, 0.3, 1, 2, 50.0], dtype=torch.float64)
     slope = slope_of(function, x, 0.7)
 
@@ -320,7 +323,7 @@ def test_export_holds_plain_operations(function, strict):
 
 @by_function
 def test_a_trace_repeats(function):
-    """torch.jit.trace compares a trace with gradients to one without."""
+    """Trace: torch.jit.trace itself compares a trace with gradients to one without."""
     x = torch.randn(5)
     traced = torch.jit.trace(lambda v: function(v, 0.7), x)
     torch.testing.assert_close(traced(x + 1), function(x + 1, 0.7))

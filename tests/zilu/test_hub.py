@@ -1,4 +1,4 @@
-"""torch.hub: the entries, in a program that has modules with this project's names."""
+"""Test torch.hub's entries in a program that has modules with the names of this project's."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ import torch
 import models
 
 root = {str(ROOT)!r}
-# Listing and help know GitHub alone, and would ask it.
+# hub.list and hub.help have no local form, and would ask GitHub.
 torch.hub._get_cache_or_reload = lambda *arguments, **options: root
 
 def load(entry, *arguments, **options):
@@ -52,7 +52,7 @@ print(json.dumps({{
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """What the program above found, run where the caller has `models` and `utils`."""
+    """Return what the program above prints in a folder with its own `models` and `utils`."""
     folder = tmp_path_factory.mktemp("caller")
     (folder / "models").mkdir()
     (folder / "models" / "__init__.py").write_text("OWNER = 'caller'\n")

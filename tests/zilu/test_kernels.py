@@ -1,4 +1,4 @@
-"""The fused operators: against the plain path and float64, and under what torch does to them."""
+"""Test the fused operators against plain operations and float64, and in torch's transforms."""
 
 import json
 import math
@@ -22,7 +22,7 @@ UNITS = {
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 pytestmark = pytest.mark.skipif(
-    kernels.path("cpu") != "fused", reason="no fused kernels on this machine"
+    kernels.backend("cpu") != "fused", reason="no fused kernels on this machine"
 )
 by_unit = pytest.mark.parametrize("name", UNITS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
@@ -53,7 +53,7 @@ def run_with(mode: str, code: str):
 
 
 def exact(name: str, x, sigma: float, grad):
-    """Value and gradients in float64, of a path that tests/test_functional.py holds to mpmath."""
+    """Return value and gradients in float64, which test_functional.py checks against mpmath."""
     x = x.detach().double().requires_grad_()
     sigma = torch.tensor(sigma, dtype=torch.float64, requires_grad=True)
     y = getattr(F, name)(x, sigma)
@@ -84,7 +84,7 @@ def test_functions_take_plain_operations(x):
 @by_sigma
 @by_dtype
 def test_operators_are_well_made(name, learned, dtype):
-    """Schema, autograd registration, shapes for tracers, compiled with dynamic shapes."""
+    """Check schema, autograd registration, shapes for tracers, compiling with dynamic shapes."""
     x = torch.randn(3, 5, dtype=dtype, requires_grad=True)
     grad = torch.randn(3, 5, dtype=dtype, requires_grad=True)
     torch.library.opcheck(operator(name, learned), (x, sigma_of(learned)))
@@ -98,7 +98,7 @@ def test_operators_are_well_made(name, learned, dtype):
 @by_dtype
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 1.0, 1e3])
 def test_fused_and_plain_agree(name, dtype, sigma):
-    """To some ulp of the largest term; the tails are held by tests/test_functional.py."""
+    """Compare to a few ulp of the largest term; test_functional.py checks the tails."""
     x = (torch.randn(5000) * 3 / sigma).clamp(-6e4, 6e4).to(dtype)
     grad = torch.randn(5000).to(dtype)
     results = []
@@ -114,8 +114,10 @@ def test_fused_and_plain_agree(name, dtype, sigma):
 @pytest.mark.parametrize(("name", "limit"), [("gelu_s", 7), ("silu_s", 4)])
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 0.7, 1.253, 1e3])
 def test_rivals_hold_their_tails(name, limit, sigma):
-    """In ulp, down to the smallest normal number; torch's own lose every digit there. The slopes
-    cross zero: theirs is of the larger of the two terms that make it up there."""
+    """Check ulp down to the smallest normal number, where torch's own functions lose every digit.
+
+    Slopes cross zero, so their error is measured in ulp of the larger of their two terms.
+    """
     z = torch.linspace(-14, 14, 20_001) if name == "gelu_s" else torch.linspace(-95, 95, 20_001)
     x = (z / sigma).requires_grad_()
     want, wanted_slope, _ = exact(name, x, sigma, torch.ones_like(x))
@@ -139,8 +141,8 @@ def test_the_gradient_of_sigma_against_float64(name, dtype, sigma, count):
     grad = torch.randn(count).to(dtype)
     learned = torch.tensor(sigma, requires_grad=True)
     got = torch.autograd.grad(getattr(F, name)(x, learned), learned, grad)[0].item()
-    # Each term is some ulp of fp32 off, or 2^-16 with the short polynomials, and |f_sigma| has
-    # one sign: this bounds the sum however much cancels in it.
+    # Each term is off by a few ulp of fp32, or by 2^-16 with the short polynomials, and df/dsigma
+    # has one sign. So this bounds the sum's error however much cancels in it.
     tolerance = 1e-6 if dtype == torch.float32 else 4e-5
     _, _, want = exact(name, x, learned.item(), grad)
     _, _, size = exact(name, x, learned.item(), grad.abs())
@@ -150,7 +152,7 @@ def test_the_gradient_of_sigma_against_float64(name, dtype, sigma, count):
 @by_unit
 @by_dtype
 def test_finite_for_every_number(name, dtype):
-    """All finite fp16 and bf16 numbers, and as many of fp32; sigma's gradient in small sums."""
+    """Take all finite fp16 and bf16 numbers, and as many of fp32; sum sigma's gradient in parts."""
     bits = torch.arange(-(2**15), 2**15)
     if dtype == torch.float32:
         x = (bits * 2**16 + 12345).to(torch.int32).view(dtype)
@@ -185,7 +187,7 @@ def test_nan_and_infinity(name, dtype):
 @by_unit
 @by_sigma
 def test_second_derivatives(name, learned):
-    """In fp32, against those of the float64 path."""
+    """Compare those in fp32 with those of plain operations in float64."""
     grads = []
     for dtype in (torch.float32, torch.float64):
         x = torch.tensor([-3.0, -1.1, -0.4, 0.3, 0.9, 2.5], dtype=dtype, requires_grad=True)
@@ -219,13 +221,13 @@ LAYOUTS = {
 @by_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(name, dtype, layout):
-    """The numbers of a dense copy bit for bit, in the strides that torch's own functions give."""
+    """Expect a dense copy's numbers bit for bit, with the strides of torch's own functions."""
     x = LAYOUTS[layout]().to(dtype)
     dense = x.contiguous()
     y = operator(name, False)(x, 0.7)
     assert y.stride() == torch.nn.functional.silu(x).stride()
     assert torch.equal(y, operator(name, False)(dense, 0.7))
-    ones = torch.ones((), dtype=dtype).expand(x.shape)  # what sum() sends back
+    ones = torch.ones((), dtype=dtype).expand(x.shape)  # the gradient that sum() sends back
     for grad in (torch.randn(x.shape).to(dtype), torch.randn_like(x), ones):
         got = backward_operator(name, False)(grad, x, 0.7)
         want = backward_operator(name, False)(grad.contiguous(), dense, 0.7)
@@ -258,7 +260,7 @@ def test_results_do_not_depend_on_the_number_of_threads(name, count):
 
 @by_dtype
 def test_neighbours_do_not_matter(dtype):
-    """An element's result is the same wherever it stands: streamed, whole group or remainder."""
+    """Expect one result for an element wherever it is: streamed, in a whole group, or padded."""
     numbers = torch.randn(77).to(dtype)
     for count in (1, 64, 77, 1000, 4_000_000):
         x = numbers.repeat(count // 77 + 1)[:count].clone()
@@ -296,7 +298,7 @@ def test_wrong_gradients_are_refused():
 
 @pytest.fixture
 def forced(monkeypatch):
-    """ZILU_KERNELS=fused: the operators under torch.compile too."""
+    """Set ZILU_KERNELS=fused, which uses the operators under torch.compile too."""
     torch._dynamo.reset()
     monkeypatch.setattr(kernels, "MODE", "fused")
     yield
@@ -329,7 +331,7 @@ def test_compiled_operators_equal_eager_ones(name, learned, forced):
 
 
 def test_the_first_use_may_be_compiled(tmp_path):
-    """Nothing has loaded the operators before dynamo traces the call."""
+    """Trace a call with dynamo before anything has loaded the operators."""
     code = """
 import torch
 from zilu import functional as F
@@ -364,7 +366,7 @@ def test_autocast_keeps_the_operator_and_the_dtype(dtype):
 
 
 def test_distributed_data_parallel(tmp_path):
-    """Gradients of a wrapped network, sigma's among them, in a group of one process."""
+    """Compare gradients of a wrapped network, with sigma's, in a group of one process."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
     )
@@ -381,7 +383,7 @@ def test_distributed_data_parallel(tmp_path):
 
 
 def test_subnormal_numbers_survive_in_the_process():
-    """-ffast-math in the build would have them flushed to zero everywhere."""
+    """Check that the build sets no flushing to zero in the process, as -ffast-math would."""
     F.zilu(torch.randn(4))
     tiny = torch.tensor(1e-40)
     assert (tiny * 0.5).item() > 0
@@ -390,7 +392,7 @@ def test_subnormal_numbers_survive_in_the_process():
 
 
 def test_torchs_own_threads_are_the_only_ones():
-    """A second OpenMP in the process would fight with torch's for the processors."""
+    """Check that there is one OpenMP: a second one would compete with torch's for processors."""
     if sys.platform != "linux":
         pytest.skip("reads /proc")
     code = """
@@ -413,7 +415,7 @@ def test_the_mode_decides():
     code = """
 import torch
 from zilu import functional as F, kernels
-print(kernels.path("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn)
+print(kernels.backend("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn)
 """
     plain_run = run_with("plain", code).stdout
     assert plain_run.startswith("plain")
@@ -424,15 +426,15 @@ print(kernels.path("cpu"), F.zilu(torch.randn(3, requires_grad=True)).grad_fn)
     assert "ZILU_KERNELS=fast: must be one of auto, plain, fused" in run_with("fast", code).stderr
 
 
-def test_a_program_says_its_path_and_refuses_an_unknown_mode(run_program, tmp_path):
+def test_a_program_says_its_backend_and_refuses_an_unknown_mode(run_program, tmp_path):
     flags = ("--dataset", "digits", "--model", "resnet20", "--max_steps", "1")
-    for mode, path in (("auto", "fused"), ("plain", "plain")):
+    for mode, backend in (("auto", "fused"), ("plain", "plain")):
         folder = tmp_path / mode
         run = run_program(
             "vision_main.py", *flags, "--output_dir", folder, "--device", "cpu", ZILU_KERNELS=mode
         )
         assert run.returncode == 0, run.stderr
-        assert f"kernels: {path}" in (folder / "args.txt").read_text()
+        assert f"kernels: {backend}" in (folder / "args.txt").read_text()
     folder = tmp_path / "no"
     for program in (
         ("vision_main.py", *flags),
@@ -447,7 +449,7 @@ def test_a_program_says_its_path_and_refuses_an_unknown_mode(run_program, tmp_pa
 
 @pytest.mark.slow
 def test_training_follows_the_same_curve(run_program, tmp_path):
-    """ResNet-20, three epochs: the paths' rounding differs, and nothing else."""
+    """Train ResNet-20 for three epochs: only the backends' rounding differs."""
     flags = ("--dataset", "digits", "--model", "resnet20", "--num_epochs", "3", "--lr", "0.001")
     losses = []
     for mode in ("plain", "fused"):

@@ -1,4 +1,4 @@
-"""The build: once per machine, whole or not at all, and never a reason to stop."""
+"""Test the build: it runs once per machine, is whole or absent, and never stops a program."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from zilu import kernels
 from zilu.kernels import build
 
 pytestmark = pytest.mark.skipif(
-    kernels.path("cpu") != "fused", reason="no fused kernels on this machine"
+    kernels.backend("cpu") != "fused", reason="no fused kernels on this machine"
 )
 
 USE = """
@@ -22,7 +22,7 @@ import torch
 from zilu import functional as F, kernels
 y = F.zilu(torch.ones(3))
 assert abs(y[0].item() - 0.75) < 1e-6
-print(kernels.path("cpu"))
+print(kernels.backend("cpu"))
 """
 
 
@@ -45,7 +45,7 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
 
 @pytest.fixture
 def compiler(tmp_path):
-    """A compiler that takes a second and gives what the real one gave, and a log of its calls."""
+    """Return a slow compiler that copies the real library, and the log of its calls."""
     real = build._find(build._name(build._compiler()))
     log = tmp_path / "log"
     script = tmp_path / "cxx"
@@ -99,7 +99,7 @@ def test_a_builder_that_is_killed_stops_nobody(tmp_path, compiler):
     assert finish(start(tmp_path / "cache", CXX=str(script))) == ("fused", "")
 
 
-def test_without_a_compiler_one_warning_and_the_plain_path(tmp_path):
+def test_without_a_compiler_one_warning_and_plain_operations(tmp_path):
     output, errors = finish(start(tmp_path, CXX="no-such-compiler"))
     assert output == "plain"
     assert errors.count("RuntimeWarning: zilu: no fused kernels on this cpu (no C++ compiler") == 1
@@ -119,21 +119,21 @@ def test_a_build_that_fails_says_why(tmp_path):
 
 
 def test_a_machine_without_a_compiler_takes_what_another_built(tmp_path, compiler):
-    """Login nodes have a compiler where compute nodes may have none."""
+    """Build on a login node, as it were, for compute nodes that may have no compiler."""
     script, _ = compiler
     finish(start(tmp_path / "cache", CXX=str(script)))
     assert finish(start(tmp_path / "cache", CXX="no-such-compiler")) == ("fused", "")
 
 
 def test_a_damaged_build_is_replaced(tmp_path, compiler):
-    """Empty, as a machine that lost its power may leave it."""
+    """Empty the file, as a machine that loses power may leave it."""
     script, log = compiler
     finish(start(tmp_path / "cache", CXX=str(script)))
     (built,) = (tmp_path / "cache" / "zilu").glob("*.so")
     built.write_bytes(b"")
     output, errors = finish(start(tmp_path / "cache", CXX=str(script)))
     assert output == "fused"
-    assert "building anew" in errors
+    assert "building it again" in errors
     assert builds(log) == 2
 
 
@@ -165,7 +165,7 @@ def test_the_key_holds_what_a_build_depends_on(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_real_build(tmp_path):
-    """From nothing, with this machine's compiler."""
+    """Build from nothing, with this machine's compiler."""
     output, errors = finish(start(tmp_path / "cache"))
     assert output == "fused"
     assert "zilu: built in" in errors

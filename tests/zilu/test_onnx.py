@@ -1,4 +1,4 @@
-"""Exported to ONNX and run by onnxruntime, against torch, far into both tails."""
+"""Compare exports to ONNX, run by onnxruntime, with torch, far into both tails."""
 
 import logging
 
@@ -13,14 +13,14 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-# Newer ones onnxscript reaches by converting from opset 18, which fails for torch's own GELU.
+# onnxscript reaches newer opsets by converting from 18, which fails for torch's own GELU.
 OPSET = min(25, onnx.defs.onnx_opset_version())
 
 POSITIVE = torch.cat([torch.logspace(-3, 4, 60), torch.tensor([1e30])])
 X = torch.cat([-POSITIVE.flip(0), torch.zeros(1), POSITIVE])[:, None]
 
-# Ours hold their digits where the value is next to nothing. The others do not, for ONNX has no erfc
-# and onnxruntime's sigmoid and exp are coarse there: some 1e-7 of x, as in torch's own GELU.
+# These keep their digits where the value is nearly 0. The others do not, because ONNX has no erfc
+# and onnxruntime's sigmoid and exp are coarse there: about 1e-7 of x, as in torch's own GELU.
 EXACT = ("ArcTan", "ArcTan_Approx", "ZiLU", "ZiLU_Approx", "SquarePlus")
 CASES = [
     pytest.param(
@@ -34,7 +34,7 @@ CASES = [
 
 
 def network(name, learnable):
-    """x -> act(x), act(-x), between linear layers that pass each number on as it is."""
+    """Return a network that computes act(x) and act(-x) between linear layers."""
     activation = zilu.create_activation(name, sigma=0.5, learnable=learnable)
     model = nn.Sequential(nn.Linear(1, 2), activation, nn.Linear(2, 2)).eval()
     with torch.no_grad():

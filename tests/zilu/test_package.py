@@ -1,4 +1,4 @@
-"""The package as pip installs it: the library zilu alone, whole, and usable with torch alone."""
+"""Test the package as pip installs it: all of the library zilu, which needs only torch."""
 
 import email
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import zilu
 from zilu import kernels
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The built wheel, from a copy: a build leaves folders in its sources."""
+    """Build the wheel from a copy of the project, because a build leaves folders in its sources."""
     pytest.importorskip("setuptools", minversion="77.0.3", reason="building needs setuptools")
     sources, built = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
     left_out = shutil.ignore_patterns(".*", "Data", "Output", "build", "*.egg-info", "__pycache__")
@@ -34,7 +35,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A folder that holds what the wheel holds."""
+    """Return a folder with the wheel's files."""
     folder = tmp_path_factory.mktemp("installed")
     wheel.extractall(folder)
     return folder
@@ -65,9 +66,15 @@ def test_holds_the_package_whole_and_nothing_else(wheel):
     assert {"zilu/py.typed", "zilu/kernels/cpu.cpp", "zilu/kernels/kernels.h"} <= files
 
 
+def test_the_version_can_be_read_without_torch():
+    code = "import sys, zilu; print(zilu.__version__, 'torch' in sys.modules)"
+    assert run(code, ROOT) == f"{zilu.__version__} False"
+
+
 def test_needs_torch_alone(wheel):
     told = metadata(wheel)
     assert told["Name"] == "zilu-activation"
+    assert told["Version"] == zilu.__version__
     assert told.get_all("Requires-Dist") == ["torch>=2.6"]
     assert told["License-Expression"] == "MIT"
 
@@ -84,15 +91,15 @@ for learnable in (False, True):
 network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU())
 zilu.replace_activations(network, "ZiLU")
 assert type(network[1]) is zilu.ZiLU
-print(zilu.__file__, kernels.path("cpu"))
+print(zilu.__file__, kernels.backend("cpu"))
 """
 
 
 def test_works_where_it_is_installed(installed, tmp_path):
-    """With the kernels' sources in it: its build has the checkout's key, so it is shared."""
-    file, path = run(USE, tmp_path, PYTHONPATH=str(installed)).split()
+    """Use the installed package: it has the kernels' sources, and so the checkout's build."""
+    file, backend = run(USE, tmp_path, PYTHONPATH=str(installed)).split()
     assert Path(file) == installed / "zilu" / "__init__.py"
-    assert path == kernels.path("cpu")
+    assert backend == kernels.backend("cpu")
 
 
 LOADED = """

@@ -1,4 +1,4 @@
-"""replace_activations: which sites are found, what becomes of them, and what stays as it was."""
+"""Test replace_activations: the sites it finds, what becomes of them, and what stays."""
 
 import copy
 import functools
@@ -107,7 +107,7 @@ def test_a_shared_block_is_one_place():
 
 
 class Attributes(nn.Module):
-    """Modules where torch does not look for them."""
+    """Hold modules where torch does not look for them."""
 
     Pair = namedtuple("Pair", "left right")
 
@@ -138,7 +138,7 @@ def test_attributes_lists_and_dicts():
     }  # fmt: skip
     assert model.mirror[0] is model.main
     assert type(model.pair) is Attributes.Pair
-    # What could be neither trained nor saved is registered.
+    # Modules that could otherwise be neither trained nor saved get registered.
     keys = {name for name in model.state_dict() if name.endswith("rho")}
     assert keys == {f"{n}.rho" for n in (
         "listed_0", "listed_1_0", "by_name_x", "by_name_deep_0", "pair_0", "hidden_1", "main",
@@ -202,7 +202,7 @@ def test_foreign_modules_are_known_by_name_and_by_value():
             super().__init__()
             self.beta = nn.Parameter(torch.ones(()))
 
-    class GELU(nn.Module):  # as diffusers has it
+    class GELU(nn.Module):  # like the one in diffusers
         def __init__(self):
             super().__init__()
             self.proj = nn.Linear(8, 8)
@@ -238,7 +238,7 @@ def test_calls_are_found_with_their_line():
     calls = [site for site in report.left if site.kind == "ReLU"]
     first = Calls.forward.__code__.co_firstlineno
     assert [site.source for site in calls] == [
-        f"{__name__}:{first + line}" for line in (1, 2, 3, 3, 4, 5, 6)
+        f"{Calls.__module__}:{first + line}" for line in (1, 2, 3, 3, 4, 5, 6)
     ]
     assert {site.path for site in calls} == {"calls"}
     assert {site.reason for site in calls} == {"a function call"}
@@ -506,7 +506,7 @@ def test_any_mixture_is_replaced_in_full(steps):
 
 
 class Named(nn.Module):
-    """Adds 10 to the power of its number among the modules made, so that a sum tells who ran."""
+    """Add 10 to the power of the module's number, so that a sum tells which modules ran."""
 
     made = 0
 
@@ -520,7 +520,7 @@ class Named(nn.Module):
 
 
 def ran(model, *inputs):
-    """The numbers of the modules that ran, each as often as it did, as a decimal number."""
+    """Run a network of Named. Return a number whose digit n tells how often module n ran."""
     return int(model(*inputs).double().min().item())
 
 
@@ -569,7 +569,7 @@ def test_forwards_that_take_several_ways_share_a_module_for_each_kind():
     paths = sorted(site.path for site in report.replaced)
     assert paths == ["ways.gelu_call_0", "ways.relu_call_0", "ways.relu_call_0"]
     assert ran(model, zeros) == 3 + 20
-    # Never a module of another kind, whatever way an input takes.
+    # No input takes a way to a module of another kind.
     assert ran(model.ways, zeros, True) == 2 + 10
 
 
@@ -641,7 +641,7 @@ class InFunction(nn.Module):
 
 
 class Reused(nn.Module):
-    """Runs whatever children it has."""
+    """Run all children, of which replacement would add one."""
 
     def __init__(self):
         super().__init__()
@@ -779,7 +779,7 @@ def test_an_encoder_in_a_list_leaves_its_fused_form_too():
 
 def test_observing_leaves_weights_buffers_and_random_states():
     class Merging(nn.Module):
-        """Merges weights for evaluation, as LoRA does; has a buffer that each run replaces."""
+        """Merge weights for evaluation, as LoRA does, and replace a buffer in each run."""
 
         def __init__(self):
             super().__init__()

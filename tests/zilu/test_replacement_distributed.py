@@ -1,4 +1,4 @@
-"""A network with replaced calls and learned sigmas in DistributedDataParallel and in FSDP."""
+"""Run a network with replaced calls and learned sigmas in DistributedDataParallel and FSDP."""
 
 import copy
 
@@ -46,7 +46,7 @@ def work(rank, rendezvous, wrap, failures):
         alone = copy.deepcopy(model)
         wrapped, mine = wrap(model), x.chunk(PROCESSES)[rank]
         torch.testing.assert_close(wrapped(mine), alone(mine))
-        if wrap is not flattened:  # which keeps pieces of gradients
+        if wrap is not flattened:  # it keeps only pieces of the gradients
             torch.testing.assert_close(gradients(wrapped, mine), gradients(alone, x))
     except Exception as error:
         failures.put(repr(error))
@@ -58,7 +58,7 @@ def work(rank, rendezvous, wrap, failures):
 def test_results_are_those_of_one_process(wrap, tmp_path):
     if wrap is sharded and torch.__version__ < "2.7":
         pytest.skip("torch 2.6 shards on GPUs only")
-    # Not forks of this process: backward is not for those, where threads of it have begun here.
+    # Forks of this process could not run backward once threads of backward have started here.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_replacement"])
     failures = context.SimpleQueue()

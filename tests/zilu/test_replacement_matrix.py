@@ -1,4 +1,4 @@
-"""Every activation of other people's networks is replaced, by a count of what really runs."""
+"""Count what really runs in other people's networks after all activations are replaced."""
 
 import copy
 
@@ -59,7 +59,7 @@ def check(case):
 
 
 def loss(output):
-    """A number that every output has a part in."""
+    """Return a number that depends on every output."""
     values = output.values() if isinstance(output, dict) else output
     tensors = [output] if isinstance(output, torch.Tensor) else values
     floats = [t for t in tensors if isinstance(t, torch.Tensor) and t.is_floating_point()]

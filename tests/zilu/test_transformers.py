@@ -1,4 +1,4 @@
-"""The names in Hugging Face's configurations: tiny random models of several families."""
+"""Test the names in Hugging Face's configurations, with tiny random models of many families."""
 
 import math
 import sys
@@ -15,7 +15,7 @@ NAMES = {name.lower() for name in (*SIGMA_NAMES, *ALIASES, "SquarePlus")}
 TABLES = (activations.ACT2CLS, activations.ACT2FN)
 IDS = torch.arange(6).reshape(2, 3)
 
-# By family: configuration, model, arguments, inputs, layers with an activation.
+# By family: configuration, model, arguments, inputs, number of layers with an activation.
 SMALL = {"vocab_size": 11, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DEEP = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 16}
 T5 = {"num_layers": 2, "num_heads": 2, "d_model": 8, "d_kv": 4, "d_ff": 16}
@@ -52,7 +52,7 @@ by_family = pytest.mark.parametrize("family", FAMILIES)
 
 @pytest.fixture(autouse=True)
 def tables(monkeypatch):
-    """transformers' own tables and initialisation, back as they were after each test."""
+    """Restore transformers' own tables and initialisation after each test."""
     from transformers import PreTrainedModel
 
     monkeypatch.setattr(PreTrainedModel, "_initialize_weights", PreTrainedModel._initialize_weights)
@@ -73,7 +73,7 @@ def build(family):
 
 
 def sites(model):
-    """The activations, one entry for each place that holds one."""
+    """Return the activations, one for each place that holds one."""
     return [
         module
         for _, module in model.named_modules(remove_duplicate=False)
@@ -143,13 +143,13 @@ def test_learned_sigmas_are_loaded(tmp_path):
 
 
 def test_a_checkpoint_without_sigmas_starts_at_sigma(tmp_path, monkeypatch):
-    """transformers 5 gives what a checkpoint lacks memory and no value."""
+    """Load as transformers 5 does, which leaves weights that a checkpoint lacks uninitialised."""
     monkeypatch.setitem(FAMILIES["gpt2"][2], "activation_function", "gelu_new")
     model, _, _ = build("gpt2")
     model.save_pretrained(tmp_path)
     register_transformers(sigma=0.3, learnable=True)
     register_transformers(sigma=0.4, learnable=True)
-    # What lay in memory might be right by chance.
+    # Uninitialised memory might hold the right value by chance.
     empty_like = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(-7))
     loaded = type(model).from_pretrained(tmp_path, activation_function="zilu")

@@ -1,7 +1,8 @@
-"""The Triton kernels against zilu.functional in float64: on the GPU, else in Triton's interpreter.
+"""Compare the Triton kernels with zilu.functional in float64.
 
-The interpreter shows whether formulas, masks and layouts are right. What it cannot: how the GPU
-rounds (its bf16 is cut off, before Triton 3.5 its fma rounds twice) and how fast it is.
+They run on the GPU, or where there is none in Triton's interpreter. The interpreter shows whether
+formulas, masks and layouts are right. It does not show how fast the GPU is and how it rounds: the
+interpreter truncates to bf16, and before Triton 3.5 its fma rounds twice.
 """
 
 import json
@@ -34,7 +35,7 @@ LEFT_LIMIT = {
     "silu_s": lambda sigma: 0.0,
 }
 
-# The interpreter's numpy warns of what `where` then leaves out.
+# The interpreter's numpy warns about values that `where` then discards.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 by_unit = pytest.mark.parametrize("unit", UNITS)
@@ -58,7 +59,7 @@ def has_true_fma() -> bool:
 
 
 def magnitudes(dtype=torch.float32, count=600):
-    """Both signs, over all magnitudes, dense around 1."""
+    """Return numbers of both signs and all magnitudes, dense around 1."""
     largest = torch.tensor([torch.finfo(dtype).max], dtype=torch.float64)
     spread = torch.logspace(-30, 38, count, dtype=torch.float64)
     near = torch.linspace(0.001, 20, count, dtype=torch.float64)
@@ -67,7 +68,7 @@ def magnitudes(dtype=torch.float32, count=600):
 
 
 def exact(unit, x, sigma, grad=None):
-    """Value, slope (times grad) and sigma's gradient, in float64."""
+    """Return value, slope (times grad) and sigma's gradient, in float64."""
     x = x.detach().cpu().double().requires_grad_()
     sigma = torch.tensor(float(sigma), dtype=torch.float64, requires_grad=True)
     y = getattr(F, unit)(x, sigma)
@@ -81,9 +82,9 @@ def gradient(unit, x, sigma):
 
 
 def ulps(got, want, scale=None, flushed=TINY):
-    """Largest error in units of got's last place at `scale` (want).
+    """Return the largest error, in units of got's last place at `scale` (by default `want`).
 
-    What is no larger than `flushed` may be off by so much: subnormals have few digits, or none.
+    Values up to `flushed` may be off by as much, because subnormals have few digits or none.
     """
     info = torch.finfo(got.dtype)
     scale = (want if scale is None else scale).abs().clamp(min=info.tiny)
@@ -93,12 +94,12 @@ def ulps(got, want, scale=None, flushed=TINY):
 
 
 def largest_term(x, sigma, y, slope):
-    """Of g(z) and z g'(z), whose sum the slope is: they cancel where it crosses zero."""
+    """Return the larger of g(z) and z g'(z), which cancel where their sum, the slope, is 0."""
     return torch.maximum(slope.abs(), (slope - y / x.cpu().double()).abs())
 
 
 def small_gates(x, y):
-    """What the value may be off where the gate or the value itself is subnormal in fp32."""
+    """Return how far a value may be off where the gate or the value itself is subnormal in fp32."""
     by_gate = (x.cpu().double().abs() * TINY).clamp(min=TINY)
     return torch.where(y.abs() < by_gate, by_gate, TINY)
 
@@ -115,7 +116,7 @@ def test_fp32_holds_four_and_eight_ulp_over_all_magnitudes(unit, sigma):
 @by_sigma
 @pytest.mark.parametrize("unit", ["gelu_s", "silu_s"])
 def test_fp32_with_exponential_tails(unit, sigma):
-    """A tail magnifies the error of z = sigma x, which takes a true fma to compensate."""
+    """Check the tails, which magnify the error of z = sigma x. Compensating it takes a true fma."""
     x = magnitudes()
     value, slope, _ = exact(unit, x, sigma)
     limit = 6 if has_true_fma() else 200
@@ -128,11 +129,11 @@ def test_fp32_with_exponential_tails(unit, sigma):
 @pytest.mark.parametrize("sigma", [0.01, 0.7, 1.253, 100.0])
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_every_16_bit_number_is_rounded_once(unit, sigma, dtype):
-    """Half an ulp, and a little for the short polynomials."""
+    """Allow half an ulp, and a little for the short polynomials."""
     x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).to(DEVICE)
     x = x[x.isfinite() & (x != 0)]
     value, slope, _ = exact(unit, x, sigma)
-    limit = 0.55 if GPU or dtype == torch.float16 else 1.05  # the interpreter cuts bf16 off
+    limit = 0.55 if GPU or dtype == torch.float16 else 1.05  # the interpreter truncates bf16
     flushed = small_gates(x, value) if dtype == torch.bfloat16 else TINY
     assert ulps(K.value(unit, x, sigma), value, flushed=flushed) <= limit
     scale = largest_term(x, sigma, value, slope)
@@ -170,7 +171,7 @@ def test_infinities_give_the_limits_and_nan_stays(unit, dtype):
 
 
 def sigma_error(grad_sigma, unit, x, sigma, grad):
-    """Relative to the sum of the terms' magnitudes; df/dsigma is nowhere negative."""
+    """Return the error relative to the terms' total magnitude; df/dsigma is never negative."""
     want = exact(unit, x, sigma, grad)[2].item()
     total = exact(unit, x, sigma, grad.abs())[2].item()
     return abs(grad_sigma.item() - want) / (total or 1)
@@ -180,7 +181,7 @@ def channels_last(base):
     return base.contiguous(memory_format=torch.channels_last)
 
 
-# Views of a tensor of shape (6, 4, 10, 7); the bool says whether their memory is dense.
+# Views of a tensor of shape (6, 4, 10, 7), each with whether its memory is dense.
 LAYOUTS = {
     "contiguous": (lambda base: base, True),
     "channels_last": (channels_last, True),
@@ -228,7 +229,7 @@ def test_layouts(layout, dtype):
 
 @by_dtype
 def test_sizes_around_the_block_stay_inside_their_memory(dtype, monkeypatch):
-    """The results lie at the start of a buffer whose rest must stay as it was."""
+    """Put the results at the start of a buffer whose rest must not change."""
     block = K._BLOCK_BYTES // dtype.itemsize
     empty_like = torch.empty_like
 
@@ -260,7 +261,7 @@ def test_sizes_around_the_block_stay_inside_their_memory(dtype, monkeypatch):
 @by_dtype
 @pytest.mark.parametrize("sigma", [1e-3, 1.253, 1e3])
 def test_gradient_for_sigma(unit, dtype, sigma):
-    """Over several programs, some elements left over, x where all of the units still vary."""
+    """Sum over several programs and a remainder, with x where all of the units still vary."""
     x = torch.randn(9001).mul_(2 / sigma).to(DEVICE, dtype)
     grad = torch.randn(9001).to(DEVICE, dtype)
     for learned in (
@@ -283,7 +284,7 @@ def test_gradient_for_sigma(unit, dtype, sigma):
 
 @by_unit
 def test_a_learned_sigma_gives_what_the_fixed_one_does(unit):
-    """Also where sigma is no fp32 number, and so is carried in two."""
+    """Compare also for a sigma that is no fp32 number, and so is passed as two."""
     x = magnitudes()
     learned = torch.tensor(1.253, dtype=torch.float64, device=DEVICE)
     assert torch.equal(K.value(unit, x, learned), K.value(unit, x, 1.253))
@@ -305,7 +306,7 @@ def test_twice_the_same_bits(unit, dtype):
 
 @by_dtype
 def test_16_bit_tensors_take_the_fast_forms(dtype, monkeypatch):
-    """Slow ones would pass every other test."""
+    """Check the options: the slow forms would pass every other test."""
     launched = []
 
     class Kernel:
@@ -317,8 +318,8 @@ def test_16_bit_tensors_take_the_fast_forms(dtype, monkeypatch):
     assert [options["SHORT"] for options in launched] == [dtype != torch.float32]
 
 
-# Compiles for an H100 without having one. For each case: the widths of the accesses to global
-# memory, the instructions per element, and what ptxas -v says.
+# Compile for an H100 without having one, and print for each case the assembly and what ptxas -v
+# says.
 COMPILE = """
 import json, re, subprocess, sys
 from pathlib import Path
@@ -328,7 +329,7 @@ from triton.compiler import ASTSource
 from zilu.kernels import triton_kernels as K
 
 
-def assembled(ptx):  # Triton ships one assembler or two, and takes the one it likes
+def assembled(ptx):  # Triton ships one assembler or two, and chooses
     said = ""
     Path("kernel.ptx").write_text(ptx)
     flags = ["-v", "-arch", re.search(r"[.]target (\\w+)", ptx)[1], "kernel.ptx", "-o", "cubin"]
@@ -398,7 +399,7 @@ def test_compiled_accesses_are_wide_and_nothing_spills(tmp_path):
         assert (
             not found["ptxas"] or "0 bytes spill stores, 0 bytes spill loads" in found["ptxas"]
         ), case
-        # Two paths, one of them with a mask, of 16 bytes per thread.
+        # The code holds the block twice, with and without a mask, at 16 bytes per thread.
         instructions = len(re.findall(r"^\t[@a-z].*;$", found["ptx"], re.MULTILINE))
         assert instructions / 2 / (16 / case[2]) <= case[5], case
 

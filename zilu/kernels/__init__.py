@@ -1,9 +1,10 @@
-"""The gated units as fused operators, and the choice between them and plain operations.
+"""Choose how a gated unit is computed: by a fused operator, or with plain tensor operations.
 
-`ZILU_KERNELS` in the environment decides: `plain` never takes an operator, `fused` always does, and
-`auto` (the default) takes what is faster:
+A fused operator is one compiled kernel that passes over memory once. The plain operations are those
+of `zilu.reference`. The environment variable `ZILU_KERNELS` decides: `plain` never takes an
+operator, `fused` always does, and `auto` (the default) takes whichever is faster:
 
-- Eager, the operators, on CPUs (cpu.cpp) and NVIDIA GPUs (triton_kernels.py).
+- In eager mode, the operators, on CPUs (cpu.cpp) and NVIDIA GPUs (triton_kernels.py).
 - Under torch.compile, plain operations, which Inductor fuses into their neighbours. Measured in
   compiled blocks on a CPU (MLP; convolution, norm, activation; fp32, bf16; each unit): as fast as
   the operator within 3 %, and after a norm backward keeps 24 MiB where it keeps 40 with the
@@ -13,68 +14,69 @@
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from zilu.dynamo import not_traced
 from zilu.names import kernel_mode
 
-_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
-# Other subclasses (DTensor, fake tensors) know what to do with torch's operations only.
-_TENSORS = frozenset((Tensor, torch.nn.Parameter))
+# Computes f(x) from x and sigma.
+Operator = Callable[[Tensor, float | Tensor], Tensor]
 
+_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
+# Other subclasses of Tensor (DTensor, fake tensors) only know how to run torch's own operations.
+_TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 MODE = kernel_mode()
 
-_READY: dict[str, bool] = {}  # by kind of device
-_OPERATORS: dict[str, tuple] = {}  # by unit: for a fixed sigma, for a learned one
+_READY: dict[str, bool] = {}  # whether a type of device has operators
+_OPERATORS: dict[str, tuple[Operator, Operator]] = {}  # by unit: for a fixed sigma, for a learned
 
 
-def operator(unit: str, x: Tensor, sigma: float | Tensor):
-    """The operator that computes `unit` of x and sigma; None for plain operations.
+def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
+    """Return the operator that computes a gated unit of x and sigma, or None for plain operations.
 
     Args:
         unit: zilu, zilu_approx, gelu_s or silu_s.
 
     Raises:
-        RuntimeError: ZILU_KERNELS=fused, and there can be no operators.
+        RuntimeError: ZILU_KERNELS=fused, but the operators cannot be built.
     """
     if MODE == "plain" or type(x) not in _TENSORS or x.dtype not in _DTYPES:
         return None
     if MODE == "auto" and torch.compiler.is_compiling():
         return None
     learned = isinstance(sigma, Tensor)
-    if learned and sigma.device != x.device:
+    if isinstance(sigma, Tensor) and sigma.device != x.device:
         return None
     ready = _ready("cpu") if x.is_cpu else x.is_cuda and _ready("cuda")
     return _OPERATORS[unit][learned] if ready else None
 
 
-def path(device: str) -> str:
-    """`fused` or `plain`: how the units are computed in eager mode on a kind of device. Builds the
-    operators if need be.
+def backend(device: str) -> str:
+    """Return "fused" or "plain": how a type of device computes gated units in eager mode.
+
+    The operators are built first, if they have not been.
 
     Raises:
-        RuntimeError: ZILU_KERNELS=fused, and there can be no operators.
+        RuntimeError: ZILU_KERNELS=fused, but the operators cannot be built.
     """
     has_kernels = MODE != "plain" and device in ("cpu", "cuda")
     return "fused" if has_kernels and _ready(device) else "plain"
 
 
+@not_traced
 def _ready(device: str) -> bool:
-    """Whether a kind of device has operators; loads them when first asked, and builds them."""
+    """Return whether a type of device has operators; build and load them in the first call."""
     if device not in _READY:
         _READY[device] = _load(device)
     return _READY[device]
 
 
-# torch.compile must not trace this but call it. (torch.compiler.assume_constant_result sets the
-# same mark, and imports all of dynamo to do so.)
-_ready._dynamo_marked_constant = True
-
-
 def _load(device: str) -> bool:
-    from zilu.kernels import operators
+    from zilu.kernels import operators  # here, because it loads what only operators need
 
     try:
         _OPERATORS.update(operators.load(device))

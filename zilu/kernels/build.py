@@ -1,7 +1,8 @@
-"""Compiles the operators on first use, and keeps them for every later process.
+"""Compile the operators on first use, and keep the library file for every later process.
 
-The file's name holds what it depends on: sources, flags, torch, the processor's instructions, and
-the compiler. Home folders are shared between unlike machines, and torch changes under them.
+The file's name contains a hash of all that the build depends on: sources, flags, torch, the
+processor's instructions, and the compiler. This is because home folders are shared between unlike
+machines, and because torch gets updated.
 """
 
 import contextlib
@@ -14,42 +15,47 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from zilu.kernels.coefficients import POLYNOMIALS
 
+Command = Sequence[str | Path]
+
 _FOLDER = Path(__file__).parent
 _TORCH = Path(torch.__file__).parent
 _INCLUDES = ("include", "include/torch/csrc/api/include")
 _LIBRARIES = ("-lc10", "-ltorch_cpu")
-_SOURCES = {"cpu.cpp": "-O3", "operators.cpp": "-O1"}  # the latter's time is the dispatcher's
+# Calls of operators.cpp spend their time in torch's dispatcher, so -O1 is enough.
+_SOURCES = {"cpu.cpp": "-O3", "operators.cpp": "-O1"}
 _HEADERS = ("kernels.h", "units.h")
 
 _FLAGS = [
     "-std=c++20",
     "-fPIC",
-    # Never -ffast-math: loading what it made can make the whole process flush subnormals to zero.
+    # Never -ffast-math: loading a library built with it can make the whole process flush subnormal
+    # numbers to zero.
     "-fno-math-errno",
     "-fno-trapping-math",
     f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
-    "-DAT_PER_OPERATOR_HEADERS",  # ATen's operators one by one: half the time to build
+    "-DAT_PER_OPERATOR_HEADERS",  # includes only the ATen operators in use: halves the build time
 ]
 if platform.machine() in ("x86_64", "AMD64"):
     _FLAGS += ["-march=native", "-mprefer-vector-width=512"]
 else:
     _FLAGS += ["-mcpu=native"]
 
-_BUILD_SECONDS = 600  # at most, and as long is another process's build waited for
+_BUILD_SECONDS = 600  # limit of one build, and of waiting for another process's build
 
 
 def load() -> None:
-    """Register the operators with torch.
+    """Register the operators with torch; build them first if no earlier build fits.
 
     Raises:
-        OSError, RuntimeError: they cannot be built.
+        OSError, RuntimeError: the operators cannot be built.
     """
     compiler = _compiler()
     name = _name(compiler)
@@ -57,30 +63,30 @@ def load() -> None:
         return
     if compiler is None:
         raise RuntimeError("no C++ compiler: install g++, or name one in CXX")
-    with _cache_folder() as folder, _only_one((folder / name).with_suffix(".lock")):
-        # Another process may have built it while this one waited.
+    with _cache_folder() as folder, _locked((folder / name).with_suffix(".lock")):
+        # Another process may have built the library while this one waited for the lock.
         if not _loaded(_find(name)):
             _build(compiler, folder / name)
             torch.ops.load_library(folder / name)
 
 
-def _loaded(built: Path | None) -> bool:
-    """Load a build; False if there is none, or none that can be loaded (it was cut short)."""
-    if built is None:
+def _loaded(library: Path | None) -> bool:
+    """Load a library. Return False if there is none, or if it is damaged."""
+    if library is None:
         return False
     try:
-        torch.ops.load_library(built)
+        torch.ops.load_library(library)
     except OSError as error:
-        _say(f"{error}; building anew")
+        _say(f"{error}; building it again")
         return False
     return True
 
 
-# --- what a build depends on ---
+# --- the name, from all that a build depends on ---
 
 
 def _name(compiler: list[str] | None) -> str:
-    """Of the build for this machine; without a compiler a pattern, which fits any compiler's."""
+    """Return the library's file name; without a compiler, a pattern that matches any compiler's."""
     made_by = "*" if compiler is None else _digest(_version(compiler))
     return f"{_key()}-{made_by}.so"
 
@@ -96,7 +102,7 @@ def _digest(text: str) -> str:
 
 
 def _instructions() -> str:
-    """The processor's instruction set extensions, which -march=native goes by."""
+    """Return the processor's instruction set extensions, on which -march=native depends."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -105,7 +111,7 @@ def _instructions() -> str:
 
 
 def _coefficients() -> str:
-    """A C++ header of the polynomials."""
+    """Return a C++ header that defines the polynomials."""
     return "".join(
         f"constexpr float {name}[] = {{{', '.join(f'{c!r}f' for c in coefficients)}}};\n"
         for name, coefficients in POLYNOMIALS.items()
@@ -113,7 +119,7 @@ def _coefficients() -> str:
 
 
 def _compiler() -> list[str] | None:
-    """The command that torch's extension tools would run."""
+    """Return the compiler's command, as torch's extension tools choose it, or None."""
     command = shlex.split(os.environ.get("CXX", "c++"))
     return command if command and shutil.which(command[0]) else None
 
@@ -128,7 +134,7 @@ def _version(compiler: list[str]) -> str:
 
 
 def _root() -> Path:
-    """Where torch's own extensions are kept."""
+    """Return this library's folder in the cache of torch's extensions."""
     chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
     if chosen:
         return Path(chosen, "zilu")
@@ -142,30 +148,33 @@ def _find(name: str) -> Path | None:
 
 @contextlib.contextmanager
 def _cache_folder() -> Iterator[Path]:
-    """The cache, or a folder for this process alone where it cannot be written."""
+    """Yield the cache's folder, or a temporary one where the cache cannot be written."""
     with contextlib.suppress(OSError):
         _root().mkdir(parents=True, exist_ok=True)
     if os.access(_root(), os.W_OK):
         yield _root()
     else:
-        _say(f"{_root()} cannot be written, so every process builds anew (TORCH_EXTENSIONS_DIR)")
+        _say(f"{_root()} cannot be written, so every process builds (set TORCH_EXTENSIONS_DIR)")
         with tempfile.TemporaryDirectory(prefix="zilu") as folder:
             yield Path(folder)
 
 
 @contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Let one process of a machine build. It saves work, no more: builds appear whole or not at
-    all. The system frees the lock of a process that dies; where the file system has no locks, or
-    somebody holds one for too long, this one builds too."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that one process of a machine builds and the others wait for it.
+
+    The lock only saves work: a library appears whole or not at all (see `_build`). The system frees
+    the lock of a process that dies. Where the file system has no locks, or where another process
+    holds the lock for more than _BUILD_SECONDS, this process builds too.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ImportError):
             _wait_for(stack.enter_context(open(path, "w")))
         yield
 
 
-def _wait_for(lock) -> None:
-    import fcntl
+def _wait_for(lock: IO[str]) -> None:
+    import fcntl  # exists on Unix alone
 
     for waited in range(_BUILD_SECONDS):
         try:
@@ -186,7 +195,7 @@ def _build(compiler: list[str], target: Path) -> None:
         objects = _compile(compiler, Path(name))
         library = Path(name, "zilu.so")
         _run(_link_command(compiler, objects, library))
-        # Into the cache's own file system first: only there is replacing atomic.
+        # os.replace is atomic only within one file system, so copy into the cache's first.
         copy = target.parent / f".{target.name}.{os.getpid()}"
         shutil.copyfile(library, copy)
         os.replace(copy, target)
@@ -194,29 +203,29 @@ def _build(compiler: list[str], target: Path) -> None:
 
 
 def _compile(compiler: list[str], folder: Path) -> list[Path]:
-    """The sources, side by side."""
+    """Compile the sources, all at the same time, and return the object files."""
     header = folder / "coefficients.h"
     header.write_text(_coefficients())
     includes = [f"-isystem{_TORCH / path}" for path in _INCLUDES]
     processes, objects = [], []
     for source, level in _SOURCES.items():
         objects.append(folder / f"{source}.o")
-        command = [*compiler, level, *_FLAGS, *includes, "-include", header]
-        processes.append(_start([*command, "-c", _FOLDER / source, "-o", objects[-1]]))
+        options = [level, *_FLAGS, *includes, "-include", str(header)]
+        processes.append(_start([*compiler, *options, "-c", _FOLDER / source, "-o", objects[-1]]))
     for process in processes:
         _finish(process)
     return objects
 
 
-def _link_command(compiler: list[str], objects: list[Path], library: Path) -> list:
+def _link_command(compiler: list[str], objects: list[Path], library: Path) -> Command:
     return [*compiler, "-shared", *objects, "-o", library, f"-L{_TORCH / 'lib'}", *_LIBRARIES]
 
 
-def _run(command: list) -> None:
+def _run(command: Command) -> None:
     _finish(_start(command))
 
 
-def _start(command: list) -> subprocess.Popen:
+def _start(command: Command) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -225,7 +234,7 @@ def _start(command: list) -> subprocess.Popen:
     )
 
 
-def _finish(process: subprocess.Popen) -> None:
+def _finish(process: subprocess.Popen[str]) -> None:
     output, _ = process.communicate(timeout=_BUILD_SECONDS)
     if process.returncode != 0:
         errors = [line for line in output.splitlines() if "error" in line.lower()]

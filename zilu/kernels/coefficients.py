@@ -1,11 +1,13 @@
-"""Minimax polynomials of the fused kernels, lowest power first: one home for C++ and Triton.
+"""Define the fused kernels' minimax polynomials, lowest power first, for C++ and Triton alike.
 
-Largest relative errors, with these fp32 coefficients: about 2^-25 for the long ones, 2^-16 for the
-short ones (which 16-bit tensors take). Found by Remez's algorithm, the coefficients rounded to fp32
-one after the other, lowest power first, and the rest found again.
+With these fp32 coefficients the largest relative errors are about 2^-25 for the long polynomials,
+and 2^-16 for the short ones, which are used on 16-bit tensors. They were found with Remez's
+algorithm: the coefficients were rounded to fp32 one after the other, lowest power first, and after
+each rounding the remaining ones were found again. Each comment states the function, its interval,
+and the errors of the long and the short polynomial.
 """
 
-POLYNOMIALS = {
+POLYNOMIALS: dict[str, tuple[float, ...]] = {
     # arctan(t) / t in t^2, 0 <= t <= 1: 1.9e-8, 4.4e-6
     "ARCTAN": (
         1.0, -0.333332151, 0.199950039, -0.142200142, 0.106984258, -0.0761684924, 0.0439341664,

@@ -1,6 +1,6 @@
-// The gated units over tensors on a CPU: one pass, parallel in torch's own threads.
+// The gated units of tensors on a CPU, in one pass over memory, parallel in torch's own threads.
 //
-// The loops are plain; the compiler makes vectors of them for the processor at hand.
+// The loops are simple, and the compiler vectorises them for the processor it runs on.
 
 #include "kernels.h"
 
@@ -19,15 +19,16 @@ namespace {
 using at::Tensor;
 using at::TensorIterator;
 
-// Work is done in groups of numbers, the last one padded, so that there is one vectorised body and
-// a result does not depend on where a thread's share begins.
+// The loops work on groups of this many numbers, the last group padded. So each loop has only one,
+// vectorised body, and a result does not depend on where a thread's share begins.
 constexpr int64_t GROUP = 64;
 constexpr int64_t BUFFER = 4 * GROUP;
 
-// The sum for sigma goes over these many numbers at a time, whatever the number of threads.
+// Sigma's gradient is summed over chunks of this size, whatever the number of threads, so that it
+// does not depend on that number.
 constexpr int64_t CHUNK = 32768;
 
-// --- numbers of 16 bits ---
+// --- 16-bit numbers ---
 
 inline float widen(float x) { return x; }
 inline float widen(at::Half x) { return x; }
@@ -58,7 +59,7 @@ inline void assign_group(T* __restrict to, const float* __restrict from) {
 }
 
 #ifdef __F16C__
-// The compiler does not find these instructions by itself.
+// The compiler does not use these instructions by itself.
 template <>
 inline void widen_group(float* __restrict to, const at::Half* __restrict from) {
   for (int64_t i = 0; i < GROUP; i += 8) {
@@ -78,7 +79,8 @@ inline void assign_group(at::Half* __restrict to, const float* __restrict from) 
 
 // --- from strided memory to groups in fp32, and back ---
 
-// fp32 numbers: whole groups, one output and one or two inputs; `sums` has one number per lane.
+// A loop over whole groups of fp32 numbers, with one output and one or two inputs. `sums` has one
+// number for each position in a group.
 using Loop = c10::function_ref<void(
     int64_t groups, float* out, const float* const* in, float* sums)>;
 
@@ -99,11 +101,11 @@ const float* load(const char* from, int64_t stride, int64_t count, float* buffer
 
 // --- large tensors ---
 
-// An ordinary store first reads the memory that it overwrites. An output of this size leaves the
-// caches before anyone reads it, so it is written past them: a third less traffic. Measured, only
-// fp32 and units with next to no arithmetic gain (units.h: STREAMS).
+// An ordinary store first reads the memory that it overwrites. An output of this many bytes leaves
+// the caches before anybody reads it, so it is written directly to memory: a third less traffic. By
+// measurement, only fp32 and units with hardly any arithmetic gain (units.h: STREAMS).
 constexpr int64_t STREAMED = 16 << 20;
-constexpr int64_t AHEAD = 2048;  // bytes; the inputs are fetched before their turn
+constexpr int64_t AHEAD = 2048;  // inputs are prefetched by this many bytes
 constexpr size_t LINE = 64;
 
 bool is_streamed(const TensorIterator& iter, bool streams) {
@@ -126,7 +128,7 @@ inline void stream_group(float* to, const float* from) {
 #endif
 }
 
-// Before other threads may read what was streamed.
+// To be called before other threads may read the streamed output.
 inline void end_streams() {
 #if defined(__AVX__)
   _mm_sfence();
@@ -212,8 +214,8 @@ Gradients map_and_sum(TensorIterator iter, bool streams, Loop loop) {
   const bool streamed = is_streamed(iter, streams);
   Tensor totals = at::empty({(iter.numel() + CHUNK - 1) / CHUNK}, at::kDouble);
   double* first = totals.mutable_data_ptr<double>();
-  // torch's threads are reached through an iterator over the chunks' totals: at::parallel_for, a
-  // template, would need OpenMP here, and the one that torch uses.
+  // An iterator over the chunks' totals runs in torch's threads. The template at::parallel_for
+  // would have to be compiled here with OpenMP, and with the same OpenMP library as torch's.
   TensorIterator::nullary_op(totals).for_each(
       [&](char** data, const int64_t*, int64_t n) {
         double* total = reinterpret_cast<double*>(data[0]);
@@ -289,29 +291,29 @@ TensorIterator over(const Tensor& grad, const Tensor& x) {
 }  // namespace
 
 Tensor value(Unit unit, const Tensor& x, double sigma) {
-  return with_unit(unit, sigma, x, [&](auto of) {
+  return with_unit(unit, sigma, x, [&](auto formulas) {
     const auto loop = [&](int64_t groups, float* out, const float* const* in, float*) {
-      values(of, groups, out, in[0]);
+      values(formulas, groups, out, in[0]);
     };
-    return map(over(x), of.STREAMS, loop);
+    return map(over(x), formulas.STREAMS, loop);
   });
 }
 
 Tensor gradient(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
-  return with_unit(unit, sigma, x, [&](auto of) {
+  return with_unit(unit, sigma, x, [&](auto formulas) {
     const auto loop = [&](int64_t groups, float* out, const float* const* in, float*) {
-      products(of, groups, out, in[0], in[1]);
+      products(formulas, groups, out, in[0], in[1]);
     };
-    return map(over(grad, x), of.STREAMS, loop);
+    return map(over(grad, x), formulas.STREAMS, loop);
   });
 }
 
 Gradients gradients(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
-  return with_unit(unit, sigma, x, [&](auto of) {
+  return with_unit(unit, sigma, x, [&](auto formulas) {
     const auto loop = [&](int64_t groups, float* out, const float* const* in, float* sums) {
-      products_and_sums(of, groups, out, in[0], in[1], sums);
+      products_and_sums(formulas, groups, out, in[0], in[1], sums);
     };
-    return map_and_sum(over(grad, x), of.STREAMS, loop);
+    return map_and_sum(over(grad, x), formulas.STREAMS, loop);
   });
 }
 

@@ -1,4 +1,4 @@
-// What cpu.cpp computes and operators.cpp makes operators of.
+// The functions that cpu.cpp implements, and that operators.cpp turns into torch's operators.
 
 #pragma once
 
@@ -13,8 +13,8 @@ struct Gradients {
   double sigma;
 };
 
-// x: float32, bfloat16 or float16, of any size and strides; grad: as x. Results are laid out as
-// torch's own elementwise functions lay theirs out.
+// x is float32, bfloat16 or float16, of any shape and strides; grad has x's shape and dtype. The
+// results have the strides that torch's own elementwise functions would give them.
 at::Tensor value(Unit unit, const at::Tensor& x, double sigma);
 at::Tensor gradient(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 Gradients gradients(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);

@@ -1,6 +1,6 @@
-// The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s and their backward:
-// schemas, autograd, shapes, and the CPU's kernels. For other devices Python adds kernels, and for
-// second derivatives it differentiates plain operations (operators.py).
+// The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s and their backward
+// operators: schemas, autograd, shapes, and the CPU's kernels. operators.py adds the kernels for
+// other devices, and the second derivatives, by differentiating plain operations.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty_like.h>
@@ -27,7 +27,7 @@ using LearnedBackward = Pair(const Tensor& grad, const Tensor& x, const Tensor& 
 constexpr Unit UNITS[] = {Unit::ZiLU, Unit::ZiLU_Approx, Unit::GELU_s, Unit::SiLU_s};
 constexpr const char* NAMES[] = {"zilu::zilu", "zilu::zilu_approx", "zilu::gelu_s", "zilu::silu_s"};
 
-// --- calls through the dispatcher, to the device's kernel or a tracer ---
+// --- calls through the dispatcher, which go to the device's kernel or to a tracer ---
 
 template <class Signature>
 auto find(const std::string& name, const char* overload) {
@@ -53,10 +53,10 @@ const Operators& operators(int64_t unit) {
   return all[unit];
 }
 
-// --- autograd: saves the input, and sigma where it is learned ---
+// --- autograd: backward saves the input, and sigma where it is learned ---
 
-// Second derivatives are found by the autograd of the backward operators, which is Python's; first
-// ones need not go that way.
+// Second derivatives come from the autograd of the backward operators, which is in operators.py.
+// Where only first derivatives are wanted, skip it.
 template <class F>
 auto backward_through(const F& call) {
   if (at::GradMode::is_enabled()) return call();
@@ -111,7 +111,7 @@ void define(torch::Library& library, const std::string& forward) {
       (backward + ".learned(Tensor grad, Tensor x, Tensor sigma) -> (Tensor, Tensor)").c_str());
 }
 
-// As function pointers: a template instance for each function would take most of the build.
+// Takes function pointers: a template instance for each function would take most of the build time.
 void implement(
     torch::Library& library, const std::string& forward, Fixed* fixed, Learned* learned,
     FixedBackward* fixed_backward, LearnedBackward* learned_backward) {

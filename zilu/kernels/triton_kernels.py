@@ -1,16 +1,18 @@
-"""The gated units on CUDA tensors, each pass over memory one Triton kernel.
+"""Compute the gated units on CUDA tensors, with one Triton kernel for each pass over memory.
 
 The formulas, their names and the reasons for their forms are those of units.h. Importing this
-module imports Triton, so import it only for a CUDA tensor (or under TRITON_INTERPRET=1, where
-the kernels run on CPU tensors).
+module imports Triton, so import it only for a CUDA tensor (or under TRITON_INTERPRET=1, where the
+kernels run on CPU tensors).
 
 At 3 TB/s, the speed of an H100's memory, there is time for some 40 instructions per element of a
-16-bit tensor and twice as many of an fp32 one. So 16-bit tensors take the short polynomials and
-the hardware's approximate division and exponential (2 ulp of fp32); fp32 takes the exact ones.
+16-bit tensor and twice as many per element of an fp32 one. So 16-bit tensors use the short
+polynomials and the hardware's approximate division and exponential (2 ulp of fp32); fp32 tensors
+use the long polynomials and exact division.
 """
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 import triton
@@ -18,48 +20,51 @@ import triton.language as tl
 from torch import Tensor
 
 from zilu.kernels.coefficients import POLYNOMIALS
+from zilu.reference import Sigma
 
-# A program does one block, 16 bytes (the widest access there is) per thread and tensor. A second 16
-# would double the registers, and fewer threads would share a multiprocessor.
+# Each program processes one block: per thread and tensor 16 bytes, the widest access there is. With
+# 32 bytes a thread would need twice the registers, and fewer threads would share a multiprocessor.
 _WARPS = 8
 _BLOCK_BYTES = _WARPS * 32 * 16
 
 
-def value(unit: str, x: Tensor, sigma: float | Tensor) -> Tensor:
-    """f(x), laid out as `torch.empty_like(x)`.
+def value(unit: str, x: Tensor, sigma: Sigma) -> Tensor:
+    """Compute f(x), with the strides of `torch.empty_like(x)`.
 
     Args:
         unit: "zilu", "zilu_approx", "gelu_s" or "silu_s".
         x: fp32, bf16 or fp16, of any shape and strides.
-        sigma: a float, or a one-element tensor on x's device (read there: nothing waits for it).
+        sigma: a float, or a one-element tensor on x's device. The kernel reads it there, so the CPU
+            need not wait for its value.
     """
     y = torch.empty_like(x)
-    _launch(_value_kernel, unit, (_laid_out_as(y, x), y), sigma)
+    _launch(_value_kernel, unit, sigma, _laid_out_as(y, x), y)
     return y
 
 
 def gradient(unit: str, grad: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """The gradient for x alone, where sigma is fixed."""
+    """Compute the gradient for x, where sigma is fixed."""
     grad_x = torch.empty_like(x)
     inputs = _laid_out_as(grad_x, grad), _laid_out_as(grad_x, x)
-    _launch(_gradients_kernel, unit, (*inputs, grad_x, None), sigma)
+    _launch(_gradients_kernel, unit, sigma, *inputs, grad_x, None)
     return grad_x
 
 
 def gradients(unit: str, grad: Tensor, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients for x and for sigma.
+    """Compute the gradients for x and for sigma.
 
-    Sigma's is summed within each program in fp32 and over them in fp64, always in the same order.
+    Sigma's gradient is summed in fp32 within each program, and in fp64 over the programs, always in
+    the same order.
     """
     grad_x = torch.empty_like(x)
     inputs = _laid_out_as(grad_x, grad), _laid_out_as(grad_x, x)
     partials = torch.empty(_programs(x), dtype=torch.float32, device=x.device)
-    _launch(_gradients_kernel, unit, (*inputs, grad_x, partials), sigma)
+    _launch(_gradients_kernel, unit, sigma, *inputs, grad_x, partials)
     return grad_x, partials.sum(dtype=torch.float64).to(sigma.dtype).reshape(sigma.shape)
 
 
 def _laid_out_as(like: Tensor, x: Tensor) -> Tensor:
-    """The kernels walk through memory: x must lie there densely, in the order of `like`."""
+    """Return x with the dense strides of `like`: the kernels go through memory in its order."""
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
@@ -68,39 +73,40 @@ def _block(x: Tensor) -> int:
 
 
 def _programs(x: Tensor) -> int:
-    return triton.cdiv(x.numel(), _block(x))
+    return -(-x.numel() // _block(x))  # rounded up
 
 
-def _launch(kernel, unit: str, tensors: tuple[Tensor | None, ...], sigma: float | Tensor) -> None:
-    x = tensors[0]
-    if x.numel() == 0:
+def _launch(kernel: Any, unit: str, sigma: Sigma, first: Tensor, *others: Tensor | None) -> None:
+    """Run a kernel over tensors of one size and layout; None takes the place of one not needed."""
+    if first.numel() == 0:
         return
     learnable = isinstance(sigma, Tensor)
-    high, low = (sigma, 0.0) if learnable else _two_floats(sigma)
-    with torch.cuda.device_of(x):  # Triton launches on the current device
-        kernel[(_programs(x),)](
-            *tensors,
+    high, low = (sigma, 0.0) if isinstance(sigma, Tensor) else _two_floats(sigma)
+    with torch.cuda.device_of(first):  # Triton launches on the current device
+        kernel[(_programs(first),)](
+            first,
+            *others,
             high,
             low,
-            x.numel(),
+            first.numel(),
             UNIT=unit,
-            SHORT=x.dtype != torch.float32,
+            SHORT=first.dtype != torch.float32,
             LEARNABLE=learnable,
-            BLOCK=_block(x),
+            BLOCK=_block(first),
             num_warps=_WARPS,
             enable_fp_fusion=True,
         )
 
 
 def _two_floats(sigma: float) -> tuple[float, float]:
-    """sigma rounded to fp32, and what that leaves out."""
+    """Return sigma rounded to fp32, and the remainder."""
     high = ctypes.c_float(sigma).value
     return high, sigma - high
 
 
-# --- Kernels ---
-# Only the last program has a mask: with one, Triton takes narrow accesses unless it knows that n
-# is a multiple of 16. Offsets are 64 bits wide in the program's start alone.
+# --- kernels ---
+# Only the last program uses a mask: with a mask, Triton makes narrow memory accesses unless it
+# knows that n is a multiple of 16. Only the offset of a program's start has 64 bits.
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -183,14 +189,14 @@ def _gradients_block(
 
 @triton.jit
 def _load(pointers, mask):
-    """As fp32; 0 beyond the end, which adds nothing to sigma's gradient."""
+    """Load as fp32, with 0 beyond the end, which adds nothing to sigma's gradient."""
     found = tl.load(pointers) if mask is None else tl.load(pointers, mask=mask, other=0.0)
     return found.to(tl.float32)
 
 
 @triton.jit
 def _read_sigma(sigma, sigma_low, LEARNABLE: tl.constexpr):
-    """sigma in two floats, from the arguments or from the tensor."""
+    """Return sigma as the sum of two floats, from the arguments or from the tensor."""
     if LEARNABLE:
         whole = tl.load(sigma)
         high = whole.to(tl.float32)
@@ -201,7 +207,8 @@ def _read_sigma(sigma, sigma_low, LEARNABLE: tl.constexpr):
     return high, low
 
 
-# --- The units, as in units.h. x is a block, sigma one number; SHORT: for a 16-bit tensor. ---
+# --- the gated units, as in units.h ---
+# x is a block and sigma one number. SHORT: x comes from a 16-bit tensor.
 
 
 @triton.jit
@@ -220,7 +227,7 @@ def _value(x, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
 
 @triton.jit
 def _slopes(x, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
-    """f'(x) and df/dsigma."""
+    """Return f'(x) and df/dsigma."""
     if UNIT == "zilu":
         slope, by_sigma = _zilu_slopes(x, sigma, sigma_low, SHORT)
     elif UNIT == "zilu_approx":
@@ -277,7 +284,7 @@ def _zilu_approx_slopes(x, sigma, SHORT: tl.constexpr):
 
 @triton.jit
 def _gelu_s_parts(x, sigma, sigma_low, SHORT: tl.constexpr):
-    """|x|, |z|, Phi(-|z|) / e^(-z^2/2), e^(-z^2/2) in two factors."""
+    """Return |x|, |z|, Phi(-|z|) / e^(-z^2/2), and e^(-z^2/2) as two factors."""
     magnitude = _at_most(_bound(18.0, sigma, SHORT), tl.abs(x))
     a = sigma * magnitude
     square = a * a
@@ -306,7 +313,7 @@ def _gelu_s_slopes(x, sigma, sigma_low, SHORT: tl.constexpr):
 
 @triton.jit
 def _silu_s_parts(x, sigma, sigma_low, SHORT: tl.constexpr):
-    """|x|, |z|, 1 / (1 + e^-|z|), e^-|z| in two factors."""
+    """Return |x|, |z|, 1 / (1 + e^-|z|), and e^-|z| as two factors."""
     magnitude = _at_most(_bound(110.0, sigma, SHORT), tl.abs(x))
     a = sigma * magnitude
     if SHORT:
@@ -329,11 +336,11 @@ def _silu_s_slopes(x, sigma, sigma_low, SHORT: tl.constexpr):
     return _mirrored(left, x), (magnitude * r * r * e * power) * magnitude
 
 
-# --- What they are made of ---
+# --- their parts ---
 
 
 def _constants(name: str) -> tl.constexpr:
-    """Highest power first. Triton reads globals only if they are constexpr."""
+    """Return a polynomial, highest power first. Triton reads a global only if it is a constexpr."""
     return tl.constexpr(tuple(reversed(POLYNOMIALS[name])))
 
 
@@ -360,7 +367,7 @@ def _polynomial(coefficients: tl.constexpr, s):
 
 @triton.jit
 def _number(constant: tl.constexpr):
-    """A constant as a tensor: Triton 3.8's interpreter divides no bare one by a tensor."""
+    """Return a constant as a tensor: Triton 3.8's interpreter divides no bare number by one."""
     return tl.full((), constant, tl.float32)
 
 
@@ -371,13 +378,13 @@ def _divide(a, b, SHORT: tl.constexpr):
 
 @triton.jit
 def _at_most(limit, x):
-    """Unlike tl.minimum, lets NaN stay NaN."""
+    """Return the smaller of two numbers. Unlike tl.minimum, keep NaN."""
     return tl.where(x > limit, limit, x)
 
 
 @triton.jit
 def _bound(z, sigma, SHORT: tl.constexpr):
-    """The |x| of a z, in fp32's range."""
+    """Return the |x| that belongs to a |z|, limited to fp32's range."""
     return tl.minimum(_divide(z, sigma, SHORT), _LARGEST)
 
 
@@ -398,10 +405,10 @@ def _power_of_two(n):
 
 @triton.jit
 def _exponential(y, less):
-    """e^(y - less) for -170 < y <= 0 and a tiny `less`, in two factors.
+    """Return e^(y - less) for -170 < y <= 0 and a tiny `less`, as two factors.
 
-    It may be too small for a number where its product with one is not: multiply by one, then by
-    the other.
+    The power itself may be too small for fp32 where its product with a number is not. So multiply
+    the number by the first factor, then by the second.
     """
     n = (y * _LOG2E + _ROUND) - _ROUND
     r = (y - n * _LN2_HIGH) - n * _LN2_LOW
@@ -413,5 +420,5 @@ def _exponential(y, less):
 
 @triton.jit
 def _fast_exponential(y):
-    """e^y by the hardware, 2^-24 y off, which a 16-bit tensor does not show."""
+    """Return e^y by the hardware. It is off by 2^-24 y, too little to show in a 16-bit result."""
     return tl.exp(y), 1.0

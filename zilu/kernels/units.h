@@ -1,12 +1,13 @@
-// The gated units on one number, in fp32, without branches: the compiler makes vectors of them.
+// The gated units of one number, in fp32 and without branches, so that the compiler can vectorise.
 //
-// With z = sigma x and a = |z|, each is built from its value and slope on the left, where the gate
-// is small: f(x) = max(x, 0) - left(|x|), f'(x) = S(a) for x < 0 and 1 - S(a) for x >= 0. Nothing
-// there cancels, overflows or gives inf * 0. The values hold 4 ulp (GELU_s: 7), the slopes 8 (of
-// their largest term, where GELU's and SiLU's cross zero).
+// With z = sigma x and a = |z|, each unit is built from its value and slope on the left, where the
+// gate is small: f(x) = max(x, 0) - left(|x|); f'(x) = S(a) for x < 0 and 1 - S(a) for x >= 0.
+// Nothing there cancels, overflows or gives inf * 0. Errors are at most 4 ulp for values (7 for
+// GELU_s) and 8 ulp for slopes (where GELU's and SiLU's slope crosses zero, in ulp of its largest
+// term).
 //
-// The coefficients (lowest power first) are in coefficients.py. Units on 16-bit tensors take the
-// short polynomials, whose relative error of 2^-16 disappears in the rounding.
+// The coefficients (lowest power first) are in coefficients.py. 16-bit tensors use the short
+// polynomials, whose relative error of 2^-16 disappears when the result is rounded.
 
 #pragma once
 
@@ -31,10 +32,11 @@ inline float polynomial(const float (&c)[N], float s) {
   return sum;
 }
 
-// Written so that NaN stays NaN.
+// The smaller of two numbers, written so that NaN stays NaN.
 inline float at_most(float limit, float x) { return x > limit ? limit : x; }
 
-// Without a branch for sure: the compiler would divide on both sides of one.
+// A choice that is certainly compiled without a branch: with one, the compiler would divide on both
+// sides of it.
 inline float select(bool condition, float yes, float no) {
   uint32_t mask = condition ? ~0u : 0u, a, b;
   std::memcpy(&a, &yes, sizeof a);
@@ -55,10 +57,10 @@ inline float power_of_two(int32_t n) {
   return power;
 }
 
-// e^y for -170 < y <= 0, as a factor: by itself it may be too small for fp32 where its product with
-// a number is not.
+// e^y for -170 < y <= 0, to be used as a factor: the power itself may be too small for fp32 where
+// its product with a number is not.
 struct Exponential {
-  float mantissa, half, rest;  // of which the last two are powers of two
+  float mantissa, half, rest;  // whose product is e^y; the last two are powers of two
 
   float times(float x) const { return x * mantissa * half * rest; }
 };
@@ -75,7 +77,8 @@ inline Exponential exponential(float y) {
       power_of_two(whole - half)};
 }
 
-// sigma x in two floats: a Gaussian's tail magnifies an error of z by z^2, an exponential's by z.
+// sigma x as the sum of two floats: a Gaussian's tail magnifies a relative error of z by z^2, an
+// exponential's by z.
 struct Product {
   float high, low;
 };
@@ -89,7 +92,7 @@ template <bool Short>
 struct ZiLU {
   static constexpr bool STREAMS = false;
   float sigma, limit, squared;  // sigma, -f(-inf), 1 / (pi sigma^2)
-  float cubed;                  // takes the rounding of sigma out of 1 / a^3
+  float cubed;                  // corrects 1 / a^3 for the rounding of sigma to fp32
 
   explicit ZiLU(double s)
       : sigma(s),
@@ -125,7 +128,7 @@ struct ZiLU {
 // left = |x| / (2 (1 + a)), S = 1 / (2 (1 + a)^2).
 template <bool Short>
 struct ZiLU_Approx {
-  static constexpr bool STREAMS = true;  // its time is memory's, see cpu.cpp
+  static constexpr bool STREAMS = true;  // memory limits its speed, see cpu.cpp
   float sigma, twice, bound;  // the value has reached its limit long before |x| = bound
 
   explicit ZiLU_Approx(double s)

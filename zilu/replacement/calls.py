@@ -1,4 +1,4 @@
-"""The activations that a network calls as functions, seen while it runs."""
+"""Watch a network while it runs, and record its calls of activation functions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,102 +23,160 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
 from zilu.replacement.kinds import (
     FUNCTIONS,
     OPERATORS,
+    Function,
     function_name,
     is_activation_function,
     kind_of_module,
     works_in_place,
 )
-from zilu.replacement.slots import walk
-from zilu.replacement.stand_in import StandIn
+
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
 
 _ERFS = frozenset((torch.erf, Tensor.erf, Tensor.erf_, torch.special.erf))
 _PRODUCTS = frozenset((torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__))
 _SUMS = frozenset((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__))
-# Between a call and the line of code that makes it.
-_WAYS = (
+# Modules whose frames lie between a call and the line of code that makes it.
+_BETWEEN = (
     "zilu.replacement.", "torch.overrides", "torch.nn.functional", "torch._tensor", "torch._ops",
     "torch._dynamo.", "torch._compile", "torch.utils._python_dispatch", "torch.jit.",
 )  # fmt: skip
-# They ask for what a tensor is, not for its values.
-_QUESTIONS = frozenset(("size", "dim", "numel", "stride", "is_contiguous"))
+# Methods and attributes that tell what a tensor is, without reading its values.
+_PROPERTIES = frozenset(("size", "dim", "numel", "stride", "is_contiguous"))
 _ATTRIBUTES = frozenset(("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda"))
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of an activation function."""
+    """Describe one call of an activation function.
+
+    Attributes:
+        kind: the kind of activation.
+        function: the function called.
+        args, kwargs: its arguments besides the input.
+        owner: the innermost module of the network whose forward was running.
+        location: where in the code it is made: equal for the same lines reached in the same way.
+        source: the line of code: "torchvision.models.densenet:216".
+        problem: why it cannot be replaced.
+        function_kind: the kind that FUNCTIONS gives the function; None if it has none.
+        attribute: the module and the name of its attribute that is the function: self.activation.
+        writes_back: it works in place, and its input's memory is read later.
+    """
 
     kind: str
-    function: Callable
-    options: tuple[tuple, dict[str, Any]]  # its arguments besides the input
-    owner: nn.Module | None  # the innermost module of the network whose forward was running
-    place: tuple  # where in the code: equal for the same lines reached the same way
-    source: str  # "torchvision.models.densenet:216"
-    problem: str | None  # why it cannot be replaced
-    seen_as: str | None  # the kind that a mode takes the function for; None: it takes it for none
-    attribute: tuple[nn.Module, str] | None  # that held the function: self.activation(x)
-    writes_back: bool = False  # works in place, and its input's memory is read later
+    function: Function
+    args: Args
+    kwargs: Kwargs
+    owner: nn.Module | None
+    location: tuple[Any, ...]
+    source: str
+    problem: str | None
+    function_kind: str | None
+    attribute: tuple[nn.Module, str] | None
+    writes_back: bool = False
 
 
 @dataclass
 class Observation:
-    """The activations of one run."""
+    """Hold what one run of the network showed.
+
+    Attributes:
+        output: the network's output.
+        calls: the calls of activation functions.
+        runs: how often each module was called.
+        calls_by_run: the calls that a module's forward made itself, for each of its runs.
+    """
 
     output: Any = None
     calls: list[Call] = field(default_factory=list)
-    runs: Counter[nn.Module] = field(default_factory=Counter)  # how often a module was called
-    # The calls that a module's forward made itself, for each of its runs.
-    sequences: dict[nn.Module | None, list[list[Call]]] = field(default_factory=dict)
+    runs: Counter[nn.Module] = field(default_factory=Counter)
+    calls_by_run: dict[nn.Module | None, list[list[Call]]] = field(default_factory=dict)
 
     def calls_of(self, owner: nn.Module) -> list[Call]:
-        return [call for run in self.sequences.get(owner, ()) for call in run]
+        """Return the calls that a module's forward made itself."""
+        return [call for run in self.calls_by_run.get(owner, ()) for call in run]
+
+
+# Observations of the network in training (True) and in evaluation (False).
+Observations: TypeAlias = dict[bool, Observation]
+
+
+class StandIn(nn.Module):
+    """Compute what an activation computed before, where a new module will go, and count the runs.
+
+    Args:
+        old: a function of the input and of whether the network is in training.
+    """
+
+    def __init__(self, old: Function) -> None:
+        super().__init__()
+        self.runs: Counter[bool] = Counter()  # in training (True) and in evaluation (False)
+        self._old = old
+        self._network_trains = False
+
+    def start(self, training: bool) -> None:
+        """Prepare for a run of the network in training or in evaluation."""
+        self._network_trains = training
+        self.runs[training] = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.runs[self._network_trains] += 1
+        with torch._C.DisableTorchFunction():  # its own calls do not count as the network's
+            y: Tensor = self._old(input.clone(), self._network_trains)
+            return y
 
 
 class Observer(TorchFunctionMode):
-    """Sees every call of a torch function; keeps those that are activations."""
+    """See every call of a torch function, and record those that are activations.
 
-    def __init__(self, model: nn.Module, training: bool, marking: bool):
+    Args:
+        modules: all modules of the network.
+        training: the network runs in training, not in evaluation.
+        marking: wrap functions that are attributes, to record through which attribute they are
+            called. A network may notice that (self.activation is F.relu).
+    """
+
+    def __init__(self, modules: set[nn.Module], training: bool, marking: bool) -> None:
         super().__init__()
-        self.found = Observation()
-        self._modules = {model, *(slot.module for slot in walk(model))}
-        # Functions that are attributes; marking puts others in their place, which a network may
-        # notice (self.activation is F.relu).
+        self.observation = Observation()
+        self._modules = modules
         self._marking = marking
-        self.held = [
+        # Functions that are attributes: the module, the attribute's name, the function.
+        self.held: list[tuple[nn.Module, str, Function]] = [
             (module, name, value)
-            for module in self._modules
+            for module in modules
             for name, value in vars(module).items()
             if is_activation_function(value)
         ]
-        self._activations = {
-            module
-            for module in self._modules
-            if isinstance(module, StandIn) or kind_of_module(module)
-        }
-        for module in self._modules:
+        self._activations: set[nn.Module] = set()
+        for module in modules:
             if isinstance(module, StandIn):
                 module.start(training)
-        self._running: list[nn.Module] = []  # activations, from the outermost in
-        self._explained = False  # whether what operators now run is known
-        self._latest: dict[nn.Module | None, FrameType | None] = {}
+            if isinstance(module, StandIn) or kind_of_module(module):
+                self._activations.add(module)
+        self._running: list[nn.Module] = []  # activation modules, outermost first
+        self._explained = False  # the operators that run now belong to a recorded call
+        self._latest: dict[nn.Module | None, FrameType | None] = {}  # the latest run of a forward
         self._in_place = _InPlaceCalls()
-        self._attribute: tuple[nn.Module, str] | None = None  # whose call is under way
+        self._attribute: tuple[nn.Module, str] | None = None  # the one that is being called
         self._with_options: set[tuple[nn.Module, str]] = set()
-        # Results, and what they were made of: sigmoid(x), 1.702 * x, x + 3.
+        # Results of sigmoid(x), x * 1.702 and x + 3, each with the x that it was computed from.
         self._sigmoids, self._scaled, self._shifted = (WeakIdKeyDictionary() for _ in range(3))
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
         kwargs = kwargs or {}
-        if not _is_question(function):
-            self._in_place.note_uses((args, kwargs))
-        call = self._call(function, args, kwargs)
+        if not _reads_no_values(function):
+            self._in_place.record_uses((args, kwargs))
+        call = self._recognise(function, args, kwargs)
         result = self._run(function, args, kwargs, call is not None)
-        self._note_origin(function, args, kwargs, result)
+        self._remember_origin(function, args, kwargs, result)
         if call and call.problem is None and works_in_place(function, args, kwargs):
-            return self._in_place.watched(call, result)
+            return self._in_place.watch(call, result)
         return result
 
-    def _run(self, function, args: tuple, kwargs: dict, explained: bool):
+    def _run(self, function: Function, args: Args, kwargs: Kwargs, explained: bool) -> Any:
         before, self._explained = self._explained, self._explained or explained
         try:
             return function(*args, **kwargs)
@@ -126,9 +184,8 @@ class Observer(TorchFunctionMode):
             self._explained = before
 
     @contextlib.contextmanager
-    def looking_on(self) -> Iterator[None]:
-        """While the network runs: sees calls and operators, counts modules' runs, and marks the
-        functions that are attributes."""
+    def watching(self) -> Iterator[None]:
+        """Observe while the network runs: see calls and operators, and count modules' runs."""
         held = self.held if self._marking else ()
         hooks = nn.modules.module
         handles = [
@@ -146,28 +203,29 @@ class Observer(TorchFunctionMode):
             for module, name, function in held:
                 vars(module)[name] = function
 
-    def finish(self, output) -> None:
-        self._in_place.note_uses(list(tensors_in(output)))
+    def finish(self, output: Any) -> None:
+        """Complete the observation with the network's output."""
+        self._in_place.record_uses(list(tensors_in(output)))
         self._latest.clear()
-        for call in self.found.calls:
-            if call.attribute in self._with_options:  # which no module takes
+        for call in self.observation.calls:
+            if call.attribute in self._with_options:  # a module there could not take the options
                 call.attribute = None
-        self.found.output = output
+        self.observation.output = output
 
     # --- what runs ---
 
-    def _before_module(self, module: nn.Module, _inputs) -> None:
-        self.found.runs[module] += 1
+    def _before_module(self, module: nn.Module, _inputs: Any) -> None:
+        self.observation.runs[module] += 1
         if module in self._activations:
             self._running.append(module)
 
-    def _after_module(self, module: nn.Module, _inputs, _output) -> None:
+    def _after_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
         if module in self._activations:
             self._running.pop()
 
-    def _marked(self, module: nn.Module, name: str, function):
+    def _marked(self, module: nn.Module, name: str, function: Function) -> Function:
         @functools.wraps(function)
-        def marked(*args, **kwargs):
+        def marked(*args: Any, **kwargs: Any) -> Any:
             self._attribute = module, name
             if len(args) != 1 or kwargs:
                 self._with_options.add(self._attribute)
@@ -178,16 +236,16 @@ class Observer(TorchFunctionMode):
 
         return marked
 
-    def note_operator(self, operator: str) -> None:
-        """An operator that is an activation, and that no function was seen to call."""
+    def record_operator(self, operator: str) -> None:
+        """Record an operator that is an activation, unless a recorded call or a module runs it."""
         if not self._explained and not self._running:
             problem = "runs where no function is seen: in TorchScript, in torch's RNN, ..."
             self._add(OPERATORS[operator], getattr(torch.ops.aten, operator), (), {}, problem, None)
 
-    # --- what a call is ---
+    # --- recognising activations ---
 
-    def _call(self, function, args: tuple, kwargs: dict) -> Call | None:
-        """The activation that this is a call of, if it is one."""
+    def _recognise(self, function: Function, args: Args, kwargs: Kwargs) -> Call | None:
+        """Record a call and return it if it is one of an activation, else return None."""
         kind = FUNCTIONS.get(function)
         # torch's module of ReLU6 is a Hardtanh from 0 to 6.
         if kind in ("ReLU6", "Hardtanh") and _first(args, kwargs) in self._shifted:
@@ -200,55 +258,62 @@ class Observer(TorchFunctionMode):
             written = "erf: GELU, it seems, written out in operations"
             return self._add("GELU", function, args, kwargs, written, None)
         if function in _PRODUCTS and self._is_silu(args):
-            # With a factor as QuickGELU has it, or without.
             written = "x * sigmoid(x), written out in operations"
             return self._add("SiLU", function, args, kwargs, written, None)
         return None
 
-    def _note_origin(self, function, args: tuple, kwargs: dict, result) -> None:
+    def _remember_origin(self, function: Function, args: Args, kwargs: Kwargs, result: Any) -> None:
+        """Remember from which x the parts of written-out activations were computed."""
         x = _first(args, kwargs)
         if not isinstance(x, Tensor) or not isinstance(result, Tensor) or result is x:
             return
-        number = len(args) > 1 and isinstance(args[1], int | float)
+        with_number = len(args) > 1 and isinstance(args[1], int | float)
         if FUNCTIONS.get(function) == "Sigmoid":
             self._sigmoids[result] = self._scaled.get(x, WeakIdRef(x))
-        elif function in _PRODUCTS and number:
+        elif function in _PRODUCTS and with_number:
             self._scaled[result] = WeakIdRef(x)
-        elif function in _SUMS and number and args[1] == 3:
+        elif function in _SUMS and with_number and args[1] == 3:
             self._shifted[result] = WeakIdRef(x)
 
-    def _is_silu(self, args: tuple) -> bool:
+    def _is_silu(self, args: Args) -> bool:
+        """Return whether a product is x * sigmoid(x), or x * sigmoid(1.702 * x) as in QuickGELU."""
         return len(args) == 2 and any(
             isinstance(b, Tensor) and b in self._sigmoids and self._sigmoids[b]() is a
             for a, b in (args, args[::-1])
         )
 
-    # --- where it is made ---
+    # --- where a call is made ---
 
-    def _add(self, kind, function, args, kwargs, problem, seen_as) -> Call | None:
+    def _add(
+        self,
+        kind: str,
+        function: Function,
+        args: Args,
+        kwargs: Kwargs,
+        problem: str | None,
+        function_kind: str | None,
+    ) -> Call | None:
+        """Record a call and return it; None for a call in a function of weights."""
         frames = list(_frames())
-        source = f"{frames[0].f_globals.get('__name__')}:{frames[0].f_lineno}"
         owner, running, within = self._owner(frames)
-        if isinstance(owner, ParametrizationList):  # a function of weights
+        if isinstance(owner, ParametrizationList):
             return None
         if owner is None:
             problem = problem or "is not inside a module's forward"
         call = Call(
             kind=kind,
             function=function,
-            options=(
-                args[1:],
-                {k: value for k, value in kwargs.items() if k not in ("input", "self")},
-            ),
+            args=args[1:],
+            kwargs={k: value for k, value in kwargs.items() if k not in ("input", "self")},
             owner=owner,
-            place=tuple((frame.f_code, frame.f_lasti) for frame in frames[: within + 1]),
-            source=source,
+            location=tuple((frame.f_code, frame.f_lasti) for frame in frames[: within + 1]),
+            source=f"{frames[0].f_globals.get('__name__')}:{frames[0].f_lineno}",
             problem=problem or _problem_of(owner, frames[:within]),
-            seen_as=seen_as,
+            function_kind=function_kind,
             attribute=self._attribute,
         )
-        self.found.calls.append(call)
-        runs = self.found.sequences.setdefault(owner, [])
+        self.observation.calls.append(call)
+        runs = self.observation.calls_by_run.setdefault(owner, [])
         if not runs or self._latest.get(owner) is not running:
             self._latest[owner] = running
             runs.append([])
@@ -256,8 +321,12 @@ class Observer(TorchFunctionMode):
         return call
 
     def _owner(self, frames: list[FrameType]) -> tuple[nn.Module | None, FrameType | None, int]:
-        """The innermost module whose forward is running; the frame of that run, which is the
-        outermost where forward has called its base class's; and the number of the innermost one."""
+        """Find the module that makes a call.
+
+        Returns:
+            The innermost module whose forward is running; the frame of that run, which is the
+            outermost one where forward has called its base class's; the innermost frame's number.
+        """
         within = next((i for i, frame in enumerate(frames) if self._module_of(frame)), None)
         if within is None:
             return None, None, len(frames) - 1
@@ -270,39 +339,41 @@ class Observer(TorchFunctionMode):
         return owner, running, within
 
     def _module_of(self, frame: FrameType) -> nn.Module | None:
-        """The module of the network whose forward a frame is."""
-        own = _first_argument(frame)
-        return own if isinstance(own, nn.Module) and own in self._modules else None
+        """Return the network's module whose forward a frame runs, or None."""
+        first = _first_of_forward(frame)
+        return first if isinstance(first, nn.Module) and first in self._modules else None
 
 
 class _Operators(TorchDispatchMode):
     supports_higher_order_operators = True
 
-    def __init__(self, observer: Observer):
-        super().__init__()
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self._observer = observer
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
         packet = getattr(function, "overloadpacket", None)
         if packet is not None and packet.__name__ in OPERATORS:
-            self._observer.note_operator(packet.__name__)
+            self._observer.record_operator(packet.__name__)
         return function(*args, **(kwargs or {}))
 
 
 def _problem_of(owner: nn.Module | None, frames: list[FrameType]) -> str | None:
-    """Why a call inside `owner` cannot be replaced, by the frames between."""
+    """Return why a call cannot be replaced, given the frames between it and its owner's forward."""
     names = [frame.f_globals.get("__name__") for frame in frames]
     if "torch.utils.checkpoint" in names:
         return "is run again in backward, by activation checkpointing"
-    if any(isinstance(_first_argument(frame), FunctionCtx) for frame in frames):
+    if any(isinstance(_first_of_forward(frame), FunctionCtx) for frame in frames):
         return "is inside an autograd.Function, which has a backward of its own"
     if isinstance(owner, torch.fx.GraphModule):
-        return "is a node of a torch.fx graph, from which the code is made anew"
+        return "is a node of a torch.fx graph, from which the code is generated again"
     return None
 
 
-def _first_argument(frame: FrameType):
-    """Of a forward, else None."""
+def _first_of_forward(frame: FrameType) -> object:
+    """Return the first argument of the `forward` that a frame runs; None if it runs another one."""
     code = frame.f_code
     if code.co_name != "forward" or not code.co_argcount:
         return None
@@ -310,40 +381,44 @@ def _first_argument(frame: FrameType):
 
 
 def _frames() -> Iterator[FrameType]:
-    """From the line of code that calls a function outwards."""
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_WAYS):
+    """Yield the running frames, from the line of code that calls a function outwards."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_back and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
         frame = frame.f_back
     while frame:
         yield frame
         frame = frame.f_back
 
 
-def _first(args: tuple, kwargs: dict):
+def _first(args: Args, kwargs: Kwargs) -> Any:
     return args[0] if args else kwargs.get("input")
 
 
-def _is_question(function) -> bool:
+def _reads_no_values(function: Function) -> bool:
     name = function_name(function)
     if name == "__get__":
         return getattr(getattr(function, "__self__", None), "__name__", "") in _ATTRIBUTES
-    return name in _QUESTIONS
+    return name in _PROPERTIES
 
 
 class _InPlaceCalls:
-    """Whether the memory that an in-place call has changed is read after it, by another way than
-    its result: then it matters that it was changed. The result is given other memory."""
+    """Record which in-place calls change memory that is later read otherwise than by the result.
 
-    def __init__(self):
+    To tell the two ways of reading apart, the caller gets the result in other memory.
+    """
+
+    def __init__(self) -> None:
         self._calls: dict[int, Call] = {}  # by the address of the changed memory
-        self._kept: list[Tensor] = []  # so that no address is used again
+        self._kept: list[Tensor] = []  # keeps the memory, so that no address is used again
 
-    def watched(self, call: Call, result: Tensor) -> Tensor:
+    def watch(self, call: Call, result: Tensor) -> Tensor:
+        """Start to watch a call's memory, and return a copy of the result."""
         self._calls[_address(result)] = call
         self._kept.append(result)
         return result.clone()
 
-    def note_uses(self, values) -> None:
+    def record_uses(self, values: Any) -> None:
+        """Record that the tensors in `values` are read."""
         if self._calls:
             for value in tree_leaves(values):
                 if isinstance(value, Tensor) and _address(value) in self._calls:
@@ -351,11 +426,12 @@ class _InPlaceCalls:
 
 
 def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
-def tensors_in(value, depth: int = 0) -> Iterator[Tensor]:
-    """Of an output, whatever it is: containers, dataclasses, objects with attributes."""
+def tensors_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Yield the tensors of any output: of containers, dataclasses, objects with attributes."""
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             yield leaf

@@ -1,44 +1,45 @@
-"""What counts as which activation: modules of torch and of other packages, and functions.
+"""Tell which activation a module or function is, and which activations a caller wants replaced.
 
-A kind is a name of `zilu.names.ACTIVATIONS`, or one of FURTHER_KINDS, which can be replaced only.
+A kind is the name of an activation: one of `zilu.names.ACTIVATIONS`, or one of FURTHER_KINDS, which
+can be replaced but not made.
 """
 
-import difflib
+from __future__ import annotations
+
 import functools
 import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zilu import functional, modules
-from zilu.names import ACTIVATIONS, ALIASES, GATE_NAMES, SIGMA_NAMES
+from zilu.modules import _SigmaModule
+from zilu.names import ACTIVATIONS, ALIASES, GATE_NAMES, SIGMA_NAMES, check_sigma, did_you_mean
+from zilu.registry import create_activation
+
+Function: TypeAlias = Callable[..., Any]
+Factory: TypeAlias = Callable[[], nn.Module]
+Target: TypeAlias = str | Factory
+Key: TypeAlias = str | type[nn.Module]
 
 FURTHER_KINDS = ("ReLU6", "RReLU")
 KINDS = (*(name for name in ACTIVATIONS if name != "Identity"), *FURTHER_KINDS)
 
-# What gates, squeeze-excitation, poolers and scales are made of: stays unless it is named.
+# Gates, squeeze-excitation, poolers and scales are made of these. They stay unless they are named.
 GATES = (*GATE_NAMES, "Sigmoid", "Hardsigmoid", "Tanh", "Hardtanh", "Softplus", "Softsign")
-UNITS = tuple(kind for kind in KINDS if kind not in GATES)
+REPLACED_BY_DEFAULT = tuple(kind for kind in KINDS if kind not in GATES)
 
 _BY_LOWER = {kind.lower(): kind for kind in KINDS}
 _BY_LOWER |= {alias.lower(): kind for alias, kind in ALIASES.items()}
 
 
-def canonical_kind(name: str) -> str | None:
-    """The kind of that name or alias, without regard to case; None if there is none."""
-    return _BY_LOWER.get(name.lower())
-
-
-def nearest_kind(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), _BY_LOWER, n=1)
-    return f"did you mean {_BY_LOWER[near[0]]}? " if near else ""
-
-
 # --- functions ---
 
-# As they are called in torch.nn.functional, torch, Tensor and torch.ops.aten; there is an in-place
-# form, with an underscore, of some.
+# The functions' names in torch.nn.functional, torch, Tensor and torch.ops.aten. Some have an
+# in-place form, whose name ends with an underscore.
 _FUNCTION_NAMES = {
     "relu": "ReLU",
     "relu6": "ReLU6",
@@ -61,21 +62,20 @@ _FUNCTION_NAMES = {
 }
 
 
-def _functions() -> dict:
-    found = {}
+def _functions() -> dict[Function, str]:
+    found: dict[Function, str] = {}
     for name, kind in _FUNCTION_NAMES.items():
-        for home in (F, torch, Tensor, torch._C._nn):
-            for form in (name, f"{name}_"):
+        for form in (name, f"{name}_"):
+            for home in (F, torch, Tensor, torch._C._nn):
                 if hasattr(home, form):
                     found[getattr(home, form)] = kind
-        for form in (name, f"{name}_"):
             packet = getattr(torch.ops.aten, form, None)
             if packet is not None:
                 found |= {packet: kind, packet.default: kind}
     return found
 
 
-# Function to kind, as a torch-function mode sees functions.
+# The kind of each function that a TorchFunctionMode may see.
 FUNCTIONS = _functions()
 
 # Operators that are one kind of activation wherever they run.
@@ -87,36 +87,39 @@ OPERATORS = {
 }
 
 
-def is_activation_function(value) -> bool:
+def is_activation_function(value: object) -> bool:
+    """Return whether a value, such as an attribute of a module, is one of FUNCTIONS."""
     try:
         return callable(value) and value in FUNCTIONS
-    except TypeError:  # it has no hash
+    except TypeError:  # the value has no hash
         return False
 
 
-def works_in_place(function, args: tuple, kwargs: dict) -> bool:
-    """Whether a call of one of FUNCTIONS overwrites its input."""
+def works_in_place(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a call of one of FUNCTIONS overwrites its input."""
     if function_name(function).endswith("_"):
         return True
-    # torch.nn.functional's take `inplace` last, positional or not.
+    # The functions of torch.nn.functional take `inplace` as their last argument, positional or not.
     return bool(kwargs.get("inplace") or (len(args) > 1 and args[-1] is True))
 
 
-def function_name(function) -> str:
-    name = getattr(function, "__name__", str(function))
+def function_name(function: Function) -> str:
+    """Return a function's bare name: "relu" for torch.relu and for torch.ops.aten.relu.default."""
+    name: str = getattr(function, "__name__", str(function))
     return name.removesuffix(".default").rsplit(".", 1)[-1]
 
 
 # --- modules ---
 
-_TORCH_CLASSES = {getattr(nn, kind): kind for kind in KINDS if hasattr(nn, kind)}
-_OWN_CLASSES = {getattr(modules, n): n for n in (*SIGMA_NAMES, "SquarePlus")}
+_Classes: TypeAlias = dict[type[nn.Module], str]
+_TORCH_CLASSES: _Classes = {getattr(nn, kind): kind for kind in KINDS if hasattr(nn, kind)}
+_OWN_CLASSES: _Classes = {getattr(modules, n): n for n in (*SIGMA_NAMES, "SquarePlus")}
 CLASSES = _TORCH_CLASSES | _OWN_CLASSES
-# Modules that call none of FUNCTIONS. (SiLU_s is made of a sigmoid.)
+# Classes whose forward calls none of FUNCTIONS. (SiLU_s calls a sigmoid.)
 CALLING_NONE = frozenset(_OWN_CLASSES) - {modules.SiLU_s}
 
-# What the names of other packages' classes have in them, the more special first. Approximations
-# of GELU and SiLU are GELU and SiLU to whoever replaces them.
+# Parts of class names in other packages, more special ones first. Approximations of GELU and SiLU
+# count as GELU and SiLU.
 _FOREIGN_NAMES = {
     "leakyrelu": "LeakyReLU",
     "relu6": "ReLU6",
@@ -139,30 +142,48 @@ _FOREIGN_NAMES = {
 }
 
 
-def _foreign_kind(module: nn.Module) -> str | None:
-    """What the name of a module's class says, "NewGELUActivation" or "MemoryEfficientSwish"."""
-    scripted = isinstance(module, torch.jit.ScriptModule)
-    name = module.original_name if scripted else type(module).__name__
-    name = name.lower().replace("_", "")
-    return next((kind for part, kind in _FOREIGN_NAMES.items() if part in name), None)
-
-
 def kind_of_module(module: nn.Module) -> str | None:
-    """The kind of activation that a module is, or None.
+    """Return the kind of activation that a module is, or None.
 
-    A class of torch.nn or zilu is what it says. One derived from it, or of another package, is
-    known by its name and by its values: a class called GELU may well have a linear layer inside.
+    The classes of torch.nn and zilu are known. A class derived from one of them, or of another
+    package, is recognised by its name and by the values it gives: a class called GELU may well
+    contain a linear layer.
     """
     if type(module) in CLASSES:
         return CLASSES[type(module)]
     bases = [base for base in type(module).__mro__ if base in CLASSES]
     if bases and type(module).forward is bases[0].forward:
         return CLASSES[bases[0]]
-    kind = CLASSES[bases[0]] if bases else _foreign_kind(module)
+    kind = CLASSES[bases[0]] if bases else _kind_by_name(module)
     return kind if kind and _computes(module, kind) else None
 
 
-def _references(kind: str) -> tuple:
+def _kind_by_name(module: nn.Module) -> str | None:
+    """Guess the kind from a class's name, such as NewGELUActivation or MemoryEfficientSwish."""
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    name = str(module.original_name) if scripted else type(module).__name__
+    name = name.lower().replace("_", "")
+    return next((kind for part, kind in _FOREIGN_NAMES.items() if part in name), None)
+
+
+@torch.no_grad()
+def _computes(module: nn.Module, kind: str) -> bool:
+    """Return whether a module has no state and computes `kind` or a usual approximation of it."""
+    has_state = next(itertools.chain(module.parameters(), module.buffers()), None) is not None
+    if has_state or "forward" in vars(module):  # a rewritten forward calls other modules
+        return False
+    try:
+        with torch.device("cpu"), torch.random.fork_rng([]):
+            x = torch.linspace(-8, 8, 65)
+            values = module.forward(x.clone())  # not by calling the module, which would run hooks
+            return any(
+                torch.allclose(values, reference(x), atol=1e-3) for reference in _references(kind)
+            )
+    except Exception:  # the module takes other inputs, or returns something else
+        return False
+
+
+def _references(kind: str) -> tuple[Function, ...]:
     if kind == "GELU":
         quick = functools.partial(functional.silu_s, sigma=1.702)
         return F.gelu, functools.partial(F.gelu, approximate="tanh"), quick
@@ -171,18 +192,89 @@ def _references(kind: str) -> tuple:
     return (getattr(F, next(name for name, of in _FUNCTION_NAMES.items() if of == kind)),)
 
 
-@torch.no_grad()
-def _computes(module: nn.Module, kind: str) -> bool:
-    """Whether a module without parameters gives what `kind` gives, or an approximation in use."""
-    has_state = next(itertools.chain(module.parameters(), module.buffers()), None) is not None
-    if has_state or "forward" in vars(module):  # which has been given other calls
-        return False
-    try:
-        with torch.device("cpu"), torch.random.fork_rng([]):
-            x = torch.linspace(-8, 8, 65)
-            values = module.forward(x.clone())  # not called as a module: hooks are for real data
-            return any(
-                torch.allclose(values, reference(x), atol=1e-3) for reference in _references(kind)
-            )
-    except Exception:  # it wants something else, or gives it
-        return False
+# --- the caller's request ---
+
+
+class Request:
+    """Hold what the caller wants replaced: factories, by class of module and by kind.
+
+    Args:
+        mapping, sigma, learnable: as in `replace_activations`.
+        model: the network, in which a class that is given by name is looked up.
+
+    Raises:
+        ValueError, TypeError: as in `replace_activations`.
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping[Key, Target] | Target,
+        sigma: float,
+        learnable: bool,
+        model: nn.Module,
+    ) -> None:
+        if not isinstance(mapping, Mapping):
+            mapping = dict.fromkeys(REPLACED_BY_DEFAULT, mapping)
+        sigma = check_sigma(sigma)
+        self._by_class: dict[type, Factory] = {}
+        self._by_class_name: dict[str, Factory] = {}
+        self._by_kind: dict[str, Factory] = {}
+        for key, target in mapping.items():
+            table, entry = self._table(key, model)
+            table[entry] = _factory(target, sigma, learnable)
+
+    def _table(self, key: Key, model: nn.Module) -> tuple[dict[Any, Factory], Key]:
+        """Return the table that a key belongs to, and the key as it is written there."""
+        if not isinstance(key, str):
+            if not (isinstance(key, type) and issubclass(key, nn.Module)):
+                raise TypeError(f"an activation is a name or a class of modules, not {key!r}")
+            return (self._by_kind, CLASSES[key]) if key in CLASSES else (self._by_class, key)
+        if key.lower() in _BY_LOWER:
+            return self._by_kind, _BY_LOWER[key.lower()]
+        if any(type(module).__name__ == key for module in model.modules()):
+            return self._by_class_name, key
+        raise ValueError(
+            f"unknown activation {key!r}, and no module's class is called so; "
+            f"{did_you_mean(key, _BY_LOWER)}known: {', '.join(KINDS)}"
+        )
+
+    def for_module(self, module: nn.Module, kind: str | None) -> Factory | None:
+        """Return the factory for a module, of that kind if it is an activation."""
+        for base in type(module).__mro__:
+            if base in self._by_class:
+                return self._by_class[base]
+        named = self._by_class_name.get(type(module).__name__)
+        return named or self.for_kind(kind)
+
+    def for_kind(self, kind: str | None) -> Factory | None:
+        """Return the factory for a kind, or None if it is not to be replaced."""
+        return self._by_kind.get(kind) if kind else None
+
+    def __str__(self) -> str:
+        classes = [base.__name__ for base in self._by_class]
+        names = [*classes, *self._by_class_name, *self._by_kind]
+        if set(names) == set(REPLACED_BY_DEFAULT):
+            return "activation (gates aside)"
+        return " or ".join(names)
+
+
+def _factory(target: Target, sigma: float, learnable: bool) -> Factory:
+    if isinstance(target, nn.Module):
+        raise TypeError(
+            f"{target} is one module, which all sites would share: give its class, a name, or a "
+            "function without arguments that makes a new one"
+        )
+    if isinstance(target, str):
+        create_activation(target, sigma, learnable)  # raises for an unknown name or a wrong sigma
+        return functools.partial(create_activation, target, sigma, learnable)
+    if not callable(target):
+        raise TypeError(f"{target!r} is no name of an activation, and makes none when called")
+    make: Callable[..., nn.Module] = target
+    if isinstance(target, type) and issubclass(target, _SigmaModule):
+        return functools.partial(make, sigma, learnable)
+    if learnable or sigma != 1:
+        raise ValueError(
+            f"sigma and learnable are for the activations of zilu; {target!r} is called without "
+            "arguments: functools.partial can bind them"
+        )
+    return make

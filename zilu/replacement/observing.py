@@ -1,4 +1,4 @@
-"""Running a network to see what it does, and putting back what that changes."""
+"""Run a network to observe it, and undo what a run changes in it."""
 
 from __future__ import annotations
 
@@ -6,72 +6,76 @@ import contextlib
 import itertools
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
-from zilu.replacement.calls import Observation, Observer, tensors_in
+from zilu.replacement.calls import Observation, Observations, Observer, tensors_in
+from zilu.replacement.sites import modules_of
+
+# A tensor, positional arguments, or keyword arguments.
+ExampleInput: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def observe(model: nn.Module, example_input) -> tuple[dict[bool, Observation], tuple[str, ...]]:
+def observe(model: nn.Module, example_input: ExampleInput) -> tuple[Observations, tuple[str, ...]]:
     """Run a network as it is, and once more in the other mode of training and evaluation.
 
     BatchNorm stays in evaluation, so that no batch is too small. Modes, buffers and random states
-    are put back.
-
-    Args:
-        example_input: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+    are restored afterwards.
 
     Returns:
-        What was seen, by mode (True: training); notes on a mode that could not be run.
+        The observation in each mode (True: training), and a note on a mode that could not be run.
 
     Raises:
         Exception: whatever the network raises in the mode that it is in.
     """
     first = model.training
-    found = {first: _observe(model, example_input, first)}
+    observed = {first: _observe(model, example_input, first)}
     try:
-        found[not first] = _observe(model, example_input, not first)
+        observed[not first] = _observe(model, example_input, not first)
     except Exception as error:
         mode = "evaluation" if first else "training"
         reason = " ".join(str(error).split())[:200]
-        return found, (f"in {mode} mode example_input could not be run: {reason}",)
-    return found, ()
+        return observed, (f"in {mode} mode example_input could not be run: {reason}",)
+    return observed, ()
 
 
-def _observe(model: nn.Module, example_input, training: bool) -> Observation:
+def _observe(model: nn.Module, example_input: ExampleInput, training: bool) -> Observation:
+    """Observe a run; mark functions that are attributes, unless that changes the output."""
     plain = _run(model, example_input, training, marking=False)
     if not plain.held:
-        return plain.found
+        return plain.observation
     try:
         marked = _run(model, example_input, training, marking=True)
     except Exception:
-        return plain.found
-    return marked.found if same_output(plain.found.output, marked.found.output) else plain.found
+        return plain.observation
+    same = same_output(plain.observation.output, marked.observation.output)
+    return marked.observation if same else plain.observation
 
 
-def _run(model: nn.Module, example_input, training: bool, marking: bool) -> Observer:
-    with _put_back(model):
+def _run(model: nn.Module, example_input: ExampleInput, training: bool, marking: bool) -> Observer:
+    with _restored(model):
         if training != model.training:
             model.train(training)
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-        observer = Observer(model, training, marking)
-        # Compiled code has no frames to look at; checkpointing is at work where gradients are.
+        observer = Observer(modules_of(model), training, marking)
+        # Compiled code has no frames to look at; checkpointing only acts where gradients are on.
         with torch.compiler.set_stance("force_eager"), torch.set_grad_enabled(training):
-            example = tree_map_only(Tensor, _copy, _plain(example_input))
-            with observer.looking_on():
+            example = tree_map_only(Tensor, _copy, _with_plain_dict(example_input))
+            with observer.watching():
                 output = _output(model, example)
             observer.finish(output)
         return observer
 
 
-def same_output(before, now) -> bool:
-    """Whether two outputs hold the same numbers."""
+def same_output(before: Any, now: Any) -> bool:
+    """Return whether two outputs hold the same numbers."""
     pairs = itertools.zip_longest(tensors_in(before), tensors_in(now))
     return all(
         a is not None
@@ -82,8 +86,8 @@ def same_output(before, now) -> bool:
     )
 
 
-def _plain(example_input):
-    """Of a mapping (Hugging Face's are classes of their own) a dict."""
+def _with_plain_dict(example_input: ExampleInput) -> ExampleInput:
+    """Turn a mapping into a dict: Hugging Face's mappings are of their own classes."""
     return dict(example_input) if isinstance(example_input, Mapping) else example_input
 
 
@@ -91,7 +95,7 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
-def _output(model: nn.Module, example_input):
+def _output(model: nn.Module, example_input: ExampleInput) -> Any:
     if isinstance(example_input, dict):
         return model(**example_input)
     if isinstance(example_input, tuple | list):
@@ -99,8 +103,11 @@ def _output(model: nn.Module, example_input):
     return model(example_input)
 
 
+# --- restoring what a run changes ---
+
+
 @contextlib.contextmanager
-def _put_back(model: nn.Module) -> Iterator[None]:
+def _restored(model: nn.Module) -> Iterator[None]:
     training = model.training
     modes = [(module, module.training) for module in model.modules()]
     with _random_states(model), _buffers(model), _fragile_weights(model):
@@ -108,7 +115,7 @@ def _put_back(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             if model.training != training:
-                model.train(training)  # which may be the network's own, and do more
+                model.train(training)  # a network's own `train` may do more than set the modes
             for module, mode in modes:
                 module.training = mode
 
@@ -129,7 +136,12 @@ def _random_states(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
     kept = [
-        (module._buffers, name, buffer, None if _is_lazy(buffer) else buffer.clone())
+        (
+            module._buffers,
+            name,
+            buffer,
+            None if buffer is None or is_lazy(buffer) else buffer.clone(),
+        )
         for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
@@ -138,33 +150,30 @@ def _buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for buffers, name, buffer, value in kept:
             buffers[name] = buffer
-            if value is not None and not _is_lazy(buffer) and not _same(buffer, value):
-                with torch.no_grad():
-                    buffer.copy_(value)
+            if buffer is not None and value is not None:
+                _restore(buffer, value)
 
 
 @contextlib.contextmanager
 def _fragile_weights(model: nn.Module) -> Iterator[None]:
-    """Those that change when a mode is set (weights merged for evaluation) or in a forward pass."""
+    """Restore weights that change when a mode is set (merged for evaluation), or in forward."""
     kept = [
         (parameter, parameter.detach().clone())
         for module in model.modules()
         if type(module).train is not nn.Module.train or getattr(module, "max_norm", None)
         for parameter in module.parameters(recurse=False)
-        if not isinstance(parameter, UninitializedTensorMixin)
+        if not is_lazy(parameter)
     ]
     try:
         yield
     finally:
         for parameter, value in kept:
-            if not _same(parameter, value):
-                with torch.no_grad():
-                    parameter.copy_(value)
+            _restore(parameter, value)
 
 
-def _is_lazy(buffer: Tensor | None) -> bool:
-    return buffer is None or isinstance(buffer, UninitializedTensorMixin)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.is_meta or (a.shape == b.shape and torch.equal(a, b))
+def _restore(tensor: Tensor, value: Tensor) -> None:
+    """Copy a value back into a tensor, if that has changed."""
+    if tensor.is_meta or (tensor.shape == value.shape and torch.equal(tensor, value)):
+        return
+    with torch.no_grad():
+        tensor.copy_(value)

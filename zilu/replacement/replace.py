@@ -1,25 +1,36 @@
-"""`replace_activations`: see what there is, refuse what cannot be, then change the network."""
+"""Replace a network's activations, and report what was done: `replace_activations`."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from zilu.replacement.calls import Observations
 from zilu.replacement.kinds import (
     FUNCTIONS,
+    Key,
+    Request,
+    Target,
     function_name,
     is_activation_function,
     kind_of_module,
 )
-from zilu.replacement.observing import observe
-from zilu.replacement.orders import CallOrders
-from zilu.replacement.placing import Placing
-from zilu.replacement.report import Report, counted
-from zilu.replacement.sites import FUNCTION_CALL, Found, find_calls, find_modules
-from zilu.replacement.wanted import Key, Target, Wanted
+from zilu.replacement.observing import ExampleInput, observe
+from zilu.replacement.rewriting import Planner
+from zilu.replacement.sites import (
+    FUNCTION_CALL,
+    ActivationSite,
+    find_calls,
+    find_modules,
+    in_one_line,
+)
+from zilu.replacement.swap import Swap
 
 FUNCTIONAL = ("report", "rewrite")
 
@@ -29,7 +40,7 @@ def replace_activations(
     mapping: Mapping[Key, Target] | Target,
     sigma: float = 1.0,
     learnable: bool = False,
-    example_input=None,
+    example_input: ExampleInput | None = None,
     strict: bool = False,
     functional: str = "report",
 ) -> Report:
@@ -41,110 +52,202 @@ def replace_activations(
         )
 
     Weights, devices, modes, hooks and all other keys of the state_dict stay as they are. Every
-    place gets a module of its own, also where one was shared. Call it before the optimizer is
-    made, before DistributedDataParallel, and before torch.compile.
+    place gets a module of its own, also where one was shared. Call this function before you make
+    the optimizer, and before DistributedDataParallel and torch.compile.
 
     Args:
         model: any network.
-        mapping: from what is replaced to what takes its place. What is replaced: a name
-            ("ReLU", "GELU" with its approximations, "SiLU", "ReLU6", ...; the functions of that
-            name are meant too), a class of modules, or a class's name. What takes its place: a
-            name as in `create_activation`, a class, or a function without arguments that makes a
-            module. One such target instead of a mapping takes the place of every activation but
-            those that gates and squeeze-excitation are made of: Sigmoid, Hardsigmoid, Tanh,
-            Hardtanh, Softplus, Softsign.
+        mapping: what is replaced, each with what takes its place. What is replaced: a name ("ReLU",
+            "GELU" with its approximations, "SiLU", "ReLU6", ...), which also means the functions of
+            that name; a class of modules; or a class's name. What takes its place: a name as in
+            `create_activation`, a class, or a function without arguments that makes a module. One
+            such target instead of a mapping takes the place of every activation except those that
+            gates and squeeze-excitation are made of: Sigmoid, Hardsigmoid, Tanh, Hardtanh,
+            Softplus, Softsign.
         sigma: sharpness of the new activations that have one.
-        learnable: make it a parameter of each.
+        learnable: make sigma a parameter of each new activation.
         example_input: a tensor, a tuple of arguments or a mapping of keyword arguments. The network
             is run on it, in training and in evaluation mode (BatchNorm in evaluation both times;
-            buffers and random states are put back), to find activations that are called as
-            functions: F.relu(x), torch.relu(x), x.relu(), F.gelu, F.silu, in-place forms. All
-            places are then tried out, with what was there before put into them: the network must
+            buffers and random states are restored), to find activations that are called as
+            functions: F.relu(x), torch.relu(x), x.relu(), F.gelu, F.silu, in-place forms. Then all
+            places are tried out with stand-ins that compute what was there before: the network must
             do what it did, or nothing is changed.
         strict: fail, and change nothing, if an activation that is to be replaced would be left.
-        functional: "report" such calls, or "rewrite" them: each place in the code gets a module,
-            which its owner registers, as relu_call_0 and so on. (A function that the owner has as
-            an attribute becomes a module there.) Within one run of the owner's forward, calls of a
-            kind are told apart by their order; if there are more than example_input showed, the
-            further ones go to the last module, and where it takes several ways, all go to one.
+        functional: "report" function calls, or "rewrite" them: each place in the code gets a
+            module, which its owner registers under the names relu_call_0 and so on. (A function
+            that is an attribute of its owner becomes a module there.) Within one run of the owner's
+            forward, calls of one kind are told apart by their order. Calls beyond those that
+            example_input showed go to the last module. Where forward takes several ways, all calls
+            of a kind go to one module.
 
-    Only ways that example_input takes are seen, and only calls inside `forward` are reached: not
-    those of another method that is called from outside, nor what is run again in backward by
-    activation checkpointing of a method (that of modules is fine). copy.copy and torch.fx's tracer
-    do not know of the new forward; copy.deepcopy, pickle, torch.export and torch.compile do.
+    Only the ways that example_input takes are seen, and only calls inside `forward` are reached:
+    not those in another method that is called from outside, nor those that activation checkpointing
+    of a method runs again in backward (checkpointing of modules is fine). copy.copy and torch.fx's
+    tracer do not support the new forward; copy.deepcopy, pickle, torch.export and torch.compile do.
 
     Returns:
-        What was replaced, what was left and why, site by site.
+        What was replaced, and what was left and why, site by site.
 
     Raises:
-        ValueError: nothing to replace; with `strict`, something left; places that, tried out, make
-            the network do something else; an unknown name; sigma not above 0; `learnable` for an
-            activation without sigma; `strict` or "rewrite" without example_input. The network is
-            then unchanged.
-        TypeError: a target that makes no module, or is one.
+        ValueError: there is nothing to replace; with `strict`, something would be left; on trial,
+            the network does something else; a name is unknown; sigma is not above 0; `learnable` is
+            set for an activation without sigma; `strict` or "rewrite" come without example_input.
+            The network is then unchanged.
+        TypeError: a target makes no module, or is one.
     """
     if functional not in FUNCTIONAL:
         raise ValueError(f"functional must be one of {', '.join(FUNCTIONAL)}, not {functional!r}")
     if example_input is None and (strict or functional == "rewrite"):
         raise ValueError("calls of functions are only seen with an example_input: give one")
-    wanted = Wanted(mapping, sigma, learnable, model)
-    seen, notes = ({}, ()) if example_input is None else observe(model, example_input)
-    modules = find_modules(model, wanted, seen)
-    activations = {found.slot.module for found in modules}
-    calls = find_calls(model, wanted, seen, activations, functional == "rewrite")
-    orders = CallOrders(calls, seen)
-    if not seen:
-        notes = tuple(_not_looked_for(model, wanted, activations))
-    found = (*modules, *calls)
-    _check(model, wanted, found, notes, strict)
-    placing = Placing(model, modules, calls, orders, seen)
-    if seen:
-        placing.try_out(example_input)
-    placing.carry_out()
-    if notes or any(each.forgotten for each in found):
-        warnings.warn(_shortfall(found, notes), stacklevel=2)
-    return Report(tuple(each.site() for each in found), notes)
+    request = Request(mapping, sigma, learnable, model)
+    observed: Observations = {}
+    notes: tuple[str, ...] = ()
+    if example_input is not None:
+        observed, notes = observe(model, example_input)
+    modules = find_modules(model, request, observed)
+    activations = {site.slot.module for site in modules}
+    calls = find_calls(model, request, observed, activations, functional == "rewrite")
+    planner = Planner(calls, observed)
+    if example_input is None:
+        notes = tuple(_hints_of_calls(model, request, activations))
+    sites: tuple[ActivationSite, ...] = (*modules, *calls)
+    _check(model, request, sites, notes, strict)
+    swap = Swap(model, modules, calls, planner, observed)
+    if example_input is not None:
+        swap.try_out(example_input)
+    swap.carry_out()
+    if notes or any(site.forgotten for site in sites):
+        warnings.warn(_shortfall(sites, notes), stacklevel=2)
+    return Report(tuple(_reported(site) for site in sites), notes)
+
+
+# --- the report ---
+
+
+@dataclass(frozen=True)
+class Site:
+    """Report one activation of a network.
+
+    Attributes:
+        path: the module's path, or that of the module whose forward makes the call.
+        kind: which activation it was: "ReLU".
+        was: its text before: "ReLU(inplace=True)", or the called function, "relu()".
+        now: its text now, if it was replaced.
+        reason: why it was left, or a remark.
+        source: of a call, the line of code: "torchvision.models.densenet:216".
+        calls: how often it ran on example_input, in the mode in which it ran more often.
+    """
+
+    path: str
+    kind: str
+    was: str
+    now: str | None = None
+    reason: str | None = None
+    source: str | None = None
+    calls: int | None = None
+
+    @property
+    def replaced(self) -> bool:
+        return self.now is not None
+
+    def __str__(self) -> str:
+        place = f" at {self.source}" if self.source else ""
+        change = f" -> {self.now}" if self.replaced else ""
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.path or 'the model itself'}: {self.was}{place}{change}{reason}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Report what `replace_activations` did. `str(report)` lists every site.
+
+    Attributes:
+        sites: all activations found, those left included.
+        notes: what could not be looked at.
+    """
+
+    sites: tuple[Site, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def replaced(self) -> tuple[Site, ...]:
+        return tuple(site for site in self.sites if site.replaced)
+
+    @property
+    def left(self) -> tuple[Site, ...]:
+        return tuple(site for site in self.sites if not site.replaced)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"Replaced: {_counted(self.replaced)}"
+        yield from (f"  {site}" for site in self.replaced)
+        yield f"Left: {_counted(self.left)}"
+        yield from (f"  {site}" for site in self.left)
+        yield from (f"Note: {note}" for note in self.notes)
+
+
+def _counted(sites: Sequence[Site | ActivationSite]) -> str:
+    """Return how many sites there are of each kind: "17 (16 ReLU, 1 GELU)"."""
+    kinds = Counter(site.kind for site in sites)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{len(sites)} ({listed})" if listed else "none"
+
+
+def _reported(site: ActivationSite) -> Site:
+    reasons = [site.problem if site.factory else "not named"]
+    if site.new and site.writes_back:
+        reasons.append("in place, and its input is read later: it gets the result as well")
+    calls = max(site.runs.values(), default=None)
+    if calls == 0:
+        reasons.append("example_input does not reach it")
+    reason = "; ".join(filter(None, reasons)) or None
+    now = in_one_line(site.new) if site.new else None
+    return Site(site.path, site.kind, site.was, now, reason, site.source, calls)
 
 
 # --- refusing ---
 
 
 def _check(
-    model: nn.Module, wanted: Wanted, found: Sequence[Found], notes: Sequence[str], strict: bool
+    model: nn.Module,
+    request: Request,
+    sites: Sequence[ActivationSite],
+    notes: Sequence[str],
+    strict: bool,
 ) -> None:
-    if strict and (notes or any(each.forgotten for each in found)):
-        raise ValueError(f"{_shortfall(found, notes)}; nothing was changed")
-    if any(each.replaceable for each in found):
+    """Raise ValueError if nothing can be replaced, or with `strict` not all that is asked for."""
+    if strict and (notes or any(site.forgotten for site in sites)):
+        raise ValueError(f"{_shortfall(sites, notes)}; nothing was changed")
+    if any(site.replaceable for site in sites):
         return
-    if wanted.for_module(model, kind_of_module(model)):
+    if request.for_module(model, kind_of_module(model)):
         raise ValueError("the model is itself an activation, which cannot be replaced in place")
-    present = counted(tuple(each.site() for each in found))
-    parts = [f"no {wanted} could be replaced in {type(model).__name__}"]
-    parts += [f"its activations: {present}", _shortfall(found, notes)]
+    parts = [f"no {request} could be replaced in {type(model).__name__}"]
+    parts += [f"its activations: {_counted(sites)}", _shortfall(sites, notes)]
     raise ValueError("; ".join(filter(None, parts)))
 
 
-def _shortfall(found: Sequence[Found], notes: Sequence[str]) -> str:
-    forgotten = [each for each in found if each.forgotten]
+def _shortfall(sites: Sequence[ActivationSite], notes: Sequence[str]) -> str:
+    """Describe what was asked for and is left; return "" if that is nothing."""
+    forgotten = [site for site in sites if site.forgotten]
     parts = [f"activations left as they were: {len(forgotten)}"] if forgotten else []
-    parts += [str(each.site()) for each in forgotten[:8]] + (["..."] if forgotten[8:] else [])
-    if any(each.problem == FUNCTION_CALL for each in forgotten):
+    parts += [str(_reported(site)) for site in forgotten[:8]] + (["..."] if forgotten[8:] else [])
+    if any(site.problem == FUNCTION_CALL for site in forgotten):
         parts.append('functional="rewrite" replaces function calls')
     return "; ".join((*parts, *notes))
 
 
-def _not_looked_for(model: nn.Module, wanted: Wanted, activations: set[nn.Module]) -> Iterator[str]:
-    """What hints at calls of functions where no example_input shows them."""
-    names = {function_name(each) for each, kind in FUNCTIONS.items() if wanted.for_kind(kind)}
+def _hints_of_calls(
+    model: nn.Module, request: Request, activations: set[nn.Module]
+) -> Iterator[str]:
+    """Yield a note if the code hints at function calls, which only an example_input can show."""
+    functions = [each for each, kind in FUNCTIONS.items() if request.for_kind(kind)]
+    names = {function_name(function) for function in functions}
     hints: dict[str, set[str]] = {}
     for module in model.modules():
-        if module in activations:
-            continue
-        code = getattr(inspect.unwrap(getattr(type(module), "forward", None)), "__code__", None)
-        mentioned = names & set(code.co_names if code else ())
-        called = {name for name in mentioned if not hasattr(module, name)}
-        held = [value for value in vars(module).values() if _is_function_of(value, wanted)]
-        called |= {function_name(value) for value in held}
+        called = set() if module in activations else _called_names(module, names, request)
         if called:
             hints.setdefault(type(module).__name__, set()).update(called)
     if hints:
@@ -152,5 +255,12 @@ def _not_looked_for(model: nn.Module, wanted: Wanted, activations: set[nn.Module
         yield f"functions seem to be called, which only an example_input can show: {text}"
 
 
-def _is_function_of(value, wanted: Wanted) -> bool:
-    return is_activation_function(value) and wanted.for_kind(FUNCTIONS[value]) is not None
+def _called_names(module: nn.Module, names: set[str], request: Request) -> set[str]:
+    """Return the functions that a module's forward mentions, or that are its attributes."""
+    forward: Any = getattr(type(module), "forward", None)
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    mentioned = names & set(code.co_names if code else ())
+    held = [value for value in vars(module).values() if is_activation_function(value)]
+    return {name for name in mentioned if not hasattr(module, name)} | {
+        function_name(value) for value in held if request.for_kind(FUNCTIONS[value])
+    }

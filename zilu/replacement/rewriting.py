@@ -1,64 +1,190 @@
-"""Modules in place of function calls, by a `forward` of the instance's own.
+"""Give a module's calls of activation functions to new modules, by rewriting its forward.
 
-The class of a network's module stays as it is. Its instance gets a `forward` that runs the old one
-under a torch-function mode, which gives the calls of activation functions to modules. What fx or
-new source code would change (the class, pickling, hooks) is untouched, and torch.compile and
-torch.export trace through it.
+The module's class stays as it is. Its instance gets a `forward` of its own, which runs the old one
+inside a `TorchFunctionMode` that intercepts the calls and gives them to the new modules. So the
+things that torch.fx or generated source code would change stay as they are (the class, pickling,
+hooks), and torch.compile and torch.export trace through the new forward.
+
+Calls of one kind are told apart by their order. The first half of this file plans from the
+observations which call goes where; the second half carries the plan out while the network runs.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zilu.replacement.kinds import FUNCTIONS
+from zilu.dynamo import not_traced
+from zilu.replacement.calls import Args, Call, Kwargs, Observations
+from zilu.replacement.kinds import CALLING_NONE, FUNCTIONS, Function
+from zilu.replacement.sites import CallSite, SiteKey, key_of
+
+MANY_WAYS = "its forward takes several ways, and one of its calls has to stay"
 
 
 class Entry(NamedTuple):
-    """What becomes of one call: `name` is the module's below the holder, None leaves the call."""
+    """Say what becomes of one call.
+
+    Attributes:
+        name: the new module's name in the holder; None leaves the call as it is.
+        guarded: the new module calls activation functions, which are not the network's calls.
+        writes_back: the result is also written to the input.
+    """
 
     name: str | None
-    guarded: bool = False  # its own operations might be taken for calls
-    writes_back: bool = False  # the result is to be written to the input as well
+    guarded: bool = False
+    writes_back: bool = False
 
 
-# Of each kind that a module's forward calls, what becomes of the calls, in their order.
-Orders = tuple[tuple[str, tuple[Entry, ...]], ...]
+# For each kind that a module's forward calls, what becomes of its calls, in their order.
+Entries: TypeAlias = tuple[tuple[str, tuple[Entry, ...]], ...]
 
 
 class Plan(NamedTuple):
-    """What becomes of the calls that a module's forward makes."""
+    """Say what becomes of the calls that a module's forward makes, in each mode of the module."""
 
-    training: Orders
-    evaluation: Orders
-
-
-class _Forward(functools.partial):
-    """The forward of an instance: a partial can be pickled, copied and compiled."""
-
-    @property
-    def __signature__(self) -> inspect.Signature:  # Hugging Face's trainer and generate go by it
-        module, previous, *_ = self.args
-        return inspect.signature(_bound(module, previous))
+    training: Entries
+    evaluation: Entries
 
 
-def _bound(module: nn.Module, previous):
-    return functools.partial(type(module).forward, module) if previous is None else previous
+# --- planning ---
 
 
-def _set_forward(module: nn.Module, function, *arguments) -> None:
-    own = vars(module)  # not by setattr, which the class may have made its own
-    own["forward"] = _Forward(function, module, own.get("forward"), *arguments)
-    own["_replicate_for_data_parallel"] = functools.partial(_replicate, module)
+class Planner:
+    """Plan which new module each call goes to.
+
+    Where the runs of one forward make calls of a kind in different orders, a call's place in the
+    order does not identify it. All calls of that kind in that forward then go to one new module.
+
+    Args:
+        sites: the call sites. Where calls have to share a module and some of them have to stay, all
+            of them get a problem here.
+        observed: the observations that the sites were found in.
+
+    Attributes:
+        merged: owner and kind of the calls that share one new module.
+    """
+
+    def __init__(self, sites: list[CallSite], observed: Observations) -> None:
+        self._sites = {site.key: site for site in sites}
+        self._observed = observed
+        self.merged: set[tuple[nn.Module | None, str]] = set()
+        for owner, kind in {(site.owner, site.kind) for site in sites if site.is_rewritten}:
+            if any(not _are_prefixes(self._orders(owner, kind, mode)) for mode in observed):
+                self.merged.add((owner, kind))
+                self._refuse_where_some_stay(owner, kind)
+
+    def plan(self, owner: nn.Module, kinds: Sequence[str], staying: Sequence[str]) -> Plan:
+        """Plan for an owner.
+
+        Args:
+            kinds: the kinds of its calls that are replaced.
+            staying: the kinds of its calls that stay.
+        """
+        stay = _leaving([kind for kind in staying if kind not in kinds])
+        training, evaluation = (
+            tuple((kind, self._entries(owner, kind, mode)) for kind in kinds) + stay
+            for mode in (True, False)
+        )
+        return Plan(training, evaluation)
+
+    def staying_kinds(
+        self, kinds: set[str], replaced: set[nn.Module]
+    ) -> dict[nn.Module, tuple[str, ...]]:
+        """Return by owner which of `kinds` have calls that stay, `replaced` owners left out."""
+        staying: dict[nn.Module, set[str]] = {}
+        for observation in self._observed.values():
+            for call in observation.calls:
+                site = self._sites.get(key_of(call))
+                if site is not None and site.replaceable:
+                    continue
+                if call.owner is None or call.owner in replaced or call.function_kind not in kinds:
+                    continue
+                staying.setdefault(call.owner, set()).add(call.function_kind)
+        return {owner: tuple(sorted(of_owner)) for owner, of_owner in staying.items()}
+
+    def _orders(self, owner: nn.Module | None, kind: str, mode: bool) -> set[tuple[SiteKey, ...]]:
+        """Return the different orders in which an owner's runs made the calls of a kind."""
+        return {
+            tuple(key_of(call) for call in run if self._is_seen_as(call, kind))
+            for run in self._observed[mode].calls_by_run.get(owner, ())
+        } - {()}
+
+    def _is_seen_as(self, call: Call, kind: str) -> bool:
+        """Return whether the rewritten forward will see a call of `kind`.
+
+        It sees none where the function is an attribute that becomes a module.
+        """
+        site = self._sites.get(key_of(call))
+        return call.function_kind == kind and not (site and site.attribute and site.replaceable)
+
+    def _refuse_where_some_stay(self, owner: nn.Module | None, kind: str) -> None:
+        modes = self._observed
+        keys = {key for mode in modes for order in self._orders(owner, kind, mode) for key in order}
+        sites = [self._sites[key] for key in keys]
+        if any(not site.replaceable for site in sites):
+            for site in sites:
+                site.problem = site.problem or MANY_WAYS
+
+    def _entries(self, owner: nn.Module, kind: str, mode: bool) -> tuple[Entry, ...]:
+        """Return what becomes of an owner's calls of a kind, in their order.
+
+        The order is that of the mode's longest run, or of the other mode's if it made no such call.
+        """
+        orders = [
+            order
+            for each in (mode, not mode)
+            if each in self._observed
+            for order in sorted(self._orders(owner, kind, each), key=len, reverse=True)[:1]
+        ]
+        entries = tuple(self._entry(key) for key in orders[0])
+        return entries[:1] if (owner, kind) in self.merged else entries
+
+    def _entry(self, key: SiteKey) -> Entry:
+        site = self._sites[key]
+        if not site.replaceable:
+            return Entry(None)
+        return Entry(site.name, type(site.new) not in CALLING_NONE, site.writes_back)
+
+
+def _are_prefixes(orders: set[tuple[SiteKey, ...]]) -> bool:
+    """Return whether the longest order begins with each of the others."""
+    longest = max(orders, key=len, default=())
+    return all(longest[: len(order)] == order for order in orders)
+
+
+def _leaving(kinds: Sequence[str]) -> Entries:
+    return tuple((kind, (Entry(None),)) for kind in kinds)
+
+
+# --- rewriting ---
+# Saved networks that were pickled whole refer to this file's names: of the classes above, and of
+# _Forward and the functions that it runs.
+
+
+def rewrite(module: nn.Module, holder: nn.Module, plan: Plan) -> None:
+    """Make a module's forward give its calls to the modules that `holder` has registered."""
+    _set_forward(module, _substituting, holder, plan)
+
+
+def leave_calls(module: nn.Module, kinds: Sequence[str]) -> None:
+    """Keep the calls that a module's forward makes away from rewritten forwards around it."""
+    rewrite(module, module, Plan(_leaving(kinds), _leaving(kinds)))
+
+
+def write_back(module: nn.Module) -> None:
+    """Make an activation module also write its result to its input, as its predecessor did."""
+    _set_forward(module, _writing_back)
 
 
 def restore_forward(module: nn.Module) -> None:
-    """Take back the latest change of a module's forward."""
+    """Undo the latest change of a module's forward."""
     own = vars(module)
     previous = own.pop("forward").args[1]
     if previous is not None:
@@ -67,15 +193,34 @@ def restore_forward(module: nn.Module) -> None:
         del own["_replicate_for_data_parallel"]
 
 
-def _replicate(module: nn.Module):
-    """A replica for nn.DataParallel runs its own weights, not those of the module it is made of."""
-    replica = type(module)._replicate_for_data_parallel(module)
+class _Forward(functools.partial[Any]):
+    """Run a rewritten forward. As a partial, it can be pickled, copied and compiled."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:  # Hugging Face's trainer and generate read it
+        module, previous, *_ = self.args
+        return inspect.signature(_bound(module, previous))
+
+
+def _bound(module: nn.Module, previous: Function | None) -> Function:
+    return functools.partial(type(module).forward, module) if previous is None else previous
+
+
+def _set_forward(module: nn.Module, function: Function, *arguments: Any) -> None:
+    own = vars(module)  # not with setattr, which a class may have overridden
+    own["forward"] = _Forward(function, module, own.get("forward"), *arguments)
+    own["_replicate_for_data_parallel"] = functools.partial(_replicate, module)
+
+
+def _replicate(module: nn.Module) -> nn.Module:
+    """Make a replica for nn.DataParallel whose forward runs its own weights, not the module's."""
+    replica: nn.Module = type(module)._replicate_for_data_parallel(module)
     own = vars(replica)
     own["forward"] = _rebound(own["forward"], module, replica)
     return replica
 
 
-def _rebound(forward, module: nn.Module, replica: nn.Module):
+def _rebound(forward: Function, module: nn.Module, replica: nn.Module) -> Function:
     if not isinstance(forward, _Forward):
         return forward
     _, previous, *rest = forward.args
@@ -83,82 +228,79 @@ def _rebound(forward, module: nn.Module, replica: nn.Module):
     return _Forward(forward.func, replica, _rebound(previous, module, replica), *rest)
 
 
-def rewrite(module: nn.Module, holder: nn.Module, plan: Plan) -> None:
-    """Let a module's forward give its calls to modules that `holder` has."""
-    _set_forward(module, _substituting, holder, plan)
+# --- while the network runs ---
 
 
-def leave_calls(module: nn.Module, kinds: tuple[str, ...]) -> None:
-    """Keep the calls that a module's forward makes from the modules around it."""
-    orders = tuple((kind, (Entry(None),)) for kind in kinds)
-    rewrite(module, module, Plan(orders, orders))
-
-
-def write_back(module: nn.Module) -> None:
-    """Let an activation module write its result to its input too, as what it replaces did."""
-    _set_forward(module, _writing_back)
-
-
-def _substituting(module: nn.Module, previous, holder: nn.Module, plan: Plan, /, *args, **kwargs):
+def _substituting(
+    module: nn.Module,
+    previous: Function | None,
+    holder: nn.Module,
+    plan: Plan,
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     if torch.compiler.is_compiling():
         _show_to_compiler()
     with _Substitution(holder, plan.training if module.training else plan.evaluation):
         return _bound(module, previous)(*args, **kwargs)
 
 
-def _writing_back(module: nn.Module, previous, /, input: Tensor) -> Tensor:
+def _writing_back(module: nn.Module, previous: Function | None, /, input: Tensor) -> Tensor:
     return input.copy_(_bound(module, previous)(input.clone()))
 
 
+@not_traced
 def _show_to_compiler() -> None:
-    """Let torch.compile show every function to a mode, as eager execution does.
+    """Make torch.compile show every function to a TorchFunctionMode, as eager execution does.
 
-    It goes by a list of torch's, which lacks functional.hardswish, relu_ and others (2.6 to 2.14).
+    It uses a list of torch's, which lacks functional.hardswish, relu_ and others (2.6 to 2.14).
     """
+    # here, because importing dynamo is slow
     from torch._dynamo.variables.torch import get_overridable_functions
 
     get_overridable_functions().update(FUNCTIONS)
 
 
-# torch.compile is to call this, not to trace it.
-_show_to_compiler._dynamo_marked_constant = True
-
-
 class _Substitution(TorchFunctionMode):
-    """Gives the calls of each kind to modules in their order.
+    """Give the calls of each kind to modules, in their order.
 
-    More calls than were seen (a loop that runs longer) go where the last one goes.
+    Where there are more calls than were observed (a loop that runs longer), the further ones go
+    where the last one goes.
     """
 
-    def __init__(self, holder: nn.Module, orders: Orders):
+    def __init__(self, holder: nn.Module, entries: Entries) -> None:
         super().__init__()
-        self.holder, self.orders = holder, dict(orders)
-        self.seen = dict.fromkeys(self.orders, 0)
+        self.holder, self.entries = holder, dict(entries)
+        self.seen = dict.fromkeys(self.entries, 0)
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         kind = FUNCTIONS.get(function)
-        if kind not in self.orders:
+        if kind is None or kind not in self.entries:
             return function(*args, **kwargs)
-        entries = self.orders[kind]
+        entries = self.entries[kind]
         entry = entries[min(self.seen[kind], len(entries) - 1)]
         self.seen[kind] += 1
         if entry.name is None:
-            with torch._C.DisableTorchFunction():  # which torch 2.6 cannot compile
+            with torch._C.DisableTorchFunction():  # torch 2.6 cannot compile this
                 return function(*args, **kwargs)
         return _applied(self.holder._modules[entry.name], entry, _input(args, kwargs))
 
 
-def _input(args: tuple, kwargs: dict) -> Tensor:
-    if args:
-        return args[0]
-    return kwargs["input"] if "input" in kwargs else kwargs["self"]
+def _input(args: Args, kwargs: Kwargs) -> Tensor:
+    x: Tensor = args[0] if args else kwargs["input"] if "input" in kwargs else kwargs["self"]
+    return x
 
 
-def _applied(activation: nn.Module, entry: Entry, x: Tensor) -> Tensor:
+def _applied(activation: Any, entry: Entry, x: Tensor) -> Tensor:
     if entry.writes_back:
         return x.copy_(_applied(activation, entry._replace(writes_back=False), x.clone()))
-    if not entry.guarded:
-        return activation(x)
-    with torch._C.DisableTorchFunction():
-        return activation(x)
+    if entry.guarded:
+        with torch._C.DisableTorchFunction():
+            y: Tensor = activation(x)
+            return y
+    y = activation(x)
+    return y
