@@ -374,8 +374,17 @@ class Config:
         self.model.check()
         self.run.check()
         self.training.check()
-        with user_errors():
-            activations.kernel_mode()
+        check_environment()
+
+
+def check_environment() -> None:
+    """Refuse an unknown value of the variable ZILU_KERNELS, which would end the import of zilu.
+
+    Raises:
+        UserError: with the known values.
+    """
+    with user_errors():
+        activations.kernel_mode()
 
 
 @cache

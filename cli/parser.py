@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from cli.config import AUTO, C
+from cli.config import AUTO, C, check_environment
 from cli.fields import GROUPS, Flag
 from utils import UserError, did_you_mean
 
@@ -34,6 +34,7 @@ class Command(Generic[C]):
         Raises:
             UserError: with the remedy.
         """
+        check_environment()
         self.config.run.check_folder()
         if self.is_complete:
             self.config.check()

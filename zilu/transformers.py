@@ -29,8 +29,8 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
         ValueError: sigma is not a finite number above 0.
     """
     sigma = check_sigma(sigma)
-    try:  # an optional dependency, and slow to import
-        from transformers.activations import ACT2CLS, ACT2FN
+    try:
+        from transformers.activations import ACT2CLS, ACT2FN  # optional, and slow to import
     except ImportError as error:
         raise ImportError(
             "register_transformers needs transformers: pip install 'transformers>=4.45'"

@@ -42,7 +42,7 @@ def load_text(
     """
     # Loaders bring torch; a user who is told that a file is missing need not wait for it.
     tokens = prepare_text(config, progress)
-    from pipelines.text.loaders import EvalLoader, TrainLoader
+    from pipelines.text.loaders import EvalLoader, TrainLoader  # load torch
 
     counts = {split: tokens.counts(split) for split in ("train", "val", "test")}
 
