@@ -1,4 +1,4 @@
-"""What every room needs: errors for users, seeds, ranks, files that are whole, progress.
+"""Serve every room: errors for users, seeds, ranks, files that are whole, progress.
 
 Nothing here loads torch.
 """

@@ -24,7 +24,7 @@ def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str
     """Return a run's flags, the values they were resolved to, and its environment.
 
     The last two are empty for other code's runs. Their files may be YAML, JSON, `name: value` or
-    `name = value` lines, or a printed argparse.Namespace.
+    `name = value` lines, or arguments as argparse prints them.
 
     Raises:
         ValueError: The file is none of these.
@@ -50,7 +50,7 @@ def _as_mapping(text: str) -> dict[str, Any]:
         try:
             call = ast.parse(f"f({match[1]})", mode="eval").body
         except SyntaxError as error:
-            raise ValueError(f"a Namespace that cannot be read ({error})") from None
+            raise ValueError(f"printed arguments that cannot be read ({error})") from None
         return {each.arg: ast.unparse(each.value) for each in call.keywords}
     try:
         content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))

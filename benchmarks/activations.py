@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def settings(self) -> str:
-        """What the figures depend on, for the heading and the caption."""
+        """Return what the figures depend on, for the heading and the caption."""
         return f"n = {self.rounds} rounds; ZILU_KERNELS={kernel_mode()}; σ = {self.sigma:g}"
 
 

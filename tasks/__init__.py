@@ -1,4 +1,4 @@
-"""What belongs to one kind of task: its loss and metrics, its data and its networks.
+"""Say what belongs to one kind of task: its loss and metrics, its data and its networks.
 
 | file | program |
 |---|---|

@@ -1,4 +1,4 @@
-"""The structure of the code: imports only go down, a short way to the model, no stray Namespace."""
+"""Hold the structure of the code: imports only go down, a short way to the model, no stray Namespace."""
 
 import ast
 import os
@@ -31,7 +31,7 @@ TOGETHER = {"training", "train_eval"}
 
 
 def sources():
-    """Every file of the product with its syntax tree."""
+    """Return every file of the product with its syntax tree."""
     listed = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -52,7 +52,7 @@ def module_of(path: Path) -> str:
 
 
 def imports_of(tree: ast.AST, modules: set[str]) -> list[tuple[str, int]]:
-    """The modules of this project that a tree imports, with the line; type checks included."""
+    """Return the modules of this project that a tree imports, with the line of each import."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -82,7 +82,7 @@ def test_imports_only_go_down(trees):
 
 
 def test_there_is_no_circle(trees):
-    """Of modules, in whatever room, and whenever they import."""
+    """No module imports itself by way of others, in a function or at the top."""
     modules = {module_of(path): path for path in trees}
     edges = {
         name: {other for other, _ in imports_of(trees[path], set(modules)) if other in modules}

@@ -1,4 +1,4 @@
-"""Runs that an earlier version made: they resume, evaluate and report as if it still did."""
+"""Resume, evaluate and report runs that an earlier version has made."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def data_flags(kind, copies):
 
 
 def is_same_machine(folder) -> bool:
-    """Whether the run was made where sums round as here."""
+    """Return whether the run was made where sums round as here."""
     made_on = yaml.safe_load((folder / "args.txt").read_text())["environment"]
     here = environment(torch.device("cpu")) | {"processes": 1}
     return not changed_facts(here, made_on) and here["cpu"] == made_on["cpu"]

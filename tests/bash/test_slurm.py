@@ -127,14 +127,14 @@ class Job:
         self.cluster.wait_for(lambda: self.restarts() > restarts)  # counted before it has ended
 
     def interrupt(self):
-        """What --signal=B:USR1 does before the time limit."""
+        """Send the signal of --signal=B:USR1, as before the time limit."""
         self.cluster.run("scancel", "--batch", "--signal=USR1", self.id)
 
     def restarts(self):
         return int(self.facts()["Restarts"])
 
     def output(self) -> str:
-        """What SLURM wrote."""
+        """Return what SLURM wrote."""
         return (self.project / f"slurm-{self.id}.out").read_text()
 
     def log(self, run="RUN") -> str:

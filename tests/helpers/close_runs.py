@@ -1,4 +1,4 @@
-"""What runs of other numbers of processes must have in common, to rounding."""
+"""Compare runs of different numbers of processes, which agree to rounding."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Command lines as the programs read them."""
+"""Parse command lines as the programs do."""
 
 from types import SimpleNamespace
 
@@ -6,10 +6,10 @@ from cli import parser
 
 
 def command(config, *argv):
-    """The parsed command of the program whose configuration has this class."""
+    """Return the parsed command of the program whose configuration has this class."""
     return parser.parse(config, "A program.", [str(word) for word in argv])
 
 
 def values(config, *argv):
-    """The values of all flags, as attributes."""
+    """Return the values of all flags, as attributes."""
     return SimpleNamespace(**command(config, *argv).config.values())

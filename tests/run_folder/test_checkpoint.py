@@ -26,7 +26,7 @@ fork = multiprocessing.get_context("fork")
 
 
 def trained_content():
-    """What a run saves, small."""
+    """Return the content of a small checkpoint."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
     optimizer = torch.optim.AdamW(model.parameters())

@@ -120,7 +120,7 @@ def contend(path, barrier, pipe):
 
 
 def winner(start, path, count=8, contend=contend):
-    """Of `count` processes that start at once on a folder; the only one."""
+    """Return the only one of `count` processes, started at once on a folder, that gets it."""
     barrier = fork.Barrier(count)
     contenders = [start(contend, path, barrier) for _ in range(count)]
     answers = [pipe.recv() for _, pipe in contenders]

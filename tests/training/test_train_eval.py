@@ -182,7 +182,7 @@ def test_criteria_against_direct_computations(smoothing):
 
 
 class EmptyShares(ListLoader):
-    """Of the rank that has nothing of any batch."""
+    """Yield the shares of a rank that has nothing of any batch."""
 
     def batches(self, epoch, first=0):
         for images, targets in super().batches(epoch, first):
