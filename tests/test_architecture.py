@@ -1,4 +1,4 @@
-"""Hold the structure of the code: imports only go down, a short way to the model, no stray Namespace."""
+"""Hold the structure of the code: imports go down, few frames to the model, no stray Namespace."""
 
 import ast
 import os
