@@ -1,4 +1,4 @@
-# make demo: install into .venv and train on real images in minutes; make test: lint and tests.
+# make demo: install into .venv and train on real images in minutes; make test: lint, types and tests.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -30,6 +30,7 @@ demo: $(VENV)/installed
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(RUN) -m mypy
 
 # Two processes, each with the tests of whole files, which share what they have made.
 test: lint
@@ -39,4 +40,4 @@ test-all: lint
 	$(RUN) -m pytest -m "slow or not slow"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

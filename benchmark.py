@@ -103,10 +103,19 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure what the command line asks for; return the exit code."""
+    measure(parse(argv))
+    return 0
+
+
+def parse(argv: list[str] | None) -> Options:
+    """Read the command line.
+
+    Raises:
+        UserError: an unknown flag, a value that its flag refuses, or flags that contradict.
+    """
     options = parsed_into(Options, build_parser(), argv)
     options.check()
-    measure(options)
-    return 0
+    return options
 
 
 def build_parser() -> Parser:

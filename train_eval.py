@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from training.objective import Objective
 from training.optimization import Plateau, build_optimizer, lr_factor, schedule_length
 from training.random_state import random_state, set_random_state
 from training.run_log import RunLog, costs
-from training.task import Batch, Data, Loader, Task, in_groups, size_of_batch
+from training.task import Batch, D, Loader, Task, in_groups, size_of_batch
 from utils import Progress, is_main, mixed_seed, rank, world_size
 
 LOG_STEPS = 50
@@ -82,7 +82,7 @@ class State:
     records: list[Record] = field(default_factory=list)  # of every evaluation
 
 
-class Trainer:
+class Trainer(Generic[D]):
     """Train and evaluate a network, and write what a run leaves into its folder.
 
     Args:
@@ -99,7 +99,7 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        data: Data,
+        data: D,
         config: TrainingConfig,
         run: RunConfig,
         folder: RunFolder,

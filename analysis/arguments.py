@@ -51,7 +51,9 @@ def _as_mapping(text: str) -> dict[str, Any]:
             call = ast.parse(f"f({match[1]})", mode="eval").body
         except SyntaxError as error:
             raise ValueError(f"printed arguments that cannot be read ({error})") from None
-        return {each.arg: ast.unparse(each.value) for each in call.keywords}
+        if not isinstance(call, ast.Call):
+            raise ValueError("printed arguments that cannot be read (something follows it)")
+        return {str(each.arg): ast.unparse(each.value) for each in call.keywords}
     try:
         content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError:

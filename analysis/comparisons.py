@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from analysis.grouping import Group
 from analysis.measures import final_value, metrics_of
 from analysis.plan import AnalysisPlan
-from analysis.run_folders import SEED_FLAGS, RunResult, SeedKey, Seeds
+from analysis.run_folders import SEED_FLAGS, RunResult, Seeds
 from analysis.statistics import (
     Paired,
     compare,
@@ -91,7 +91,7 @@ class Comparison:
         return f"{self.variant.label} against {self.baseline.label}"
 
     @property
-    def run_pairs(self) -> dict[SeedKey, tuple[RunResult, RunResult]]:
+    def run_pairs(self) -> dict[Seeds, tuple[RunResult, RunResult]]:
         return self.group.run_pairs(self.variant, self.baseline)
 
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.run_folders import SEED_FLAGS, RunResult, SeedKey, split_of
+from analysis.run_folders import SEED_FLAGS, RunResult, SeedKey, Seeds, split_of
 from analysis.variants import Variant, variant_of
 from analysis.wording import value_text
 from cli.datasets import OWN_FILES
@@ -80,11 +80,12 @@ class Group:
 
     def run_pairs(
         self, variant: Variant, baseline: Variant
-    ) -> dict[SeedKey, tuple[RunResult, RunResult]]:
+    ) -> dict[Seeds, tuple[RunResult, RunResult]]:
         """Return the runs of two variants for each seed that both have."""
         mine, theirs = self.runs[variant], self.runs[baseline]
-        # Runs that do not tell their seed have their path for a key, and so pair with none.
-        return {seeds: (mine[seeds], theirs[seeds]) for seeds in mine if seeds in theirs}
+        # A run that does not tell its seed has its path for a key, and pairs with none.
+        both = [key for key in mine if isinstance(key, tuple) and key in theirs]
+        return {seeds: (mine[seeds], theirs[seeds]) for seeds in both}
 
     def all_runs(self) -> list[RunResult]:
         return [run for runs in self.runs.values() for run in runs.values()]
@@ -227,7 +228,8 @@ def _notes(group: Group) -> list[str]:
         values = {str(x) for run in runs if run.is_ours for x in _environment_values(run, name)}
         if len(values) > 1:
             notes.append(f"{name}: {', '.join(sorted(values))}")
-    kernels = {run.resolved.get("kernels") for run in runs} - {None}
+    told = (run.resolved.get("kernels") for run in runs)
+    kernels = {str(value) for value in told if value is not None}
     if len(kernels) > 1:
         notes.append(f"kernels: {', '.join(sorted(kernels))}")
     return notes

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.comparisons import Comparison
 from analysis.grouping import Group
-from analysis.run_folders import RunResult, SeedKey
+from analysis.run_folders import RunResult, Seeds
 from run_folder.folder import RunFolder
 
 FILE = RunFolder.PREDICTIONS
@@ -130,17 +130,17 @@ class GroupPredictions:
     problems: list[str] = field(default_factory=list)
     unpaired: set[Path] = field(default_factory=set)
 
-    def paired_images(self, comparison: Comparison) -> dict[SeedKey, tuple[Images, Images]]:
+    def paired_images(self, comparison: Comparison) -> dict[Seeds, tuple[Images, Images]]:
         """Return the predictions of variant and baseline by seed, where both are of one data."""
         return self._paired(comparison, self.images)
 
-    def paired_blocks(self, comparison: Comparison) -> dict[SeedKey, tuple[Blocks, Blocks]]:
+    def paired_blocks(self, comparison: Comparison) -> dict[Seeds, tuple[Blocks, Blocks]]:
         """Return the losses of variant and baseline by seed, where both are of one data."""
         return self._paired(comparison, self.blocks)
 
     def _paired(
         self, comparison: Comparison, known: Mapping[Path, Units]
-    ) -> dict[SeedKey, tuple[Units, Units]]:
+    ) -> dict[Seeds, tuple[Units, Units]]:
         usable = known.keys() - self.unpaired
         return {
             seeds: (known[mine.path], known[theirs.path])

@@ -60,7 +60,9 @@ class RunResult:
     @property
     def tuned_flags(self) -> tuple[str, ...]:
         """Return the flags that the sweep tuned for the run's activation; none for other runs."""
-        return tuple(tuning.tuned_flags(self.manifest.tune)) if self.role == manifests.TUNED else ()
+        if self.manifest is None or self.role != manifests.TUNED:
+            return ()
+        return tuple(tuning.tuned_flags(self.manifest.tune))
 
     @property
     def is_ours(self) -> bool:

@@ -51,6 +51,7 @@ class Variant:
     @property
     def starting_sigma(self) -> float:
         """Return the sigma with which the network starts as the same function."""
+        assert self.sigma is not None, f"{self.activation} has no sigma"
         return self.sigma * (self.rescaled or 1)
 
 

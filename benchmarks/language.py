@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,8 @@ def plain_steps(config: LanguageConfig, device: torch.device) -> Call:
     dtype = amp_dtype(config.training, device)
     plain = PlainGPT(VOCABULARY, LENGTH, WIDTH, HEADS, LAYERS).to(device)
     optimizer = plain_optimizer(plain, lr=6e-4)
-    forward = torch.compile(plain) if config.training.use_compiled else plain
+    # torch.compile returns a module, and its type says a function.
+    forward: Any = torch.compile(plain) if config.training.use_compiled else plain
     ids, targets = ready_tokens(config.data.batch_size, device)
 
     def steps() -> None:

@@ -333,7 +333,7 @@ class Config:
 
         A sweep names its runs in this order.
         """
-        return _flags(cls)
+        return _flags(cls)  # type: ignore[arg-type] # mypy takes a class's hash for its instances'
 
     @classmethod
     def defaults(cls, model: str | None = None) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from io import TextIOWrapper
+from typing import NoReturn, cast
 
 from utils import UserError, rank
 
@@ -21,7 +22,8 @@ BROKEN_PIPE = 141  # by SIGPIPE
 def one_line_errors() -> Iterator[None]:
     """Turn what leaves the block into an exit code, and a user's mistake into one line."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that lacks a character ends no run
+        # A terminal that lacks a character ends no run.
+        cast(TextIOWrapper, stream).reconfigure(errors="replace")
     try:
         yield
         sys.stdout.flush()

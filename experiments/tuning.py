@@ -141,5 +141,6 @@ def mean_scores(names: Iterable[str], results: list[Trial]) -> list[tuple[Flags,
         found = next((each for each in scores if each[0] == setting), None)
         if found is None:
             scores.append(found := (setting, []))
+        assert result.score is not None, "only trials that have ended have a score"
         found[1].append(result.score)
     return [(setting, sum(each) / len(each)) for setting, each in scores]

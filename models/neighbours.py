@@ -1,6 +1,6 @@
 """Name the layers next to a network's activations, whose initial weights other modules scale."""
 
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 
@@ -19,6 +19,7 @@ class Neighbours(NamedTuple):
     reading: list[Layer]
 
 
+@runtime_checkable
 class HasNeighbours(Protocol):
     """Describe a network that can say which layers are next to its activations."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help works without torch
-    from pipelines.images.loaders import MemoryLoader, StreamLoader
+    from pipelines.images.loaders import ImageLoader
     from pipelines.text.loaders import EvalLoader, TrainLoader
 
 
@@ -24,9 +24,9 @@ class ImageData:
     """
 
     name: str
-    train: MemoryLoader | StreamLoader
-    val: MemoryLoader | StreamLoader | None
-    test: MemoryLoader | StreamLoader
+    train: ImageLoader
+    val: ImageLoader | None
+    test: ImageLoader
     num_classes: int
     image_size: int
     class_names: list[str]

@@ -164,6 +164,7 @@ class FolderLock:
         Raises:
             UserError: another process has it.
         """
+        assert self._descriptor is not None, "the file is open"
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -210,6 +211,7 @@ class FolderLock:
     def _write_name(self) -> None:
         name = {"host": socket.gethostname(), "pid": os.getpid()}
         name["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
+        assert self._descriptor is not None, "the file is open"
         self._text = json.dumps({**name, "id": uuid.uuid4().hex})
         try:
             os.ftruncate(self._descriptor, 0)

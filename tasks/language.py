@@ -16,7 +16,7 @@ import models
 from cli.language import LanguageConfig, LanguageModelConfig, LanguageRunConfig
 from cli.parser import Command
 from models import causal_lm
-from models.gpt2 import load_hugging_face
+from models.gpt2 import GPT2, load_hugging_face
 from pipelines.data import TextData
 from pipelines.text import hub, tokenizer
 from pipelines.text.load import load_text
@@ -132,6 +132,7 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
                 **config.shape(),
             )
         if config.init_from is not None:
+            assert isinstance(model, GPT2), "--init_from is refused for other networks"
             with user_errors():
                 load_hugging_face(model, config.init_from)
         self.scale_weights(model)

@@ -51,7 +51,7 @@ def set_arithmetic(device: torch.device, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         # Filling every new tensor with NaN finds bugs, and costs time in every step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set at run time
 
 
 def keep_heap() -> None:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from cli.errors import DIVERGED
 from cli.parser import Command
 from models.activation import create_activation
 from models.init_gain import unit_gain
+from models.neighbours import HasNeighbours
 from models.rescale import rescale_around_activations
 from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
@@ -43,12 +44,10 @@ from training.model_text import activation_sites, describe_model
 from training.objective import Objective
 from training.optimization import schedule_length
 from training.session import Session
-from training.task import Data, Task
+from training.task import D, Task
 from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
 from zilu import kernels
 from zilu.names import FUSED_NAMES
-
-D = TypeVar("D", bound=Data)
 
 
 class Program(Generic[C, D]):
@@ -178,7 +177,7 @@ class Program(Generic[C, D]):
         saved: dict[str, Any] | None,
         path: Path | None,
         stop_requested: Callable[[], bool],
-    ) -> Trainer:
+    ) -> Trainer[D]:
         """Return the trainer in the state to go on from, with the run folder prepared.
 
         Args:
@@ -341,6 +340,11 @@ class Program(Generic[C, D]):
     def scale_weights(self, model: nn.Module) -> None:
         """Scale the initial weights as --init_gain or --rescale_init ask for."""
         config = self.config.model
+        if config.init_gain == "torch" and config.rescale_init is None:
+            return
+        assert isinstance(model, HasNeighbours), (
+            "the flags are refused for other packages' networks"
+        )
         if config.init_gain == "unit":
             unit_gain(model, self.activation())
         if config.rescale_init is not None:

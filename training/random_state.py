@@ -19,7 +19,9 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
     They are plain values and tensors on the CPU, which a checkpoint can hold.
     """
-    kind, keys, *rest = numpy.random.get_state(legacy=True)
+    legacy = numpy.random.get_state(legacy=True)
+    assert isinstance(legacy, tuple)
+    kind, keys, *rest = legacy
     state = {
         "python": random.getstate(),
         "numpy": [kind, keys.tolist(), *rest],

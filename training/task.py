@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -34,6 +34,9 @@ class Data(Protocol):
     val: Any  # Loader | None
     test: Any  # Loader
     description: str  # one line for the log
+
+
+D = TypeVar("D", bound=Data)
 
 
 class Task(Protocol):

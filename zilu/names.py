@@ -79,7 +79,7 @@ def kernel_mode() -> str:
     return mode
 
 
-def check_sigma(sigma: float) -> float:
+def check_sigma(sigma: float | str) -> float:
     """Return `sigma` as a float.
 
     Raises:

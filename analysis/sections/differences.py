@@ -90,6 +90,7 @@ def warnings(comparisons: list[Comparison]) -> list[str]:
 
 def seeds_sentence(comparison: Comparison, mde: float) -> str:
     """Return how many seeds the difference `mde` needs; empty where that cannot be told."""
+    assert comparison.needed is not None, "it is computed for every plan with an mde"
     estimate, low, high = comparison.needed
     if math.isnan(estimate):
         return ""

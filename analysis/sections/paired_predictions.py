@@ -18,7 +18,7 @@ from analysis.counts import mcnemar_p, weighted_mean
 from analysis.document import Document
 from analysis.findings import GroupFindings
 from analysis.predictions import Blocks, Images, Units
-from analysis.run_folders import SeedKey
+from analysis.run_folders import Seeds
 from analysis.section import Section
 from analysis.statistics import Estimate, holm
 from analysis.wording import interval, p_value
@@ -130,7 +130,7 @@ class UnitComparison:
 
 
 # A pair of runs, its difference on each unit, and the units' weights.
-PairedUnits = tuple[SeedPair, NDArray[np.float64], NDArray[np.float64]]
+PairedUnits = tuple[SeedPair, NDArray[np.float64], NDArray[np.float64 | np.int64]]
 
 
 def compare_on_images(group: GroupFindings) -> list[UnitComparison]:
@@ -161,7 +161,7 @@ def compare_on_blocks(group: GroupFindings) -> list[UnitComparison]:
 
 def _compare_on_units(
     comparison: Comparison,
-    pairs: Mapping[SeedKey, tuple[Units, Units]],
+    pairs: Mapping[Seeds, tuple[Units, Units]],
     compare_pair: Callable[[str, Units, Units], PairedUnits],
 ) -> UnitComparison:
     compared = [compare_pair(seed_text(seeds), *pair) for seeds, pair in pairs.items()]

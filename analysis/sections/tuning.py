@@ -8,10 +8,9 @@ from typing import Any
 import pandas
 
 from analysis.document import Document
-from analysis.run_folders import RunResult
 from analysis.section import Section
 from analysis.wording import value_text
-from experiments.manifest import TRIAL
+from experiments.manifest import TRIAL, Manifest, Run
 from experiments.results import trial_result
 from experiments.tuning import Trial, mean_scores, tuned_flags
 
@@ -44,12 +43,13 @@ class Tuning(Section):
     @cached_property
     def choices(self) -> list["Choice"]:
         """Return the choice of every tuning among the runs."""
-        tunings: dict[str, list[RunResult]] = {}
-        for run in self.findings.runs:
-            if run.role == TRIAL:
-                key = repr((run.manifest.folder, run.entry.group))
-                tunings.setdefault(key, []).append(run)
-        return [choice_of(trials) for trials in tunings.values()]
+        tunings: dict[str, tuple[Manifest, list[Run]]] = {}
+        for result in self.findings.runs:
+            manifest, run = result.manifest, result.entry
+            if manifest and run and run.role == TRIAL:
+                key = repr((manifest.folder, run.group))
+                tunings.setdefault(key, (manifest, []))[1].append(run)
+        return [choice_of(manifest, trials) for manifest, trials in tunings.values()]
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def choice_of(trials: list[RunResult]) -> Choice:
-    """Return the choice that the trials of one tuning come to."""
-    results = [Trial(run.entry.flags, trial_result(run.path)) for run in trials]
+def choice_of(manifest: Manifest, trials: list[Run]) -> Choice:
+    """Return the choice that the trials of one tuning in a sweep come to."""
+    results = [Trial(run.flags, trial_result(manifest.path(run))) for run in trials]
     ended = [result for result in results if result.score is not None]
-    names = tuned_flags(trials[0].manifest.tune)
+    names = tuned_flags(manifest.tune)
     tried = []
     for flags, score in mean_scores(names, ended):
         count = sum(all(each.flags[n] == flags[n] for n in names) for each in ended)
         tried.append((flags, score, count))
-    return Choice(trials[0].entry.group["activation"], tried, len(results) - len(ended))
+    return Choice(trials[0].group["activation"], tried, len(results) - len(ended))
 
 
 def tuning_table(choices: list[Choice]) -> pandas.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,12 +17,19 @@ from pipelines.data import ImageData
 from pipelines.images import decode, folders
 from pipelines.images.augment import Transform
 from pipelines.images.imbalance import long_tail
-from pipelines.images.interfaces import Device, Images, Targets
+from pipelines.images.interfaces import Device, ImageReader, Images, Targets
+from pipelines.images.loaders import ImageLoader
 from pipelines.images.sources import read_cifar, read_digits
-from pipelines.images.splits import ArraySplit, FileSplit, fits_in_memory, hold_out, statistics
+from pipelines.images.splits import (
+    ArraySplit,
+    FileSplit,
+    Split,
+    fits_in_memory,
+    hold_out,
+    statistics,
+)
 from utils import UserError
 
-Split: TypeAlias = ArraySplit | FileSplit
 Normalisation: TypeAlias = tuple[Sequence[float], Sequence[float]]  # mean and std per channel
 
 
@@ -71,18 +79,23 @@ def load_images(
     size = source.image_size
     plain = Transform(mean, std, size, device)
     varied = Transform(mean, std, size, device, **_augmentation(config))
-    where = (config.batch_size, device, num_workers)
-    ranks = {"rank": rank, "world_size": world_size}
-    loaders = {
-        "train": train.loader(varied, *where, data_seed, **ranks),
-        "val": val and val.loader(plain, *where, **ranks),
-        "test": source.test.loader(plain, *where, **ranks),
-    }
+
+    def loader(split: Split, transform: Transform, seed: int | None = None) -> ImageLoader:
+        return split.loader(
+            transform, config.batch_size, device, num_workers, seed, rank, world_size
+        )
+
+    train_loader = loader(train, varied, data_seed)
+    val_loader = loader(val, plain) if val else None
+    test_loader = loader(source.test, plain)
+    loaders = {"train": train_loader, "val": val_loader, "test": test_loader}
     names = source.class_names
     counts = ", ".join(f"{x.num_samples:,} {split}" for split, x in loaders.items() if x)
     return ImageData(
         name=config.dataset,
-        **loaders,
+        train=train_loader,
+        val=val_loader,
+        test=test_loader,
         num_classes=len(names),
         image_size=size,
         class_names=names,
@@ -158,9 +171,9 @@ def _read_cifar(config: VisionDataConfig, device: Device, progress: bool) -> Sou
     cls = {"cifar10": CIFAR10, "cifar100": CIFAR100}[
         LONG_TAILED.get(config.dataset, config.dataset)
     ]
-    train, test, class_names = read_cifar(cls, config.data_path, progress)
-    train, test = (_resized(images, targets, size, device) for images, targets in (train, test))
-    return Source(train, None, test, class_names, size, config.data_path)
+    cifar = read_cifar(cls, config.data_path, progress)
+    train, test = (_resized(*images, size, device) for images in (cifar.train, cifar.test))
+    return Source(train, None, test, cifar.class_names, size, config.data_path)
 
 
 def _read_digits(size: int, device: Device) -> Source:
@@ -186,23 +199,41 @@ def _resized(images: Images, targets: Targets, size: int, device: Device) -> Arr
 def _read_folder(config: VisionDataConfig, device: Device, progress: bool) -> Source:
     try:
         root = folders.find_root(config.data_path)
-        class_names, *found = folders.scan(root)
+        found = folders.scan(root)
     except OSError as error:
         raise UserError(f"--data_path {config.data_path}: cannot be read ({error})") from None
-    streams = config.dataset == "imagenet"
-    if streams:
-        size = config.resize or 224
-        read = decode.ImageNetReader(size)
-    else:
-        size = config.resize or decode.common_size(found[0].paths[0])
-        read = decode.FolderReader(size, fit=config.resize is not None)
-    total = sum(len(files.paths) for files in found if files)
-    if streams or not fits_in_memory(total, size, device):
-        splits = [files and FileSplit(files.paths, files.targets, read) for files in found]
-        return Source(*splits, class_names, size, f"{root} (streamed)")
-    loaded = [files and decode.cached_images(files, read, progress) for files in found]
-    splits = [x and ArraySplit(x[0], files.targets) for x, files in zip(loaded, found, strict=True)]
-    cached = all(from_cache for _, from_cache in filter(None, loaded))
-    return Source(
-        *splits, class_names, size, f"{root} ({'from its cache' if cached else 'decoded'})"
-    )
+    if config.dataset == "imagenet":
+        return _streamed(found, decode.ImageNetReader(config.resize or 224), root)
+    size = config.resize or decode.common_size(found.train.paths[0])
+    read = decode.FolderReader(size, fit=config.resize is not None)
+    total = sum(len(files.paths) for files in (found.train, found.val, found.test) if files)
+    if not fits_in_memory(total, size, device):
+        return _streamed(found, read, root)
+    return _decoded(found, read, root, progress)
+
+
+def _streamed(found: folders.Splits, read: ImageReader, root: Path) -> Source:
+    def split(files: folders.Files) -> FileSplit:
+        return FileSplit(files.paths, files.targets, read)
+
+    val = split(found.val) if found.val else None
+    train, test = split(found.train), split(found.test)
+    return Source(train, val, test, found.class_names, read.size, f"{root} (streamed)")
+
+
+def _decoded(
+    found: folders.Splits, read: decode.FolderReader, root: Path, progress: bool
+) -> Source:
+    """Return the decoded images, from their cache where it is complete."""
+    from_cache: list[bool] = []
+
+    def split(files: folders.Files) -> ArraySplit:
+        images, was_cached = decode.cached_images(files, read, progress)
+        from_cache.append(was_cached)
+        return ArraySplit(images, files.targets)
+
+    train = split(found.train)
+    val = split(found.val) if found.val else None
+    test = split(found.test)
+    origin = f"{root} ({'from its cache' if all(from_cache) else 'decoded'})"
+    return Source(train, val, test, found.class_names, read.size, origin)

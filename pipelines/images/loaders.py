@@ -206,6 +206,9 @@ class StreamLoader(_Loader):
             yield pixels, targets
 
 
+ImageLoader: TypeAlias = MemoryLoader | StreamLoader
+
+
 class Key(NamedTuple):
     """Tell a worker which image to read, and with which seed.
 
