@@ -123,3 +123,17 @@ def text_folder(tmp_path_factory):
         lines = [f"{name} {i} {'abcdefgh'[i % 8] * (i % 11)}\n" for i in range(count)]
         (folder / f"{name}.txt").write_text("".join(lines))
     return folder
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """A folder for `--dataset imagefolder`; not to be changed."""
+    from helpers.small_images import write_image_folder
+
+    return write_image_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def data_path(text_folder, image_folder):
+    """The folder of each program's data: `data_path["vision_main"]`."""
+    return {"vision_main": image_folder, "language_main": text_folder}

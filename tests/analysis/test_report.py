@@ -12,6 +12,7 @@ from helpers.made_runs import (
     table,
     text,
     vision_run,
+    without_figures,
     write_run,
 )
 from helpers.made_runs import report_on as run
@@ -239,8 +240,9 @@ def test_settings(tmp_path):
     }  # fmt: skip
 
 
-def test_a_scan_of_sigma(tmp_path, drawn):
+def test_a_scan_of_sigma(tmp_path, monkeypatch):
     """It comes with rivals of the same slope, with the control, and with a sentence on σ."""
+    without_figures(monkeypatch, but=("scan",))
     for seed in range(3):
         for name in ("ReLU", "GELU", "SiLU"):
             vision_run(tmp_path / f"{name}{seed}", 90 + seed / 9, activation=name, seed=seed)
@@ -258,6 +260,7 @@ def test_a_scan_of_sigma(tmp_path, drawn):
     assert "σ is a reparametrisation: f_σ(x) = f₁(σx)/σ." in text(tmp_path)
     assert "hold no control" not in text(tmp_path)
     assert (tmp_path / "report/figures/scan-1.pdf").exists()
+    assert (tmp_path / "report/figures/scan-1.svg").stat().st_size > 0
 
 
 # --- other code's runs ---
@@ -415,13 +418,15 @@ def test_odd_metrics(tmp_path, content):
     assert "ZiLU" in text(tmp_path)
 
 
-def test_early_infinities_are_left_out_of_curves(tmp_path, drawn):
+def test_early_infinities_are_left_out_of_curves(tmp_path, monkeypatch):
+    without_figures(monkeypatch, but=("curves",))
     lines = [FOREIGN_LINES[0].replace("1.23456789", "inf").replace("Loss: 1.1", "Loss: nan")]
     for seed in (0, 1):
         arguments = f"activation: ReLU\nepochs: 2\nseed: {seed}\n"
         foreign(tmp_path / str(seed), arguments, 90 + seed, [*lines, *FOREIGN_LINES[1:]])
     run(tmp_path)
     assert table(tmp_path, "settings")["n"].tolist() == [2]
+    assert (tmp_path / "report/figures/curves-1.svg").stat().st_size > 0
 
 
 def test_a_final_infinity_is_a_divergence(tmp_path):
@@ -563,16 +568,21 @@ def test_a_tuning_is_told(tmp_path):
     assert "6 are [left out]" in shown
 
 
-def test_the_same_runs_give_the_same_files(tmp_path, drawn):
-    made(tmp_path / "runs")
-    for name in ("a", "b"):
-        run(tmp_path / "runs", "--output_dir", tmp_path / name)
-    names = sorted(
-        p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()
-    )
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """Runs, and a report of them with all figures; not to be changed."""
+    folder = tmp_path_factory.mktemp("complete")
+    run(made(folder / "runs"), "--output_dir", folder / "report")
+    return folder
+
+
+def test_the_same_runs_give_the_same_files(complete, tmp_path, drawn):
+    run(complete / "runs", "--output_dir", tmp_path)
+    report = complete / "report"
+    names = sorted(p.relative_to(report) for p in report.rglob("*") if p.is_file())
     assert len(names) > 15
     for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        assert (report / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_an_earlier_reports_files_go_and_the_users_stay(tmp_path):
@@ -589,18 +599,17 @@ def test_an_earlier_reports_files_go_and_the_users_stay(tmp_path):
     assert not [name for name in left if "-2." in name]
     assert "mine.png" in left
     written = {path for path in folder.glob("*/*") if path.name != "mine.png"}
-    assert len(written) == 6
+    assert len(written) == 4 * 3 + 2  # figures in three formats, and tables
     assert written <= set(earlier_files(folder))
 
 
-def test_one_file_that_opens_offline(tmp_path, drawn):
-    run(made(tmp_path))
-    html = (tmp_path / "report/report.html").read_text()
+def test_one_file_that_opens_offline(complete):
+    html = (complete / "report/report.html").read_text()
     assert html.count("data:image/svg+xml;base64,") == 4
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html)
-    endings = {path.suffix for path in (tmp_path / "report/figures").iterdir()}
+    endings = {path.suffix for path in (complete / "report/figures").iterdir()}
     assert endings == {".png", ".svg", ".pdf"}
-    tex = (tmp_path / "report/tables/comparisons-1.tex").read_text()
+    tex = (complete / "report/tables/comparisons-1.tex").read_text()
     assert r"\toprule" in tex
     assert r"ZiLU ($\sigma$ = 1) & ReLU" in tex
     assert tex.isascii()

@@ -6,7 +6,15 @@ import re
 import matplotlib
 import numpy as np
 import pytest
-from helpers.made_runs import add_stats, diverge, report_on, table, text, vision_run
+from helpers.made_runs import (
+    add_stats,
+    diverge,
+    report_on,
+    table,
+    text,
+    vision_run,
+    without_figures,
+)
 
 from analysis import drawing
 from analysis.grouping import group_runs
@@ -23,6 +31,10 @@ from analysis.written_files import earlier_files
 
 SITES = ["stem.act", "layer1.0.act1", "layer1.0.act2", "head.act"]  # not in the alphabet's order
 STEPS = [100, 200, 300]
+
+
+# The beginnings of the names of this section's figures.
+FIGURES = (*[each.name for each in QUANTITIES], "sigma")
 
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -193,7 +205,8 @@ def test_a_folder_in_its_place_is_named(tmp_path):
      '{"step": 1, "sites": {"a": {"std": null, "tail_index": -1, "gaussian_tail_index": 0}}}\n',
      '{"step": 5, "channels": {"a": {"dead": 0, "total": 0}}}\n', '{"step": 1, "other": 2}\n'],
 )  # fmt: skip
-def test_files_with_next_to_nothing(tmp_path, drawn, content):
+def test_files_with_next_to_nothing(tmp_path, monkeypatch, content):
+    without_figures(monkeypatch, but=FIGURES)
     run = vision_run(tmp_path / "a", 90, activation="ReLU", seed=0)
     (run / "stats.jsonl").write_text(content)
     report_on(tmp_path)
@@ -283,13 +296,14 @@ def test_learned_sigmas_have_a_line_for_each_site(tmp_path):
     assert [label.get_text() for label in bar.get_yticklabels()] == SITES
 
 
-def test_all_figures_of_a_report(tmp_path, drawn):
+def test_all_figures_of_a_report(tmp_path, monkeypatch):
+    without_figures(monkeypatch, but=FIGURES)
     made(tmp_path)
     for seed in range(2):
         run = vision_run(tmp_path / f"l{seed}", 90, activation="ZiLU", learn_sigma=True, seed=seed)
         add_stats(run, lines(lambda step, i: 1.0 + i, sigma=1.0))
     report_on(tmp_path)
-    names = {path.stem for path in (tmp_path / "report/figures").iterdir()}
+    names = {x.stem for x in (tmp_path / "report/figures").iterdir() if x.stat().st_size}
     assert {f"{each.name}-1" for each in QUANTITIES} | {"sigma-1"} <= names
     assert set((tmp_path / "report").glob("*/*")) <= set(earlier_files(tmp_path / "report"))
     # A sigma that is not learned has no line.

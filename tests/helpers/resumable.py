@@ -15,9 +15,10 @@ TRY_AGAIN = 75
 KILL, TERM, USR1, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 
 
-# Everything that draws: order, crop, jitter, noise; dropout below. Evaluations inside epochs.
+# Everything that draws: order, crop, flip, jitter, noise; dropout below. Evaluations inside epochs.
+# Both want a --data_path: the fixture of that name has a folder for each.
 VISION = (
-    "--model", "resnet20", "--dataset", "digits", "--resize", "8", "--batch_size", "240",
+    "--model", "resnet20", "--dataset", "imagefolder", "--batch_size", "16",
     "--num_epochs", "3", "--lr", "3e-3", "--device", "cpu", "--activation", "ZiLU",
     "--learn_sigma", "--augment", "--color_jitter", "--noise", "0.1", "--val_fraction", "0.3",
     "--scheduler", "plateau", "--lr_step", "1", "--eval_interval", "3", "--save_interval", "2,1ep",

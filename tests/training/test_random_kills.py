@@ -52,9 +52,8 @@ def ends_within(process, seconds):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("module", ["vision_main", "language_main"])
-def test_killed_at_random_moments(module, tmp_path, text_folder, capsys):
-    flags = [*BUSY[module]]
-    flags += ["--data_path", text_folder] if module == "language_main" else []
+def test_killed_at_random_moments(module, tmp_path, data_path, capsys):
+    flags = [*BUSY[module], "--data_path", data_path[module]]
     reference = tmp_path / "reference"
     process = start(module, reference, *flags)
     began = time.monotonic()

@@ -28,11 +28,11 @@ from training.signals import Interrupted
 
 
 @pytest.fixture(scope="module")
-def run(forked, text_folder):
+def run(forked, data_path):
     """run("vision_main", folder, *more flags, fault=(name, signal, passes)) -> exit code, output"""
 
     def run(module, folder, *flags, fault=None):
-        where = ["--data_path", text_folder] if module == "language_main" else []
+        where = ("--data_path", data_path[module])
         flags = [*FLAGS[module], *where, "--output_dir", folder, *flags]
         (code,), output = forked(module, *flags, faults={0: fault} if fault else {})
         return code, output
@@ -85,10 +85,10 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(run, reference, tmp_path, mo
 
 
 @pytest.mark.parametrize("module", FLAGS)
-def test_stats_change_nothing(forked, text_folder, reference, tmp_path, module):
+def test_stats_change_nothing(forked, data_path, reference, tmp_path, module):
     flags = [flag for flag in FLAGS[module] if flag not in ("--stats",)][:-1]
-    where = ["--data_path", text_folder] if module == "language_main" else []
-    (code,), output = forked(module, *flags, *where, "--output_dir", tmp_path / "run")
+    where = ("--data_path", data_path[module], "--output_dir", tmp_path / "run")
+    (code,), output = forked(module, *flags, *where)
     assert code == 0, output
     assert_same_result(tmp_path / "run", reference(module))
     assert not (tmp_path / "run" / "stats.jsonl").exists()
