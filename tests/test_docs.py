@@ -147,7 +147,9 @@ def parse(program: str, words: list[str]) -> None:
         UserError: a flag that the program would refuse.
     """
     if program in CONFIGS:
-        parse_command(CONFIGS[program], "A program.", words).check()
+        command = parse_command(CONFIGS[program], "A program.", words)
+        if "init_from" not in command.given:  # a folder of the reader's
+            command.check()
         return
     importlib.import_module(program.removesuffix(".py")).parse(words)
 
