@@ -116,7 +116,7 @@ def replace_activations(
     if example_input is not None:
         swap.try_out(example_input)
     swap.carry_out()
-    if notes or any(site.forgotten for site in sites):
+    if notes or any(site.missed for site in sites):
         warnings.warn(_shortfall(sites, notes), stacklevel=2)
     return Report(tuple(_reported(site) for site in sites), notes)
 
@@ -218,7 +218,7 @@ def _check(
     strict: bool,
 ) -> None:
     """Raise ValueError if nothing can be replaced, or with `strict` not all that is asked for."""
-    if strict and (notes or any(site.forgotten for site in sites)):
+    if strict and (notes or any(site.missed for site in sites)):
         raise ValueError(f"{_shortfall(sites, notes)}; nothing was changed")
     if any(site.replaceable for site in sites):
         return
@@ -231,10 +231,10 @@ def _check(
 
 def _shortfall(sites: Sequence[ActivationSite], notes: Sequence[str]) -> str:
     """Describe what was asked for and is left; return "" if that is nothing."""
-    forgotten = [site for site in sites if site.forgotten]
-    parts = [f"activations left as they were: {len(forgotten)}"] if forgotten else []
-    parts += [str(_reported(site)) for site in forgotten[:8]] + (["..."] if forgotten[8:] else [])
-    if any(site.problem == FUNCTION_CALL for site in forgotten):
+    missed = [site for site in sites if site.missed]
+    parts = [f"activations left as they were: {len(missed)}"] if missed else []
+    parts += [str(_reported(site)) for site in missed[:8]] + (["..."] if missed[8:] else [])
+    if any(site.problem == FUNCTION_CALL for site in missed):
         parts.append('functional="rewrite" replaces function calls')
     return "; ".join((*parts, *notes))
 

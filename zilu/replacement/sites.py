@@ -172,7 +172,7 @@ class ActivationSite:
         return self.factory is not None and self.problem is None
 
     @property
-    def forgotten(self) -> bool:
+    def missed(self) -> bool:
         """Return whether the caller asked for it, but it cannot be replaced."""
         return self.factory is not None and self.problem is not None
 
