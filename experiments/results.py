@@ -33,7 +33,7 @@ def chosen_flags(manifest: Manifest, run: Run) -> Flags:
 
 
 def other_flags(folder: Path, flags: Flags, known: dict[str, Flag]) -> list[str]:
-    """Return in what the run in a folder differs from `flags`: "lr 0.2, not 0.9"."""
+    """Return the differences of the run in a folder from `flags`: "lr 0.2, not 0.9"."""
     try:
         there = read_flags(folder)
         return [

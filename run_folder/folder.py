@@ -79,7 +79,7 @@ class RunFolder:
         self.claimed = self.writes and (resume or not self._held())
 
     def check_unstarted(self) -> None:
-        """Refuse to start anew where there are results whose checkpoint is gone.
+        """Refuse to start from the beginning where there are results whose checkpoint is gone.
 
         Raises:
             UserError: with the remedy.
