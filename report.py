@@ -1,6 +1,6 @@
 """Turn runs into an answer: `python report.py Output/digits`.
 
-Reads run folders and whatever run folders lie below, this project's or any with args.txt and
+Reads the given folders and all run folders below them, this project's or any with args.txt and
 train_eval_results.txt, and writes report.html (one file), report.md, tables (CSV, LaTeX) and
 figures (PNG, SVG, PDF): which activation is better here, by how much, and how sure that is.
 

@@ -111,7 +111,7 @@ def parse(argv: list[str] | None) -> Options:
 
 
 def find_manifest(args: Options) -> Manifest:
-    """Return what the runs are: by the manifest, once there is one, else by the grid file."""
+    """Return the manifest in the sweep's folder, or, before there is one, the grid file's."""
     try:
         grid = read_grid(args.grid)
         folder = Path(args.output_dir or Path("Output") / grid.name)
@@ -148,7 +148,8 @@ def check_unchanged(manifest: Manifest, plan: Manifest, args: Options) -> None:
         print(f"Note: {text}; {manifest.folder / manifests.FILE} counts", file=sys.stderr)
         return
     raise UserError(
-        f"{text}; --extend adds the new ones to it, another `name:` or --output_dir starts anew"
+        f"{text}; --extend adds the new ones to it, another `name:` or --output_dir starts a new "
+        "sweep"
     )
 
 
@@ -197,7 +198,7 @@ def command(manifest: Manifest, run: Run) -> list[str]:
 
 
 def others_there(manifest: Manifest, run: Run) -> list[str]:
-    """Return in what the run that its folder holds differs from it."""
+    """Return the flags in which the run in its folder differs from it."""
     known = PROGRAMS[manifest.program].flags()
     return other_flags(manifest.path(run), flags_of(manifest, run), known)
 

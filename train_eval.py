@@ -1,4 +1,4 @@
-"""The one loop: training, evaluation and checkpoints, for any task, on one device or several.
+"""Train, evaluate and save any task in one loop, on one device or several.
 
 The order of things: `fit` trains epoch after epoch, `train_epoch` makes the steps of one and
 evaluates where it is due, `train_step` makes one step of the optimizer. training/objective.py
@@ -132,7 +132,7 @@ class Trainer(Generic[D]):
     # --- the loop ---
 
     def fit(self) -> None:
-        """Train to the end, from wherever the state is.
+        """Train to the end, from the step that the state is at.
 
         Raises:
             Diverged: a loss is NaN or infinite; what was saved before stays.
@@ -273,7 +273,7 @@ class Trainer(Generic[D]):
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             raise Diverged(
                 f"in epoch {state.place.epoch}, by step {state.step}, the gradients are "
-                "NaN or infinite whatever their fp16 scale; every step is skipped"
+                "NaN or infinite at every fp16 scale; every step is skipped"
             )
         step = -processes.total(-self.first_bad_step, largest=True).item()
         if step < NEVER:

@@ -1,4 +1,4 @@
-"""Serve every room: errors for users, seeds, ranks, files that are whole, progress.
+"""Share what all packages need: errors for users, seeds, ranks, whole files, progress.
 
 Nothing here loads torch.
 """

@@ -72,7 +72,7 @@ class Group:
 
     @property
     def key(self) -> str:
-        """Return what groups of equal facts share, whatever the order of the facts."""
+        """Return a key that is the same for equal facts in any order."""
         return _key(self.facts)
 
     def runs_of(self, variant: Variant) -> list[RunResult]:
@@ -236,6 +236,6 @@ def _notes(group: Group) -> list[str]:
 
 
 def _environment_values(run: RunResult, name: str) -> list[Any]:
-    """Return a fact of the run's machine, and its value wherever the run was resumed."""
+    """Return a fact of the run's machine: at the start, and at each resume that has it."""
     resumed = [each[name] for each in run.environment["resumed"] if name in each]
     return [run.environment.get(name), *resumed]

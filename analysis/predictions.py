@@ -43,7 +43,7 @@ class Images:
 
     @property
     def units(self) -> NDArray[np.int64]:
-        """Return what two runs of the same data in the same order have in common."""
+        """Return the labels, which are equal for runs on the same data in the same order."""
         return self.labels
 
     @cached_property

@@ -168,7 +168,7 @@ def read_run(
     manifest: manifests.Manifest | None = None,
     entry: manifests.Run | None = None,
 ) -> RunResult:
-    """Return what the folder of a run tells.
+    """Read the folder of a run.
 
     Nothing in it is an error: a run that cannot be read is returned as unreadable, with the reason.
     """

@@ -1,4 +1,4 @@
-"""The command line: flags as typed fields, parsed once into a configuration that nothing changes.
+"""Parse the command line, once, into typed fields of a configuration that nothing changes.
 
 | file | what it holds |
 |---|---|

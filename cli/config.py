@@ -1,4 +1,4 @@
-"""The flags that both programs share, and what every configuration can do.
+"""Declare the flags that both programs share, and what every configuration can do.
 
 A configuration has four parts, `model`, `data`, `training` and `run`. It is made once, by
 cli/parser.py or from the values of a checkpoint; nothing changes it afterwards.
@@ -37,7 +37,7 @@ AUTO = "auto"  # --resume without a value: go on with the run in --output_dir, i
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The flags that decide the network. Each program declares `model` and flags of its own."""
+    """Hold the flags that decide the network. Programs declare `model` and flags of their own."""
 
     model: str = ""
     activation: str = flag(
@@ -129,7 +129,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The flags that decide the data. Each program declares all of them."""
+    """Hold the flags that decide the data. Each program declares all of them."""
 
     dataset: str = ""
     data_path: str = ""
@@ -138,7 +138,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The flags that decide the training. Each program declares `num_epochs`."""
+    """Hold the flags that decide the training. Each program declares `num_epochs`."""
 
     num_epochs: int = 0
     max_steps: int | None = flag(
@@ -210,7 +210,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The flags that say where, with which seeds and into which folder a run goes."""
+    """Hold the flags of device, seeds and files: where a run computes, and what it leaves."""
 
     device: str = flag(
         "auto", device_name, "System",
@@ -277,12 +277,12 @@ class RunConfig:
 
     @property
     def weights_seed(self) -> int:
-        """The seed of the initial weights: --init_seed, or --seed where that is not given."""
+        """Return the seed of the initial weights: --init_seed, or --seed where it is not given."""
         return self.seed if self.init_seed is None else self.init_seed
 
     @property
     def order_seed(self) -> int:
-        """The seed of data order and augmentation: --data_seed, or --seed."""
+        """Return the seed of data order and augmentation: --data_seed, or --seed."""
         return self.seed if self.data_seed is None else self.data_seed
 
     def check(self) -> None:
@@ -314,7 +314,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration of a program, in four parts.
+    """Hold the whole configuration of a program, in four parts.
 
     A subclass narrows the types of the parts; the default of a part holds the program's defaults.
     """

@@ -63,7 +63,7 @@ class Flag:
 
     @property
     def shown_default(self) -> str:
-        """The default as `--help` and docs/flags.md show it; empty where the help text says it."""
+        """Return the default for `--help` and docs/flags.md; empty where the help text says it."""
         if self.default is None:
             return ""
         return "off" if self.default is False else str(self.default)

@@ -1,4 +1,4 @@
-"""The flags of language_main.py, and its configuration."""
+"""Declare the flags of language_main.py, and its configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = ("embedding_dim", "num_attention_heads", "num_layers")
 
 @dataclass(frozen=True)
 class LanguageModelConfig(ModelConfig):
-    """The flags that decide the language model."""
+    """Hold the flags that decide the language model."""
 
     model: str = flag(
         "gpt2", model_name(models.LANGUAGE_MODELS, models.LANGUAGE_PACKAGES, LANGUAGE_FORMS),
@@ -100,7 +100,7 @@ class LanguageModelConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class LanguageDataConfig(DataConfig):
-    """The flags that decide the text and its tokens."""
+    """Hold the flags that decide the text and its tokens."""
 
     dataset: str = flag(
         "wikitext103", one_of(*LANGUAGE_DATASETS), "Dataset",
@@ -135,14 +135,14 @@ class LanguageDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class LanguageTrainingConfig(TrainingConfig):
-    """The flags that decide the training of a language model."""
+    """Hold the flags that decide the training of a language model."""
 
     num_epochs: int = flag(10, positive_int, "Training", "passes over the training text")
 
 
 @dataclass(frozen=True)
 class LanguageRunConfig(RunConfig):
-    """The flags of a run, and the samples that it prints at its end."""
+    """Hold the flags of a run, and those of the samples that it prints at its end."""
 
     sample: int = flag(
         0, count, "Output", "continuations of --prompt to print at the end", Effect.NOTHING
@@ -159,7 +159,7 @@ class LanguageRunConfig(RunConfig):
 
 @dataclass(frozen=True)
 class LanguageConfig(Config):
-    """The configuration of language_main.py, with GPT-2's usual optimization as its defaults."""
+    """Hold the configuration of language_main.py; its defaults are GPT-2's usual optimization."""
 
     PROGRAM: ClassVar[str] = "language_main.py"
     KIND: ClassVar[str] = "language"

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command(Generic[C]):
-    """A parsed command: the configuration, and the names of the flags that were given."""
+    """Hold a parsed command: the configuration, and the names of the flags that were given."""
 
     config: C
     given: frozenset[str]
@@ -75,7 +75,7 @@ def converted(config: type[C], texts: Mapping[str, Any]) -> C:
     """Return the configuration with the values that `texts` stand for.
 
     Args:
-        texts: by flag, a text, or whatever YAML made of it.
+        texts: the value of each flag, as text or as YAML parsed it.
 
     Raises:
         UserError: an unknown flag, or a value that its flag refuses.

@@ -1,4 +1,4 @@
-"""The flags of vision_main.py, and its configuration."""
+"""Declare the flags of vision_main.py, and its configuration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from utils import UserError, one_line_warnings, user_errors
 
 @dataclass(frozen=True)
 class VisionModelConfig(ModelConfig):
-    """The flags that decide the network for images."""
+    """Hold the flags that decide the network for images."""
 
     model: str = flag(
         "vgg11", model_name(models.VISION_MODELS, models.VISION_PACKAGES, VISION_FORMS), "Model",
@@ -71,7 +71,7 @@ class VisionModelConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class VisionDataConfig(DataConfig):
-    """The flags that decide the images, their splits and their augmentation."""
+    """Hold the flags that decide the images, their splits and their augmentation."""
 
     dataset: str = flag(
         "cifar10", one_of(*VISION_DATASETS), "Dataset",
@@ -140,7 +140,7 @@ class VisionDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class VisionTrainingConfig(TrainingConfig):
-    """The flags that decide the training of a classifier."""
+    """Hold the flags that decide the training of a classifier."""
 
     num_epochs: int = flag(150, positive_int, "Training", "passes over the training set")
     sync_batchnorm: bool = flag(
@@ -169,7 +169,7 @@ class VisionTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class VisionConfig(Config):
-    """The configuration of vision_main.py."""
+    """Hold the configuration of vision_main.py."""
 
     PROGRAM: ClassVar[str] = "vision_main.py"
     KIND: ClassVar[str] = "vision"

@@ -1,4 +1,4 @@
-"""Sweeps: many runs from one grid file, with tuning.
+"""Run sweeps: many runs from one grid file, with tuning.
 
 | file | what it does |
 |---|---|

@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cli.config import Config
 from cli.converters import number, one_of
 from cli.language import LanguageConfig
@@ -101,20 +99,21 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read as a grid file ({reason})") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuse a mapping with a key twice, of which PyYAML takes the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-        twice = [key for place, key in enumerate(keys) if key in keys[:place]]
-        if twice:
-            raise ValueError(f"{twice[0]!r} stands there twice")
-        return super().construct_mapping(node, deep)
-
-
 def _mapping(path: Path, text: str) -> dict[str, Any]:
+    import yaml  # --help works without it
+
+    class Loader(yaml.SafeLoader):
+        """Refuse a mapping with a key twice, of which PyYAML takes the last without a word."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            twice = [key for place, key in enumerate(keys) if key in keys[:place]]
+            if twice:
+                raise ValueError(f"{twice[0]!r} stands there twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.load(text, _Loader)
+        content = yaml.load(text, Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):

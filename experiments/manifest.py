@@ -170,7 +170,7 @@ def _check_extension(there: Manifest, plan: Manifest, more: list[Run]) -> None:
     if reason:
         raise UserError(
             f"{there.folder} cannot be extended: {reason}; another `name:` or --output_dir starts "
-            "anew"
+            "a new sweep"
         )
 
 

@@ -3,14 +3,12 @@
 import math
 from pathlib import Path
 
-import yaml
-
 from cli.fields import Effect, Flag
 from experiments.grid import Flags
 from experiments.manifest import Manifest, Run
 from experiments.tuning import Trial, choose, tuned_flags
 from run_folder.folder import RunFolder
-from run_folder.records import read_flags, read_records, score
+from run_folder.records import read_records, score
 from run_folder.status import DIVERGED, FINISHED, status_of
 from utils import UserError
 
@@ -33,9 +31,9 @@ def chosen_flags(manifest: Manifest, run: Run) -> Flags:
 
 
 def other_flags(folder: Path, flags: Flags, known: dict[str, Flag]) -> list[str]:
-    """Return in what the run in a folder differs from `flags`: "lr 0.2, not 0.9"."""
+    """Return the differences of the run in a folder from `flags`: "lr 0.2, not 0.9"."""
     try:
-        there = read_flags(folder)
+        there = RunFolder(folder).arguments()
         return [
             f"{flag.name} {there[flag.name]}, not {flags[flag.name]}"
             for flag in known.values()
@@ -43,7 +41,7 @@ def other_flags(folder: Path, flags: Flags, known: dict[str, Flag]) -> list[str]
             and flag.name in there
             and there[flag.name] != flags.get(flag.name, flag.default)
         ]
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return [f"its {RunFolder.ARGS} cannot be read ({' '.join(str(error).split())})"]
 
 

@@ -32,7 +32,7 @@ def unit_gain(model: HasNeighbours, activation: Callable[[], nn.Module]) -> None
     He et al. (2015, arXiv 1502.01852, section 2.2) draw weights of variance 2 / n, n being a unit's
     number of inputs, because ReLU halves the second moment of what it is given. Every network here
     starts from ReLU's gain (`init_weights`). After the scaling, the layer's products have the
-    variance that ReLU would have given them, wherever an activation's inputs have second moment 1;
+    variance that ReLU would have given them, provided an activation's inputs have second moment 1;
     for ReLU itself the weights stay as they are.
 
     Where the inputs have another second moment, that of f(x) is not in proportion to it unless f is

@@ -23,7 +23,7 @@ def rescale_around_activations(model: HasNeighbours, factor: float) -> None:
     """
     feeding, reading = model.around_activations()
     for layer in feeding:
-        assert layer.bias is not None, "whatever feeds an activation has a bias"
+        assert layer.bias is not None, "every layer that feeds an activation has a bias"
         layer.weight.mul_(factor)
         layer.bias.mul_(factor)
     for layer in reading:

@@ -1,7 +1,7 @@
 """Build image classifiers of timm and torchvision with any activation.
 
 A network is built with its own activation, as its authors build it, and then gets another one. So
-its initial weights are the same whatever the activation. models/causal_lm.py does the same with
+its initial weights do not depend on the activation. models/causal_lm.py does the same with
 Hugging Face's language models.
 """
 

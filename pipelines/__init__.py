@@ -1,4 +1,4 @@
-"""From files to batches: images and text. dataset.py is the door for users.
+"""Turn files of images or text into batches. Users call dataset.py.
 
 | file | what it holds |
 |---|---|

@@ -1,4 +1,4 @@
-"""The files of one run: written while it trains, read by sweeps and reports.
+"""Write the files of one run while it trains; sweeps and reports read them.
 
 | file | what it does |
 |---|---|

@@ -79,7 +79,7 @@ class RunFolder:
         self.claimed = self.writes and (resume or not self._held())
 
     def check_unstarted(self) -> None:
-        """Refuse to start anew where there are results whose checkpoint is gone.
+        """Refuse to start from the beginning where there are results whose checkpoint is gone.
 
         Raises:
             UserError: with the remedy.
@@ -125,10 +125,22 @@ class RunFolder:
         """Return whether args.txt is of a run that this torchrun has started."""
         if torchrun_id() is None or not self._has(self.ARGS):
             return False
+        return self.arguments()["environment"].get("torchrun") == torchrun_id()
+
+    def arguments(self) -> Any:
+        """Return the content of args.txt: the flags, and what stands under them.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is no YAML.
+        """
         import yaml  # --help works without it
 
-        content = yaml.safe_load((self.path / self.ARGS).read_text(encoding="utf-8"))
-        return content["environment"].get("torchrun") == torchrun_id()
+        text = (self.path / self.ARGS).read_text(encoding="utf-8")
+        try:
+            return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from None
 
     def describe(self, args_text: str, model_text: str) -> None:
         """Write args.txt and model.txt."""

@@ -6,9 +6,6 @@ Other code's runs have the lines alone. result_lines.py says what a record is.
 import json
 import math
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from run_folder.folder import RunFolder
 from run_folder.result_lines import SPLITS, Record, record_of
@@ -26,12 +23,6 @@ def read_records(folder: Path) -> list[Record]:
     results = folder / RunFolder.RESULTS
     lines = _whole_lines(results) if results.exists() else []
     return [record for line in lines if (record := record_of(line))]
-
-
-def read_flags(folder: Path) -> dict[str, Any]:
-    """Return the content of a run's args.txt, flags and what stands under them."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((folder / RunFolder.ARGS).read_text(encoding="utf-8"), loader)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Say what belongs to one kind of task: its loss and metrics, its data and its networks.
+"""Define the kinds of tasks, each with its loss, metrics, data and networks.
 
 | file | program |
 |---|---|

@@ -1,4 +1,4 @@
-"""Language: text as tokens, GPT-2 or one of Hugging Face's networks, and the next token."""
+"""Predict the next token of a text with GPT-2 or one of Hugging Face's networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vision: images, networks for them, and the task of classifying them."""
+"""Classify images: their data, the networks for them, and the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything around the loop of train_eval.py.
+"""Support the loop of train_eval.py with everything around it.
 
 | file | what it does |
 |---|---|

@@ -1,4 +1,4 @@
-"""The device of a run: which one, how it computes, what it has."""
+"""Choose the device of a run, set how it computes, and tell what it has."""
 
 import ctypes
 import os

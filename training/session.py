@@ -21,7 +21,7 @@ from utils import is_main, restarts, world_size
 
 @dataclass(frozen=True)
 class Session(Generic[C]):
-    """Hold what a program starts with: the command, its run folder and who hears signals."""
+    """Hold what a program starts with: the command, the run folder and the signal handler."""
 
     command: Command[C]
     folder: RunFolder

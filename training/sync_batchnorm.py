@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are those of the whole batch, over all ranks."""
+"""Normalise by the statistics of the whole batch, over all ranks, as BatchNorm does on one."""
 
 from typing import Any
 

@@ -61,7 +61,7 @@ def color_jitter(
     """Change the four in this order, with one factor per image, as torchvision's ColorJitter does.
 
     The order is fixed (torchvision draws one per image), so that a batch is one sequence of
-    operations, whatever was drawn.
+    operations for every draw.
 
     Args:
         images: float (B, 3, H, W) in 0..1.

@@ -196,7 +196,7 @@ def _read_cache(path: Path, shape: tuple[int, ...]) -> Images | None:
 def _write_cache(path: Path, images: Images) -> None:
     """Write a .npy file with its checksum behind the array.
 
-    It appears whole or not at all, whatever other processes write at the same time.
+    It appears whole or not at all, also while other processes write.
     """
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as temporary, open(temporary, "wb") as file:

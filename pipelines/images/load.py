@@ -179,7 +179,7 @@ def _read_cifar(config: VisionDataConfig, device: Device, progress: bool) -> Sou
 def _read_digits(size: int, device: Device) -> Source:
     images, targets, class_names = read_digits()
     digits = _resized(images, targets, size, device)
-    kept, held = hold_out(targets, 0.2, seed=0)  # the test split, whatever the seeds
+    kept, held = hold_out(targets, 0.2, seed=0)  # the test split: the same for all seeds
     return Source(digits.subset(kept), None, digits.subset(held), class_names, size, "scikit-learn")
 
 

@@ -14,7 +14,7 @@ ROWS = 4096  # of a table, read at once
 
 
 class Split(Protocol):
-    """Describe the text of a split, whatever form it is kept in."""
+    """Describe the text of a split, which may be kept in any form."""
 
     @property
     def files(self) -> list[Path]:

@@ -32,7 +32,7 @@ KNOWN = ("gpt2", "bytes")
 
 GPT2_REPOSITORIES = ("openai-community/gpt2", "gpt2")
 GPT2_END_OF_TEXT = "<|endoftext|>"
-# A hash of its vocabulary and its merges, in whatever files they come: see _digest.
+# A hash of its vocabulary and its merges, not of the files that hold them: see _digest.
 GPT2_FINGERPRINT = "031d296c7c33c915cd7fcc2015283b29"
 BYTES_FINGERPRINT = hashlib.blake2b(b"bytes, end of text 256", digest_size=16).hexdigest()
 
@@ -253,7 +253,7 @@ def _load_folder(name: str) -> Tokenizer:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except Exception as error:  # whatever the files make of its two hundred classes
+    except Exception as error:  # any of its two hundred classes may raise anything
         raise _unreadable(name, error) from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -350,7 +350,7 @@ def test_a_lock_that_was_taken_over_is_left_alone(tmp_path, quick):
 
 def test_the_heart_does_not_keep_the_process_alive(tmp_path):
     code = "FolderLock(sys.argv[1]).__enter__(); assert 'torch' not in sys.modules"
-    command = [sys.executable, "-c", f"import sys; from runs.lock import FolderLock; {code}"]
+    command = [sys.executable, "-c", f"import sys; from run_folder.lock import FolderLock; {code}"]
     root = Path(__file__).parents[2]
     subprocess.run([*command, tmp_path], cwd=root, check=True, timeout=5)
     with FolderLock(tmp_path):  # which a process that just ends leaves free
