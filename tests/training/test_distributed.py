@@ -25,8 +25,8 @@ VISION = (
     "--dataset", "imagefolder", "--batch_size", "14", "--num_epochs", "2", "--lr", "1e-3",
     "--device", "cpu", "--augment", "--color_jitter", "--noise", "0.1", "--stats", "2",
 )  # fmt: skip
-# Its norms do not see the batch, so that the number of processes changes no result. vit-tiny would do
-# as well, but has twenty times the weights.
+# Its norms do not see the batch, so that the number of processes changes no result. vit-tiny would
+# do as well, but has twenty times the weights.
 GROUPED = (
     *VISION, "--model", "resnet20", "--norm", "gn", "--grad_accum_steps", "3", "--max_steps", "3",
 )  # fmt: skip
