@@ -161,13 +161,15 @@ def test_several_sweeps_share_the_work(job, tmp_path, monkeypatch):
 
 def test_programs_end_with_a_sweep_that_is_killed(job, tmp_path):
     """And the next sweep goes on, whether they have ended by then or not."""
-    places = [str(ROOT / each) for each in ("", "tests", "tests/experiments")]
+    # Without `run`: to import this file would load torch.
     code = (
-        f"import sys; sys.path[:0] = {places!r}\n"
-        "from test_sweep import *\n"
-        f"run([Job('a', Path({str(tmp_path / 'a')!r}), {job('a', epochs=300).command!r})])"
+        "from pathlib import Path\n"
+        "from experiments.display import Display\n"
+        "from experiments.runner import Job, Runner\n"
+        f"job = Job('a', Path({str(tmp_path / 'a')!r}), {job('a', epochs=300).command!r})\n"
+        "Runner([{'OMP_NUM_THREADS': '1'}], Display(1), lambda: False).run([job])"
     )
-    killed = subprocess.Popen([sys.executable, "-c", code])
+    killed = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     while not (tmp_path / "a/train_eval_results.txt").exists():
         time.sleep(0.05)
     killed.kill()
@@ -202,11 +204,12 @@ def test_places(monkeypatch):
 
 
 @pytest.fixture
-def grid(tmp_path):
+def grid(tmp_path, image_folder):
     path = tmp_path / "grid.yaml"
     runs = {
-        "model": "resnet20", "dataset": "digits", "resize": 8, "batch_size": 512, "num_epochs": 3,
-        "val_fraction": 0.1, "device": "cpu", "save_interval": "2", "activation": ["ReLU", "ZiLU"],
+        "model": "resnet20", "dataset": "imagefolder", "data_path": str(image_folder),
+        "batch_size": 16, "num_epochs": 3, "val_fraction": 0.3, "device": "cpu",
+        "save_interval": "2", "activation": ["ReLU", "ZiLU"],
     }  # fmt: skip
     path.write_text(yaml.safe_dump({"runs": runs}))
     return path

@@ -299,7 +299,7 @@ def test_small_moments_shrink_with_unit_gain_too_but_less():
 # --- through the command line ---
 
 VISION = (
-    "--model", "resnet20", "--dataset", "digits", "--resize", "8", "--batch_size", "240",
+    "--model", "resnet20", "--dataset", "imagefolder", "--batch_size", "16",
     "--num_epochs", "1", "--device", "cpu", "--lr", "1e-4",
 )  # fmt: skip
 LANGUAGE = (
@@ -319,10 +319,13 @@ def text(tmp_path_factory):
 
 @pytest.mark.parametrize(("module", "norm"), [("vision_main", "gn"), ("language_main", "none")])
 def test_a_run_is_trained_and_evaluated_with_the_norms_asked_for(
-    forked, tmp_path, text, module, norm
+    forked, tmp_path, text, image_folder, module, norm
 ):
     folder = tmp_path / "run"
-    flags = VISION if module == "vision_main" else (*LANGUAGE, "--data_path", text)
+    flags = {
+        "vision_main": (*VISION, "--data_path", image_folder),
+        "language_main": (*LANGUAGE, "--data_path", text),
+    }[module]
     (code,), output = forked(
         module, *flags, "--norm", norm, "--init_gain", "unit", "--output_dir", folder
     )

@@ -97,10 +97,23 @@ def read(mistake_in, text):
     return functools.partial(mistake_in, language_main, *TEXT, "--data_path", text)
 
 
-def train_vision(folder, *flags):
-    argv = [*DIGITS, "--max_steps", "2", *flags, "--output_dir", folder]
-    assert vision_main.main([str(word) for word in argv]) == 0
-    return folder
+@pytest.fixture
+def images(image_folder):
+    """Flags for a hundred images of 32 pixels instead of DIGITS, whose test set alone has 359."""
+    return (
+        "--dataset", "imagefolder", "--data_path", image_folder, "--resize", "32", "--batch_size",
+        "16", *DIGITS[4:],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def train_vision(images):
+    def train(folder, *flags):
+        argv = [*images, "--max_steps", "2", *flags, "--output_dir", folder]
+        assert vision_main.main([str(word) for word in argv]) == 0
+        return folder
+
+    return train
 
 
 def train_language(folder, text, *flags):
@@ -151,7 +164,7 @@ def final(folder):
     ],
 )
 def test_an_image_classifier_trains_and_is_evaluated(
-    tmp_path, capsys, model, flags, site, count, left
+    tmp_path, train_vision, capsys, model, flags, site, count, left
 ):
     package = model.partition("/")[0].lower()
     pytest.importorskip(package)
@@ -204,7 +217,7 @@ def test_a_warning_is_one_line(configurations, text, tmp_path, capsys):
     assert capsys.readouterr().err == "warning: the loss that balances experts is not used\n"
 
 
-def test_mixed_precision_and_in_place(configurations, text, tmp_path):
+def test_mixed_precision_and_in_place(configurations, text, tmp_path, train_vision):
     pytest.importorskip("timm")
     flags = ("--use_amp", "--activation", "ReLU", "--inplace")
     train_vision(tmp_path / "v", "--model", "timm/test_byobnet", *flags)
@@ -212,7 +225,7 @@ def test_mixed_precision_and_in_place(configurations, text, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_is_eager_up_to_rounding(configurations, text, tmp_path):
+def test_compiled_is_eager_up_to_rounding(configurations, text, tmp_path, train_vision):
     pytest.importorskip("timm")
     model = f"hf/{configurations / 'llama'}"
     for mode in ("--no-use_compiled", "--use_compiled"):
@@ -225,9 +238,9 @@ def test_compiled_is_eager_up_to_rounding(configurations, text, tmp_path):
 
 
 @pytest.mark.parametrize("module", ["vision_main", "language_main"])
-def test_a_killed_run_goes_on_exactly(forked, configurations, text, tmp_path, module):
+def test_a_killed_run_goes_on_exactly(forked, configurations, text, images, tmp_path, module):
     flags = {
-        "vision_main": (*DIGITS, "--model", "timm/test_efficientnet", "--augment"),
+        "vision_main": (*images, "--model", "timm/test_efficientnet", "--augment"),
         "language_main": (*TEXT, "--model", f"hf/{configurations / 'gpt2'}", "--data_path", text),
     }[module]
     if module == "vision_main":
@@ -242,10 +255,10 @@ def test_a_killed_run_goes_on_exactly(forked, configurations, text, tmp_path, mo
     assert_same_result(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_norm_with_its_activation_is_synchronised(forked, tmp_path):
+def test_a_norm_with_its_activation_is_synchronised(forked, images, tmp_path):
     """With timm's BatchNormAct2d two processes see what one sees."""
     pytest.importorskip("timm")
-    flags = (*DIGITS, "--model", "timm/test_efficientnet", "--max_steps", "3", "--resize", "16")
+    flags = (*images, "--model", "timm/test_efficientnet", "--max_steps", "3", "--resize", "16")
     losses = []
     for number, more in ((1, ()), (2, ("--sync_batchnorm",)), (2, ())):
         folder = tmp_path / f"{number}{len(more)}"
@@ -398,7 +411,7 @@ def test_weight_decay_of_attention_and_convolution_by_torch_and_transformers(con
     assert names == {"wte.weight", *(f"h.{n}.{layer}.weight" for n in (0, 1) for layer in layers)}
 
 
-def test_model_txt_names_the_weights_without_decay(tmp_path):
+def test_model_txt_names_the_weights_without_decay(tmp_path, train_vision):
     pytest.importorskip("timm")
     folder = train_vision(tmp_path / "run", "--model", "timm/test_vit", "--max_steps", "1")
     line = "Without weight decay, beside biases and norms: cls_token, pos_embed\n"

@@ -78,10 +78,11 @@ def test_stats_of_every_site_and_dead_channels(tailed):
     assert [c["total"] for c in records[1]["channels"].values()] == [16] * 7 + [32] * 6 + [64] * 6
 
 
-def test_tensorboard_has_the_same_numbers(forked, tmp_path):
+def test_tensorboard_has_the_same_numbers(forked, image_folder, tmp_path):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     # A batch larger than the training set is that of each epoch.
     flags = ("--batch_size", "2000", "--num_epochs", "2", "--stats", "1", "--tensorboard")
+    flags = (*flags, "--dataset", "imagefolder", "--data_path", image_folder)
     flags = (*flags, "--output_dir", tmp_path / "run")
     (code,), output = forked("vision_main", *FLAGS, *flags)
     assert code == 0, output
