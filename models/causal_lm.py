@@ -103,6 +103,12 @@ def check_configuration(folder: str | Path, dropout: float | None) -> None:
         )
 
 
+def _transformers() -> Any:
+    import transformers  # takes seconds
+
+    return transformers
+
+
 def _read(folder: str | Path) -> "PretrainedConfig":
     """Return the configuration in `folder` as transformers reads it.
 
@@ -111,8 +117,7 @@ def _read(folder: str | Path) -> "PretrainedConfig":
     """
     read_configuration(folder)
     check_installed("transformers")
-    import transformers  # takes seconds
-
+    transformers = _transformers()
     transformers.logging.set_verbosity_error()
     complaint = f"{folder}: transformers cannot read its config.json ({{}}): download it again"
     with as_value_error(complaint):
@@ -181,7 +186,7 @@ def build(
         ValueError: as `check_configuration`; the network cannot be built or run, it sees later
             tokens, or its activations cannot be replaced. One line with the remedy.
     """
-    import transformers  # takes seconds
+    transformers = _transformers()
 
     config = adapted(folder, vocab_size, max_seq_length, dropout)
     with as_value_error(f"{folder}: the network cannot be built ({{}}): fix its config.json"):

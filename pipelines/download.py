@@ -3,7 +3,6 @@
 from __future__ import annotations  # HTTPResponse is known to type checkers only
 
 import threading
-import urllib.request
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ def open_url(url: str) -> HTTPResponse:
     Raises:
         OSError: within CONNECT_SECONDS where nobody answers; or as urllib.request.urlopen.
     """
+    import urllib.request  # slow to import, and only needed where data is missing
+
     result: list[HTTPResponse | Exception] = []
 
     def work() -> None:

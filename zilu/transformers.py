@@ -30,21 +30,22 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
     """
     sigma = check_sigma(sigma)
     try:
-        from transformers.activations import ACT2CLS, ACT2FN  # optional, and slow to import
+        import transformers.activations  # optional, and slow to import
     except ImportError as error:
         raise ImportError(
             "register_transformers needs transformers: pip install 'transformers>=4.45'"
         ) from error
+    classes, functions = transformers.activations.ACT2CLS, transformers.activations.ACT2FN
     for name in (*SIGMA_NAMES, *ALIASES, "SquarePlus"):
         learn = learnable and name != "SquarePlus"
-        # Some models call the value in ACT2CLS, so it cannot be the usual (class, arguments).
+        # Some models call the value in `classes`, so it cannot be the usual (class, arguments).
         maker = functools.partial(create_activation, name, sigma=sigma, learnable=learn)
         key = name.lower()
-        if _is_free(ACT2CLS, key):
-            ACT2CLS[key] = maker
-            ACT2FN[key] = maker
+        if _is_free(classes, key):
+            classes[key] = maker
+            functions[key] = maker
     if learnable:
-        _initialise_missing_sigmas()
+        _initialise_missing_sigmas(transformers.PreTrainedModel)
 
 
 def _is_free(table: dict[str, Any], key: str) -> bool:
@@ -52,15 +53,15 @@ def _is_free(table: dict[str, Any], key: str) -> bool:
     return key not in table or getattr(table[key], "func", None) is create_activation
 
 
-def _initialise_missing_sigmas() -> None:
+def _initialise_missing_sigmas(models: Any) -> None:
     """Make `from_pretrained` initialise each sigma that the checkpoint lacks.
 
     It builds models without memory, and leaves missing weights to the models' own initialisation.
     That does not know these modules, so their sigmas would hold uninitialised memory.
-    """
-    from transformers import PreTrainedModel  # an optional dependency, and slow to import
 
-    models: Any = PreTrainedModel
+    Args:
+        models: the base class of the library's models.
+    """
     original = models._initialize_weights
     if original.__module__ == __name__:
         return

@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-from huggingface_hub import constants
+from typing import Any
 
 from pipelines.download import open_url
 
@@ -27,8 +26,7 @@ def fetch(
     Raises:
         OSError: there is none, with the reason in one line; at once where there is no network.
     """
-    from huggingface_hub import snapshot_download  # half a second to import, and rarely needed
-
+    snapshot_download = _library().snapshot_download
     for repo_id in repo_ids:
         with suppress(OSError):
             # No patterns: usable() alone says what has to be there.
@@ -54,6 +52,7 @@ def _probe(repo_id: str, repo_type: str) -> None:
     Raises:
         OSError: the hub cannot be asked.
     """
+    constants = _library().constants
     for flag in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         if os.environ.get(flag, "").upper() in constants.ENV_VARS_TRUE_VALUES:
             raise OSError(f"{flag} is set")
@@ -68,3 +67,9 @@ def _probe(repo_id: str, repo_type: str) -> None:
 def one_line(error: BaseException) -> str:
     """Return the reason that another package's exception gives, as one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _library() -> Any:
+    import huggingface_hub.constants  # slow, and not needed where the files are there
+
+    return huggingface_hub

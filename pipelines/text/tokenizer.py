@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
-from tokenizers.models import BPE
 
 from pipelines.text import hub
 from pipelines.text.forms import reading
@@ -188,12 +186,18 @@ def _read_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
     """Read the vocabulary and the merges of a byte-pair encoding."""
     try:
         if _has_bpe(folder):
-            return BPE.read_file(*(str(folder / name) for name in BPE_FILES))
+            return _library().models.BPE.read_file(*(str(folder / name) for name in BPE_FILES))
         model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
         pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
         return model["vocab"], [tuple(pair) for pair in pairs]
     except Exception as error:  # the library raises bare Exceptions
         raise _unreadable(folder, error) from None
+
+
+def _library() -> Any:
+    import tokenizers  # tokens in a cache are read without it
+
+    return tokenizers
 
 
 def _unreadable(folder: str | Path, error: Exception) -> UserError:
@@ -211,9 +215,10 @@ def _byte_level(
     label: str, fingerprint: str, vocabulary: Vocabulary, merges: Merges
 ) -> FastTokenizer:
     """Build what GPT2TokenizerFast is, without the seconds that importing transformers takes."""
-    backend = tokenizers.Tokenizer(BPE(vocabulary, merges))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
+    library = _library()
+    backend = library.Tokenizer(library.models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = library.decoders.ByteLevel()
     backend.add_special_tokens([GPT2_END_OF_TEXT])
     end_of_text = backend.token_to_id(GPT2_END_OF_TEXT)
     assert end_of_text is not None, "it has just been added"
