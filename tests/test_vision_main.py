@@ -125,7 +125,7 @@ def test_the_same_command_twice_gives_the_same_results(trained, tmp_path):
         assert torch.equal(mine, theirs)
 
 
-def test_augmented_compiled_runs_repeat_bit_for_bit(tmp_path, images):
+def test_augmented_runs_in_mixed_precision_repeat_bit_for_bit(tmp_path, images):
     flags = (*images, "--augment", "--noise", "0.1", "--color_jitter", "--max_steps", "3")
     flags = (*flags, "--use_amp")
     first, second = (train(tmp_path / name, *flags) for name in "ab")
