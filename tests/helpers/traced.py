@@ -1,6 +1,6 @@
 """Runs a program and keeps a file that says what it is doing: `traced.py FILE MODULE FLAGS...`.
 
-For whoever kills it at a random moment, and wants to know what the moment was.
+For a test that kills it at a random moment, and wants to know what the moment was.
 """
 
 import importlib

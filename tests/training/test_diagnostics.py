@@ -237,7 +237,7 @@ def test_gradients_of_a_share_are_scaled_to_the_step():
 
 class ChannelsLast(nn.Module):
     """A convolution, and a block on (B, H, W, C), as in ConvNeXt and Swin; a head before which the
-    last site comes, although it is registered after it, as in a DenseNet made anew."""
+    last site comes, although it is registered after it, as in a DenseNet made again."""
 
     def __init__(self):
         super().__init__()

@@ -93,7 +93,7 @@ def test_synchronised_norms_see_the_whole_batch(run, tmp_path):
 
 
 def test_what_several_processes_cannot_do(run, tmp_path):
-    """One line from each, whoever finds it."""
+    """Each process ends with one line, whichever of them finds the mistake."""
     small = (*VISION, "--batch_size", "2", "--model", "resnet20", "--sync_batchnorm")
     codes, output = run("vision_main", tmp_path / "run", *small, processes=3)
     assert codes == [2, 2, 2], output
