@@ -179,7 +179,6 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         command: Command[LanguageConfig],
         settings: dict[str, Any],
         taken: dict[str, Any],
-        other_data: bool,
     ) -> LanguageConfig:
         if "init_from" in command.given:
             raise UserError("--init_from and a checkpoint are two networks; leave out one of them")

@@ -20,6 +20,7 @@ from training.program import Program
 from training.random_state import seed_everything
 from training.sync_batchnorm import synchronise_norms
 from training.task import Batch, Loader
+from training.test_only import is_other_data
 from utils import (
     UserError,
     local_world_size,
@@ -190,7 +191,6 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         command: Command[VisionConfig],
         settings: dict[str, Any],
         taken: dict[str, Any],
-        other_data: bool,
     ) -> VisionConfig:
         size, resize = settings["image_size"], command.config.data.resize
         if resize not in (None, size):
@@ -198,7 +198,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
                 f"--resize {resize} contradicts the checkpoint, which was trained on "
                 f"{size} px; leave out --resize"
             )
-        if other_data:
+        if is_other_data(command, settings):
             taken = taken | {"resize": size}
         return command.config.replaced(**taken)
 

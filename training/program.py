@@ -42,7 +42,6 @@ from training.environment import environment, package_version
 from training.evaluation import Diverged, evaluate
 from training.model_text import activation_sites, describe_model
 from training.objective import Objective
-from training.optimization import schedule_length
 from training.session import Session
 from training.task import D, Task
 from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
@@ -103,7 +102,7 @@ class Program(Generic[C, D]):
 
     @classmethod
     def tested_config(
-        cls, command: Command[C], settings: dict[str, Any], taken: dict[str, Any], other_data: bool
+        cls, command: Command[C], settings: dict[str, Any], taken: dict[str, Any]
     ) -> C:
         """Return the configuration for --test_only of a checkpoint.
 
@@ -111,7 +110,6 @@ class Program(Generic[C, D]):
             command: the command line.
             settings: the checkpoint's.
             taken: the flags that it decides.
-            other_data: it is evaluated on another data set than its own.
 
         Raises:
             UserError: the command contradicts the checkpoint.
@@ -205,17 +203,16 @@ class Program(Generic[C, D]):
         others = [rank()] if rank() else []
         torch.manual_seed(mixed_seed("dropout", config.run.seed, *others))
         if saved and path:
-            resuming.take_weights(model, saved, settings, path)
+            resuming.take_state(trainer, saved, settings, path)
         if not saved or path != folder.checkpoint:
             folder.clear()
         if saved and path != folder.checkpoint:
             resuming.bring_along(saved, folder)
         if not folder.described():
-            self._describe(folder, model, data, facts)
+            self._describe(folder, trainer, facts)
         if saved:
             lines = trainer.log.lines_of(saved["records"])
             folder.resume(saved["result_lengths"], lines, resuming.note(saved, facts))
-            trainer.load_state_dict(saved)
         return trainer
 
     def _stats(self, objective: Objective, folder: RunFolder) -> StatsRecorder | None:
@@ -225,29 +222,25 @@ class Program(Generic[C, D]):
         sites = activation_sites(objective.model, self._activation_type())
         return StatsRecorder(objective, sites, self.device, folder, run.stats, run.tensorboard)
 
-    def _describe(
-        self, folder: RunFolder, model: nn.Module, data: D, facts: dict[str, Any]
-    ) -> None:
+    def _describe(self, folder: RunFolder, trainer: Trainer[D], facts: dict[str, Any]) -> None:
         """Write args.txt and model.txt: what is known before training."""
-        length = schedule_length(self.config.training, len(data.train))
-        if length.warmup >= length.total_steps:
-            warmup = self.config.training.warmup
-            print(f"Note: the warm-up ({warmup}) is longer than the whole training")
         run, training = self.config.run, self.config.training
+        if trainer.warmup >= trainer.total_steps:
+            print(f"Note: the warm-up ({training.warmup}) is longer than the whole training")
         resolved = {
             "output_dir": str(folder.path),
             "device": str(self.device),
             "sigma": self.config.model.sigma if self.config.model.has_sigma else None,
             "init_seed": run.weights_seed,
             "data_seed": run.order_seed,
-            **self.resolved(data),
-            "total_steps": length.total_steps,
-            "warmup_steps": length.warmup,
+            **self.resolved(trainer.data),
+            "total_steps": trainer.total_steps,
+            "warmup_steps": trainer.warmup,
             "amp_dtype": str(self.amp_dtype or "off").removeprefix("torch."),
             "compile_mode": training.compile_mode if training.use_compiled else "off",
             "kernels": self.kernels,
         }
-        text = describe_model(model, self._activation_type())
+        text = describe_model(trainer.model, self._activation_type())
         folder.describe(args_text(self.config, resolved, facts), text)
 
     # --- evaluation alone ---
@@ -266,8 +259,7 @@ class Program(Generic[C, D]):
             checkpoint = load_checkpoint(path)
             settings = checkpoint["settings"]
             taken = test_only.tested_values(command, settings, path)
-            other_data = test_only.is_other_data(command, settings)
-            config = cls.tested_config(command, settings, taken, other_data)
+            config = cls.tested_config(command, settings, taken)
         program = cls(config)
         program._print_notes()
         weights = program.initial_weights()
@@ -301,7 +293,8 @@ class Program(Generic[C, D]):
             self.check_data(data, settings, path)
         model = self.network(data)
         if path:
-            resuming.load_weights(model, checkpoint["model"], path)
+            with resuming.fitting_weights(path):
+                model.load_state_dict(checkpoint["model"])
         return model
 
     # --- what the flags come to ---

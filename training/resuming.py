@@ -1,9 +1,9 @@
 """Go on with a run: find its checkpoint, and see that command and data are still the run's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from cli.args_file import list_item
 from cli.config import AUTO, C, RunConfig
@@ -11,6 +11,7 @@ from cli.fields import Effect
 from cli.parser import Command
 from run_folder.checkpoint import load_checkpoint, save_checkpoint
 from run_folder.folder import RunFolder
+from train_eval import Trainer
 from training.session import checkpoint_meant
 from utils import UserError, restarts
 
@@ -90,13 +91,13 @@ def resumed_config(command: Command[C], settings: dict[str, Any]) -> C:
     return config.replaced(**taken)
 
 
-def take_weights(
-    model: nn.Module, saved: dict[str, Any], settings: dict[str, Any], path: Path
+def take_state(
+    trainer: Trainer[Any], saved: dict[str, Any], settings: dict[str, Any], path: Path
 ) -> None:
-    """Put the weights of `saved`, the checkpoint at `path`, into the model.
+    """Put the trainer into the state of `saved`, the checkpoint at `path`.
 
     Args:
-        model: the network as the configuration builds it now.
+        trainer: as the configuration builds it now.
         saved: the checkpoint.
         settings: what a checkpoint of the run would hold now.
         path: for messages.
@@ -112,7 +113,8 @@ def take_weights(
                 f"{path}: the data or the network have changed: {name} was {then} and is {now}; "
                 "bring them back, or start another run"
             )
-    load_weights(model, saved["model"], path)
+    with fitting_weights(path):
+        trainer.load_state_dict(saved)
     now, then = settings["environment"], before["environment"]
     for name in changed_facts(now, then):
         print(
@@ -138,14 +140,17 @@ def note(saved: dict[str, Any], facts: dict[str, Any]) -> str:
     return list_item(item | {name: facts[name] for name in changed})
 
 
-def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    """Copy the weights of the checkpoint at `path` into `model`.
+@contextmanager
+def fitting_weights(path: Path) -> Iterator[None]:
+    """Refuse weights of the checkpoint at `path` that are another model's.
 
     Raises:
-        UserError: they are another model's.
+        UserError: in place of the error that torch raises for them.
     """
     try:
-        model.load_state_dict(weights)
+        yield
     except RuntimeError as error:
+        if "loading state_dict" not in str(error):  # memory that runs out, for example
+            raise
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path}: its weights do not fit ({reason})") from None
