@@ -56,6 +56,17 @@ def one_line_warnings() -> Iterator[None]:
         print(f"warning: {text}", file=sys.stderr)
 
 
+def warn(text: str) -> None:
+    """Print a warning as a line on stderr, once for all processes of a run."""
+    if is_main():
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def printable(name: str) -> str:
+    """Return a file's name as valid text, with \\xe9 and the like for bytes that are no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 # --- seeds ---
 
 

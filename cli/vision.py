@@ -21,6 +21,7 @@ from cli.converters import (
 )
 from cli.datasets import (
     DEFAULT_DATA_PATH,
+    IMAGE_FOLDERS,
     IMAGE_SIZES,
     LONG_TAIL_FACTOR,
     LONG_TAILED,
@@ -116,6 +117,12 @@ class VisionDataConfig(DataConfig):
         0, seed_number, "System", "seed of the validation split, and of what --imb_factor keeps",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
+    skip_broken: bool = flag(
+        False, bool, "Dataset",
+        "imagefolder, imagenet: leave out files that cannot be read as images; they are named at "
+        "the start and in args.txt",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
     num_workers: int | None = flag(
         None, count, "System",
         "processes that read images of data sets too large for memory; 0 is none "
@@ -136,6 +143,11 @@ class VisionDataConfig(DataConfig):
         """
         if self.imb_type != "exp" and not self.is_long_tailed:
             raise UserError("--imb_type has no effect without --imb_factor; add --imb_factor 0.01")
+        if self.skip_broken and self.dataset not in IMAGE_FOLDERS:
+            raise UserError(
+                f"--skip_broken is for {' and '.join(IMAGE_FOLDERS)}, not {self.dataset}; leave it "
+                "out"
+            )
 
 
 @dataclass(frozen=True)

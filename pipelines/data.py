@@ -20,6 +20,7 @@ class ImageData:
         mean, std: of the normalisation, per channel of pixels scaled to 0..1.
         digest: hex, the same for the same training images in the same order.
         class_sizes: training images of each class.
+        left_out: names of the image files that cannot be read, where these are left out.
         description: one line for the log.
     """
 
@@ -34,6 +35,7 @@ class ImageData:
     std: tuple[float, ...]
     digest: str
     class_sizes: list[int]
+    left_out: list[str]
     description: str
 
 

@@ -172,6 +172,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
             "std": list(data.std),
             "samples": samples(data),
             **unequal_classes(data),
+            **files_left_out(data),
         }
 
     def settings(self, data: ImageData) -> dict[str, Any]:
@@ -219,6 +220,12 @@ def num_workers(given: int | None) -> int | None:
 def unequal_classes(data: ImageData) -> dict[str, list[int]]:
     """Return the training images of each class for args.txt, where they are not all as many."""
     return {"class_sizes": data.class_sizes} if len(set(data.class_sizes)) > 1 else {}
+
+
+def files_left_out(data: ImageData) -> dict[str, Any]:
+    """Return how many files cannot be read, and which, for args.txt; nothing where all can."""
+    left_out = data.left_out
+    return {"left_out": len(left_out), "files_left_out": left_out} if left_out else {}
 
 
 def samples(data: ImageData) -> dict[str, int]:

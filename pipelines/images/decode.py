@@ -1,208 +1,178 @@
-"""Decode image files into uint8 arrays: one file, a list of files, or a list by its disk cache."""
+"""Decode an image file: upright, RGB, eight bits per channel, on white where it is transparent.
 
-import hashlib
-import os
-import sys
-import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+The numbers in image files have many meanings. What has a meaning in eight bits gets it: 0 is black
+and 255 white. What has none (floating-point numbers, integers without a range) is refused.
+"""
+
+import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 
-from pipelines.images.folders import Files
-from pipelines.images.interfaces import ImageReader, Images, Paths
-from utils import UserError, one_at_a_time, progress_bar, replacing, usable_cpus
+from utils import UserError
 
-CACHE_FORMAT = 1  # part of the key: raise it when the same files would give other bytes
-CHUNK = 64  # files per task of a thread; one at a time, small files cost more to hand out than read
+# Pillow takes a photo of 200 megapixels, or a long description, for an attack; see _bound_size.
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+# Nothing but the orientation is read of a photo's EXIF data, whatever is odd in the rest.
+warnings.filterwarnings("ignore", module=TiffImagePlugin.__name__)
+
+# 4 bytes a pixel in memory, so at most a quarter of a GiB of a JPEG, one GiB of others.
+MOST_JPEG_PIXELS = 2**26
+MOST_PIXELS = 2**28
+
+GROUND = (255, 255, 255, 255)  # white, as browsers show what is transparent
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WITH_ALPHA = ("P", "PA", "LA", "La", "RGBA", "RGBa")  # a palette's colours may have it
+WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
+SIGNED = 2  # of TIFF's SampleFormat
+SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000", "ICO")  # formats whose long numbers end at 65535
 
 
 def decode(path: str | Path) -> Image.Image:
     """Decode any image file as a PIL image, RGB, turned upright as its EXIF data says.
 
+    Transparent parts are put on white. A JPEG of more than MOST_JPEG_PIXELS comes at a half, a
+    quarter or an eighth of its size.
+
     Raises:
-        UserError: the file cannot be read as an image.
+        UserError: the file cannot be read as an image, or its numbers have no meaning in 8 bits.
     """
     # torchvision's decode_jpeg gives the same pixels in half the time, but only for JPEG, and it
     # is deprecated and warns about that.
     try:
         with Image.open(path) as file:
-            ImageOps.exif_transpose(file, in_place=True)
-            image: Image.Image = file
-            if image.mode.startswith("I;16"):  # PIL would clip 16 bits to 255: all white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.mode == "P":  # straight to RGB, PIL warns about transparent palettes
-                image = image.convert("RGBA")
-            return image.convert("RGB")
+            _bound_size(file)
+            stored = _stored_form(file)
+            file.load()
+            turn = _turn(file)
+            image = _rgb(file, stored)
+            return image if turn is None else image.transpose(turn)
     except Exception as error:  # PIL raises half a dozen kinds, by format and damage
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: cannot be read as an image ({reason}); replace or delete it"
+            f"{path}: cannot be read as an image ({reason}); put a readable one in its place, and"
+            " --resume goes on; or start with --skip_broken, which leaves such files out"
         ) from None
 
 
-class FolderReader:
-    """Read an image file as uint8 (size, size, 3), without any augmentation.
+def _bound_size(file: Image.Image) -> None:
+    """Have a large JPEG scaled while it is decoded; refuse other images that are too large."""
+    width, height = file.size
+    if isinstance(file, JpegImageFile):
+        if width * height > MOST_JPEG_PIXELS:
+            # A JPEG has at most 65535 x 65535 pixels, an eighth of which fits.
+            factor = next(f for f in (2, 4, 8) if width * height <= MOST_JPEG_PIXELS * f * f)
+            file.draft(None, (width // factor, height // factor))
+    elif width * height > MOST_PIXELS:
+        raise ValueError(
+            f"{width}x{height} pixels; {MOST_PIXELS:,} at most, or a JPEG, which is scaled while it"
+            " is decoded"
+        )
 
-    Args:
-        size: the side of the result in pixels.
-        fit: bring the shorter side to `size` and take the middle. Without it, an image of another
-            size is a UserError.
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image upright; None where its EXIF data cannot be read or say nothing.
+
+    ImageOps.exif_transpose also writes the EXIF data again, and fails where any field is odd.
     """
-
-    def __init__(self, size: int, fit: bool):
-        self.size, self.fit = size, fit
-
-    def __call__(self, path: str, seed: int | None = None) -> Images:
-        image = decode(path)
-        if self.fit:
-            image = _middle(image, self.size, self.size)
-        elif image.size != (self.size, self.size):
-            raise UserError(
-                f"{path}: {image.width}x{image.height} pixels, where the first image has"
-                f" {self.size}x{self.size}; give --resize"
-            )
-        return np.array(image)
+    try:
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
+        if isinstance(orientation, bytes):  # one byte, where the standard has two
+            orientation = int.from_bytes(orientation, "little")
+        return UPRIGHT.get(orientation)
+    except Exception:  # struct.error, SyntaxError, OSError, ...
+        return None
 
 
-class ImageNetReader:
-    """Read an image file as uint8 (size, size, 3), as ImageNet classifiers are trained and tested.
+def _stored_form(file: Image.Image) -> str:
+    """Return how a PNG stores its pixels, "L;2" for example; Pillow forgets it while loading."""
+    return str(file.tile[0][3]) if isinstance(file, PngImagePlugin.PngImageFile) else ""
 
-    With a seed: random-resized crop and flip (Szegedy et al. 2015, arXiv 1409.4842), drawn from
-    that seed alone. Without: the shorter side to 256/224 of the size, then the middle.
+
+def _rgb(image: Image.Image, stored: str) -> Image.Image:
+    alpha = _alpha_of_key(image, stored)
+    image = _in_eight_bits(image)
+    if alpha is None and image.mode not in WITH_ALPHA:
+        return image.convert("RGB")
+    if alpha is not None:
+        image = image.convert("RGB")  # without the key, which Pillow would apply once more
+        image.putalpha(alpha)
+    return _on_ground(image)
+
+
+def _on_ground(image: Image.Image) -> Image.Image:
+    """Return an image that has alpha on GROUND, as RGB."""
+    if image.mode == "La":  # which has no direct way to RGBA
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    ground = Image.new("RGBA", image.size, GROUND)
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
+def _alpha_of_key(image: Image.Image, stored: str) -> Image.Image | None:
+    """Return the alpha of an image in which one colour, the key, stands for transparent.
+
+    None where there is no key. PNG and GIF have it. Palettes are left to Pillow, which otherwise
+    compares a key of 2, 4 or 16 bits with pixels of 8.
     """
-
-    def __init__(self, size: int):
-        self.size = size
-        self.random_crop = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()])
-
-    def __call__(self, path: str, seed: int | None = None) -> Images:
-        image = decode(path)
-        if seed is None:
-            return np.array(_middle(image, round(self.size * 256 / 224), self.size))
-        # torchvision draws from the global generator; without workers that is also the one that
-        # dropout uses. torch.manual_seed would reseed the GPU's too.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return np.array(self.random_crop(image))
-
-
-def _middle(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
-    """Resize by PIL's own filter, which is antialiased, and cut out the middle (size, size)."""
-    return functional.center_crop(functional.resize(image, [shorter_side]), [size, size])
+    key: Any = image.info.get("transparency")
+    if key is None or image.mode in WITH_ALPHA:
+        return None
+    if image.mode == "1":
+        key = bool(key)
+    elif stored in ("L;2", "L;4"):
+        key = key * 255 // (2 ** int(stored[-1]) - 1)
+    elif stored == "RGB;16B":  # Pillow keeps the upper halves alone; so near is near enough
+        key = [part >> 8 for part in key]
+    differs = np.asarray(image) != np.array(key)
+    if image.mode == "RGB":
+        differs = differs.any(2)
+    return Image.fromarray(np.where(differs, 255, 0).astype(np.uint8))
 
 
-def common_size(path: str | Path) -> int:
-    """Return the side of a square image, for sets that are used at their own size.
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of longer numbers with its upper eight bits; others as they are.
 
     Raises:
-        UserError: it is not square.
+        ValueError: its numbers have no such meaning.
     """
-    width, height = decode(path).size
-    if height != width:
-        raise UserError(f"{path}: {width}x{height} pixels, not square; give --resize")
-    return height
+    if SIGNED in np.atleast_1d(_tag(image, TiffImagePlugin.SAMPLEFORMAT, 1)):
+        raise ValueError(f"signed numbers, mode {image.mode}, have no meaning in 8 bits")
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    bits = _bits_of_range(image)
+    if not bits:
+        raise ValueError(
+            f"numbers of mode {image.mode} in a {image.format} have no meaning in 8 bits"
+        )
+    values = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    if _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, None) == WHITE_IS_ZERO:
+        values = 255 - values  # Pillow does so for 8 bits and fewer
+    return Image.fromarray(values)
 
 
-def decode_all(
-    paths: Paths | Sequence[str], read: ImageReader, what: str, progress: bool = True
-) -> Images:
-    """Decode all files with a pool of threads, as one array (N, read.size, read.size, 3).
-
-    `what` is the label of the progress bar.
-    """
-    images = np.empty((len(paths), read.size, read.size, 3), np.uint8)
-
-    def work(start: int) -> int:
-        chosen = range(start, min(start + CHUNK, len(paths)))
-        for i in chosen:
-            images[i] = read(paths[i])
-        return len(chosen)
-
-    pool = ThreadPoolExecutor(usable_cpus())
-    with pool, progress_bar(what, progress, total=len(paths), unit="image") as bar:
-        for done in pool.map(work, range(0, len(paths), CHUNK)):
-            bar.update(done)
-    return images
-
-
-# --- the cache ---
-
-
-class CachedImages(NamedTuple):
-    """Hold decoded images, (N, size, size, 3), and whether they came from the cache."""
-
-    images: Images
-    from_cache: bool
-
-
-def cached_images(files: Files, read: FolderReader, progress: bool = True) -> CachedImages:
-    """Return the images of `files`, from the cache or decoded and cached now.
-
-    The cache is in the data folder, under a name made of everything that the bytes depend on.
-    """
-    folder = Path(files.root, ".cache")
-    prefix = f"{files.split}-{read.size if read.fit else 'own'}-"
-    path = folder / f"{prefix}{_cache_key(files, read)}.npy"
-    shape = (len(files.paths), read.size, read.size, 3)
-    images = _read_cache(path, shape)
-    if images is None:
-        with one_at_a_time(folder / f"{prefix}lock"):
-            images = _read_cache(path, shape)  # by now another process may have written it
-            if images is None:
-                return CachedImages(_decode_into(path, prefix, files, read, progress), False)
-    return CachedImages(images, True)
-
-
-def _decode_into(
-    path: Path, prefix: str, files: Files, read: FolderReader, progress: bool
-) -> Images:
-    """Decode `files`, and write the cache `path` in place of older ones, if that is possible."""
-    what = f"decoding {len(files.paths):,} images of {Path(files.root, files.split)}"
-    images = decode_all(files.paths, read, what, progress)
-    try:
-        _write_cache(path, images)
-        for old in set(path.parent.glob(f"{prefix}*.npy")) - {path}:
-            old.unlink(missing_ok=True)
-    except OSError as error:
-        print(f"warning: no image cache in {path.parent} ({error.strerror})", file=sys.stderr)
-    return images
-
-
-def _cache_key(files: Files, read: FolderReader) -> str:
-    names = [os.path.relpath(path, files.root) for path in files.paths]
-    facts = repr((CACHE_FORMAT, read.fit, read.size, names, files.stamps))
-    return hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
-
-
-def _read_cache(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """Return the cached array; None where there is none or it is damaged."""
-    try:
-        with open(path, "rb") as file:
-            images = np.load(file, allow_pickle=False)
-            checksum = file.read()
-    except Exception:  # a damaged header can end in anything, MemoryError included
+def _bits_of_range(image: Image.Image) -> int | None:
+    """Return how many bits white has in an image of long numbers, None where that is not known."""
+    if image.mode == "F":
         return None
-    intact = images.shape == shape and images.dtype == np.uint8 and checksum == _checksum(images)
-    return images if intact else None
+    if image.mode.startswith("I;16") and image.format == "TIFF":
+        bits: int = _tag(image, TiffImagePlugin.BITSPERSAMPLE, (16,))[0]  # 12 or 16
+        return bits
+    return 16 if image.format in SIXTEEN_BITS else None
 
 
-def _write_cache(path: Path, images: Images) -> None:
-    """Write a .npy file with its checksum behind the array.
-
-    It appears whole or not at all, also while other processes write.
-    """
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, images)
-        file.write(_checksum(images))
-
-
-def _checksum(images: Images) -> bytes:
-    return zlib.crc32(images.data).to_bytes(4, "little")
+def _tag(image: Image.Image, tag: int, default: Any) -> Any:
+    return getattr(image, "tag_v2", {}).get(tag, default)

@@ -1,22 +1,23 @@
 """Find images in folders by class: where the splits are, and which files they hold."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
+import numpy.typing as npt
+from PIL import Image
 
 from pipelines.images.interfaces import Paths, Targets
-from utils import UserError
+from pipelines.stamps import Stamp, stamp
+from utils import UserError, printable
 
-LAYOUT = "train/<class>/* and test/<class>/* (or val/)"
-
-# Size in bytes and time of the last change in ns: together they show that a file has changed. A
-# plain tuple, because the key of the image cache is made of how it prints.
-Stamp: TypeAlias = tuple[int, int]
+LAYOUT = "train/<class>/* and test/<class>/* (or val/, valid/, validation/)"
+VAL_NAMES = ("val", "valid", "validation")
+# Formats that Pillow knows by name, but does not decode, or not without other programs.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,47 @@ class Files:
     stamps: tuple[Stamp, ...]
     targets: Targets
 
+    @property
+    def folder(self) -> Path:
+        return self.root / self.split
+
+    def names(self) -> list[str]:
+        """Return each path from the root."""
+        return [os.path.relpath(path, self.root) for path in self.paths]
+
+    def subset(self, chosen: npt.NDArray[np.bool_]) -> "Files":
+        """Return the files that are chosen, (N,)."""
+        stamps = tuple(each for each, keep in zip(self.stamps, chosen, strict=True) if keep)
+        return replace(self, paths=self.paths[chosen], stamps=stamps, targets=self.targets[chosen])
+
 
 class Splits(NamedTuple):
-    """List the classes and image files of a data set."""
+    """List the classes and image files of a data set.
+
+    Attributes:
+        class_names: names of folders, in order.
+        train, val, test: the files; val is None where there is no split of that name.
+        passed_over: says in one line what else is there and is not read; may be empty.
+    """
 
     class_names: list[str]
     train: Files
     val: Files | None
     test: Files
+    passed_over: str
+
+
+@dataclass
+class _Found:
+    """Collect what a walk through folders finds.
+
+    Attributes:
+        images: path and stamp of each image.
+        others: how many files there are of each other ending.
+    """
+
+    images: list[tuple[str, Stamp]] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def find_root(data_path: str | Path) -> Path:
@@ -77,50 +111,101 @@ def scan(root: Path) -> Splits:
     val/ is the test set where there is no test/.
 
     Raises:
-        UserError: a split or a class is missing or empty.
+        UserError: a split or a class is missing or empty, or val/ is there twice.
     """
     classes = [folder.name for folder in _subfolders(root / "train")]
     if len(classes) < 2:
         raise UserError(
             f"{root / 'train'}: has {len(classes)} class folder(s), at least two are needed"
         )
-    train = _scan_split(root, "train", classes)
-    has_val, has_test = (root / "val").is_dir(), (root / "test").is_dir()
-    if not (has_val or has_test):
+    has_test, val_name = (root / "test").is_dir(), _val_name(root)
+    if not (val_name or has_test):
         raise UserError(f"{root}: there is neither test/ nor val/ in it; it should hold {LAYOUT}")
-    test = _scan_split(root, "test" if has_test else "val", classes)
-    val = _scan_split(root, "val", classes) if has_val and has_test else None
-    return Splits(classes, train, val, test)
+    others: Counter[str] = Counter()
+
+    def split(name: str) -> Files:
+        return _scan_split(root, name, classes, others)
+
+    train = split("train")
+    test = split("test" if has_test else str(val_name))
+    val = split(val_name) if val_name and has_test else None
+    used = {files.split for files in (train, test, val) if files}
+    folders = [folder.name for folder in _subfolders(root) if folder.name not in used]
+    return Splits([printable(name) for name in classes], train, val, test, _line(others, folders))
+
+
+def _val_name(root: Path) -> str | None:
+    names = [name for name in VAL_NAMES if (root / name).is_dir()]
+    if len(names) > 1:
+        raise UserError(f"{root}: holds both {names[0]}/ and {names[1]}/; keep one of them there")
+    return names[0] if names else None
+
+
+def _line(others: Counter[str], folders: list[str]) -> str:
+    """Say what is passed over; "" if nothing is."""
+    parts = []
+    if others:
+        endings = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
+        more = ", ..." if len(others) > 5 else ""
+        parts.append(
+            f"{others.total():,} files that are no images by their names ({endings}{more})"
+        )
+    if folders:
+        more = ", ..." if len(folders) > 5 else ""
+        parts.append(f"folders that are no split ({', '.join(folders[:5])}{more})")
+    return " and ".join(parts)
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _scan_split(root: Path, split: str, classes: list[str]) -> Files:
+def _scan_split(root: Path, split: str, classes: list[str], others: Counter[str]) -> Files:
+    """List the images of a split, and count in `others` what else is in its folder."""
     found: list[tuple[str, Stamp]] = []
     targets: list[int] = []
+    endings = image_endings()
     for folder in _subfolders(root / split):
         if folder.name not in classes:
             raise UserError(f"{folder}: there is no class of that name in {root / 'train'}")
-        images = sorted(_images_below(folder))
-        if not images:
-            raise UserError(f"{folder}: no images in it ({' '.join(IMG_EXTENSIONS)})")
-        found += images
-        targets += [classes.index(folder.name)] * len(images)
+        here = _Found()
+        _walk(folder, endings, here)
+        if not here.images:
+            raise UserError(f"{folder}: no images in it (endings {' '.join(sorted(endings))})")
+        found += sorted(here.images)
+        targets += [classes.index(folder.name)] * len(here.images)
+        others.update(here.others)
     if not found:
         raise UserError(f"{root / split}: no class folders in it; {root} should hold {LAYOUT}")
+    others.update(_ending(entry.name) for entry in _visible(root / split) if not entry.is_dir())
     paths, stamps = zip(*found, strict=True)
     return Files(root, split, np.array(paths, object), stamps, np.array(targets, np.int64))
 
 
-def _images_below(folder: str | Path) -> Iterator[tuple[str, Stamp]]:
-    """Yield the path and the stamp of every image below `folder`, but for hidden ones."""
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
+def image_endings() -> frozenset[str]:
+    """Return the endings, ".jpg" for example, of the files that Pillow decodes."""
+    Image.init()
+    return frozenset(
+        ending
+        for ending, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in NOT_DECODED
+    )
+
+
+def _walk(folder: str | Path, endings: frozenset[str], found: _Found) -> None:
+    """Add to `found` every file below `folder`, but for hidden ones."""
+    for entry in _visible(folder):
         if entry.is_dir():
-            yield from _images_below(entry.path)
-        elif entry.name.lower().endswith(IMG_EXTENSIONS):
-            stat = entry.stat()
-            yield entry.path, (stat.st_size, stat.st_mtime_ns)
+            _walk(entry.path, endings, found)
+        elif _ending(entry.name) in endings:
+            found.images.append((entry.path, stamp(entry.stat())))
+        else:
+            found.others[_ending(entry.name)] += 1
+
+
+def _visible(folder: str | Path) -> list["os.DirEntry[str]"]:
+    return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "without an ending"

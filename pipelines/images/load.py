@@ -14,22 +14,26 @@ from torchvision.transforms.v2 import functional
 from cli.datasets import IMAGE_FOLDERS, LONG_TAIL_FACTOR, LONG_TAILED, PUBLISHED
 from cli.vision import VisionDataConfig
 from pipelines.data import ImageData
-from pipelines.images import decode, folders
+from pipelines.images import cache, folders
 from pipelines.images.augment import Transform
+from pipelines.images.broken import without_broken
 from pipelines.images.imbalance import long_tail
 from pipelines.images.interfaces import Device, ImageReader, Images, Targets
 from pipelines.images.loaders import ImageLoader
+from pipelines.images.readers import FolderReader, ImageNetReader, common_size
 from pipelines.images.sources import read_cifar, read_digits
 from pipelines.images.splits import (
     ArraySplit,
     FileSplit,
     Split,
+    constant_channels,
     fits_in_memory,
     hold_out,
     statistics,
 )
-from utils import UserError
+from utils import UserError, is_main, printable, warn
 
+NAMES = 20  # of files, in a line of a log
 Normalisation: TypeAlias = tuple[Sequence[float], Sequence[float]]  # mean and std per channel
 
 
@@ -42,6 +46,7 @@ class Source(NamedTuple):
     class_names: list[str]
     image_size: int  # side in pixels
     origin: str  # where it was read from
+    left_out: Sequence[str] = ()  # names of files that cannot be read
 
 
 def load_images(
@@ -73,6 +78,7 @@ def load_images(
         UserError: for everything that the user can fix.
     """
     source = _read(config, device, progress)
+    _check_content(source, config)
     train, val = _held_out(source, config)
     train, tail = _long_tailed(train, config)
     mean, std = _normalisation(train, config, num_workers, progress, normalisation)
@@ -103,9 +109,28 @@ def load_images(
         std=tuple(std),
         digest=train.digest(),
         class_sizes=np.bincount(train.targets, minlength=len(names)).tolist(),
+        left_out=list(source.left_out),
         description=f"{config.dataset}: {counts} images of {len(names)} classes{tail}, "
-        f"{size}x{size}, from {source.origin}",
+        f"{size}x{size}, from {source.origin}{_left_out(source)}",
     )
+
+
+def _check_content(source: Source, config: VisionDataConfig) -> None:
+    """Refuse training images that show nothing, and warn of channels that do.
+
+    Raises:
+        UserError: all training images are of one colour.
+    """
+    for name, split in (("training", source.train), ("val", source.val), ("test", source.test)):
+        constant = constant_channels(split) if split else {}
+        values = ", ".join(f"{channel} {value}" for channel, value in constant.items())
+        if len(constant) == 3 and name == "training":
+            raise UserError(
+                f"--dataset {config.dataset}: all training images are of one colour ({values} of"
+                " 255), there is nothing to learn from them; look at the files"
+            )
+        if constant:
+            warn(f"all {name} images have the same value everywhere: {values} of 255")
 
 
 def _augmentation(config: VisionDataConfig) -> dict[str, Any]:
@@ -155,6 +180,10 @@ def _long_tailed(train: Split, config: VisionDataConfig) -> tuple[Split, str]:
     return train.subset(kept), f" (training set long-tailed: {config.imb_type}, {factor:g})"
 
 
+def _left_out(source: Source) -> str:
+    return f", {len(source.left_out):,} files left out" if source.left_out else ""
+
+
 # --- reading ---
 
 
@@ -202,10 +231,33 @@ def _read_folder(config: VisionDataConfig, device: Device, progress: bool) -> So
         found = folders.scan(root)
     except OSError as error:
         raise UserError(f"--data_path {config.data_path}: cannot be read ({error})") from None
+    if found.passed_over and is_main():
+        print(f"Note: {printable(str(root))}: passed over {found.passed_over}")
+    left_out: list[str] = []
+    if config.skip_broken:
+        found, left_out = without_broken(found, progress)
+        _report_left_out(left_out, root)
+    source = _read_files(found, config, root, device, progress)
+    return source._replace(left_out=left_out)
+
+
+def _report_left_out(left_out: list[str], root: Path) -> None:
+    if left_out:
+        names = ", ".join(left_out[:NAMES])
+        more = ", ... (args.txt has them all)" if len(left_out) > NAMES else ""
+        warn(
+            f"--skip_broken: {len(left_out):,} files of {printable(str(root))} cannot be read and"
+            f" are left out: {names}{more}"
+        )
+
+
+def _read_files(
+    found: folders.Splits, config: VisionDataConfig, root: Path, device: Device, progress: bool
+) -> Source:
     if config.dataset == "imagenet":
-        return _streamed(found, decode.ImageNetReader(config.resize or 224), root)
-    size = config.resize or decode.common_size(found.train.paths[0])
-    read = decode.FolderReader(size, fit=config.resize is not None)
+        return _streamed(found, ImageNetReader(config.resize or 224), root)
+    size = config.resize or common_size(found.train.paths[0])
+    read = FolderReader(size, fit=config.resize is not None)
     total = sum(len(files.paths) for files in (found.train, found.val, found.test) if files)
     if not fits_in_memory(total, size, device):
         return _streamed(found, read, root)
@@ -218,22 +270,22 @@ def _streamed(found: folders.Splits, read: ImageReader, root: Path) -> Source:
 
     val = split(found.val) if found.val else None
     train, test = split(found.train), split(found.test)
-    return Source(train, val, test, found.class_names, read.size, f"{root} (streamed)")
+    return Source(
+        train, val, test, found.class_names, read.size, f"{printable(str(root))} (streamed)"
+    )
 
 
-def _decoded(
-    found: folders.Splits, read: decode.FolderReader, root: Path, progress: bool
-) -> Source:
+def _decoded(found: folders.Splits, read: FolderReader, root: Path, progress: bool) -> Source:
     """Return the decoded images, from their cache where it is complete."""
     from_cache: list[bool] = []
 
     def split(files: folders.Files) -> ArraySplit:
-        images, was_cached = decode.cached_images(files, read, progress)
+        images, was_cached = cache.decoded(files, read, progress)
         from_cache.append(was_cached)
         return ArraySplit(images, files.targets)
 
     train = split(found.train)
     val = split(found.val) if found.val else None
     test = split(found.test)
-    origin = f"{root} ({'from its cache' if all(from_cache) else 'decoded'})"
+    origin = f"{printable(str(root))} ({'from its cache' if all(from_cache) else 'decoded'})"
     return Source(train, val, test, found.class_names, read.size, origin)

@@ -22,6 +22,8 @@ from utils import UserError, mixed_seed, progress_bar, usable_cpus
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 DIGEST_IMAGES = 10_000  # nor more pixels, to tell one data set from another
+CHECKED_IMAGES = 1000  # nor more images, to see that they are not all of one colour
+CHANNELS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class ArraySplit:
     def subset(self, index: Indices | slice) -> "ArraySplit":
         """Return the split of the chosen images."""
         return ArraySplit(self.images[index], self.targets[index])
+
+    def image(self, number: int) -> Images:
+        """Return one image, (H, W, 3)."""
+        return self.images[number]
 
     def digest(self) -> str:
         """Return a hash of all targets and of evenly spaced images."""
@@ -75,10 +81,14 @@ class FileSplit:
         """Return the split of the chosen images."""
         return replace(self, paths=self.paths[index], targets=self.targets[index])
 
+    def image(self, number: int) -> Images:
+        """Return one image, (H, W, 3), read without augmentation."""
+        return self.read(self.paths[number])
+
     def digest(self) -> str:
         """Return a hash of all targets and of the names of files and their folders."""
         names = ["/".join(path.split(os.sep)[-2:]) for path in self.paths]
-        return _digest(self.targets.tobytes(), "\n".join(names).encode())
+        return _digest(self.targets.tobytes(), os.fsencode("\n".join(names)))
 
     def loader(
         self,
@@ -180,6 +190,23 @@ def statistics(split: Split, num_workers: int | None, progress: bool) -> Statist
 
 def _pixels(pixels: torch.Tensor, choices: Choices, noise: torch.Tensor | None) -> torch.Tensor:
     return pixels
+
+
+def constant_channels(split: Split) -> dict[str, int]:
+    """Return the channels that have one value in all pixels of all images, with that value.
+
+    Of more than CHECKED_IMAGES images evenly spaced ones are looked at, and in most sets the first
+    is enough.
+    """
+    step = -(-len(split.targets) // CHECKED_IMAGES)
+    first = split.image(0)[0, 0]  # (3,)
+    constant = np.ones(3, bool)
+    for number in range(0, len(split.targets), step):
+        constant &= (split.image(number) == first).all((0, 1))
+        if not constant.any():
+            break
+    values = zip(CHANNELS, first.tolist(), constant, strict=True)
+    return {name: value for name, value, is_constant in values if is_constant}
 
 
 # --- memory ---

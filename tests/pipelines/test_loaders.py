@@ -17,8 +17,8 @@ from PIL import Image
 from torchvision import transforms
 
 from pipelines.images.augment import Transform
-from pipelines.images.decode import FolderReader, ImageNetReader, decode_all
 from pipelines.images.loaders import MemoryLoader, StreamLoader
+from pipelines.images.readers import FolderReader, ImageNetReader, decode_all
 from utils import UserError, mixed_seed, share
 
 SIZE, COUNT, BATCH = 8, 23, 5
