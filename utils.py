@@ -63,8 +63,11 @@ def warn(text: str) -> None:
 
 
 def printable(name: str) -> str:
-    """Return a file's name as valid text, with \\xe9 and the like for bytes that are no UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """Return a file's name as text that can be written: a byte that is no UTF-8 becomes \\udce9.
+
+    Python holds such a byte as half of a surrogate pair.
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 # --- seeds ---

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cli.args_file import load_yaml
+from utils import printable
 from zilu.names import ACTIVATIONS, ALIASES, canonical_name
 
 # Other code's names for the flags that describe a run.
@@ -55,13 +55,22 @@ def _as_mapping(text: str) -> dict[str, Any]:
             raise ValueError("printed arguments that cannot be read (something follows it)")
         return {str(each.arg): ast.unparse(each.value) for each in call.keywords}
     try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
+        content = load_yaml(text)
+    except ValueError:
         content = None
     if isinstance(content, dict):
-        return content
+        return {str(name): _as_text(value) for name, value in content.items()}
     lines = (re.fullmatch(r"\s*([\w-]+)\s*[:=]\s*(.*?)\s*", line) for line in text.splitlines())
     return {match[1]: match[2] for match in lines if match}
+
+
+def _as_text(value: Any) -> Any:
+    """Return a value with all strings in it fit to be written: paths may hold any bytes."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {name: _as_text(each) for name, each in value.items()}
+    return [_as_text(each) for each in value] if isinstance(value, list) else value
 
 
 def _value(text: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from run_folder.lock import FolderLock
-from utils import UserError, replacing, torchrun_id
+from utils import UserError, printable, replacing, torchrun_id
 
 
 class RunFolder:
@@ -134,13 +134,9 @@ class RunFolder:
             OSError: it cannot be read.
             ValueError: it is no YAML.
         """
-        import yaml  # --help works without it
+        from cli.args_file import load_yaml  # loads yaml, which --help works without
 
-        text = (self.path / self.ARGS).read_text(encoding="utf-8")
-        try:
-            return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
+        return load_yaml((self.path / self.ARGS).read_text(encoding="utf-8"))
 
     def describe(self, args_text: str, model_text: str) -> None:
         """Write args.txt and model.txt."""
@@ -178,7 +174,7 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         with self._replacing(name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(printable(text), encoding="utf-8")
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
@@ -228,7 +224,7 @@ class RunFolder:
         if not self.writes:
             return
         with self._writing(name), open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(printable(line) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner
 

@@ -9,6 +9,7 @@ from analysis.findings import Findings
 from analysis.measures import final_value, selected_value
 from analysis.section import Section
 from analysis.variants import variant_of
+from utils import printable
 
 
 class RunList(Section):
@@ -32,7 +33,7 @@ def runs_table(findings: Findings) -> pandas.DataFrame:
         seed, init_seed, data_seed = run.seeds
         rows.append(
             {
-                "run": str(run.path),
+                "run": printable(str(run.path)),
                 "outcome": run.kind,
                 "used": group is not None,
                 "left_out_because": reasons.get(run.path, ""),
