@@ -118,15 +118,15 @@ def scan(root: Path) -> Splits:
         raise UserError(
             f"{root / 'train'}: has {len(classes)} class folder(s), at least two are needed"
         )
-    has_test, val_name = (root / "test").is_dir(), _val_name(root)
-    if not (val_name or has_test):
-        raise UserError(f"{root}: there is neither test/ nor val/ in it; it should hold {LAYOUT}")
     others: Counter[str] = Counter()
 
     def split(name: str) -> Files:
         return _scan_split(root, name, classes, others)
 
     train = split("train")
+    has_test, val_name = (root / "test").is_dir(), _val_name(root)
+    if not (val_name or has_test):
+        raise UserError(f"{root}: there is neither test/ nor val/ in it; it should hold {LAYOUT}")
     test = split("test" if has_test else str(val_name))
     val = split(val_name) if val_name and has_test else None
     used = {files.split for files in (train, test, val) if files}
@@ -185,10 +185,11 @@ def _scan_split(root: Path, split: str, classes: list[str], others: Counter[str]
 def image_endings() -> frozenset[str]:
     """Return the endings, ".jpg" for example, of the files that Pillow decodes."""
     Image.init()
+    opened = {*Image.OPEN, "MPO"}  # JPEG's plugin opens MPO
     return frozenset(
         ending
         for ending, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in NOT_DECODED
+        if name in opened - NOT_DECODED
     )
 
 

@@ -251,6 +251,7 @@ class TestTransparency:
         assert np.array_equal(decoded(path), expected)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
