@@ -265,6 +265,11 @@ class TestOrientation:
     @pytest.mark.parametrize(
         "other",
         [
+            (0x10F, 11, 1, b"\x01\x00\x00\x00"),  # Make, a number
+            (0x11A, 2, 4, b"300\0"),  # XResolution, a text
+            (0x11A, 9, 1, b"\xff\xff\xff\xff"),  # XResolution, below zero
+            (0x11A, 11, 1, b"\xff\xff\xff\xff"),  # XResolution, not a number
+            (0x128, 4, 1, b"\xff\xff\xff\xff"),  # ResolutionUnit, too large
             (0x11A, 5, 1, b"\xff\xff\xff\x7f"),  # XResolution, a fraction beyond the end
             (0x10F, 2, 2**30, bytes(4)),  # Make, a text of a GiB
             (0x8769, 4, 1, b"\x01\x00\x00\x00"),  # a table inside the header

@@ -78,9 +78,8 @@ def copy_over(path):
 
 
 def swap_classes(path):
-    """Exchange it with a file of the same size and time in another class."""
+    """Exchange it with the file of the same name, size and time in another class."""
     other = path.parents[1] / "cow/1.bmp"
-    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
     third = path.with_name("third")
     path.rename(third)
     other.rename(path)
@@ -102,6 +101,8 @@ CHANGES = [edit_in_place, write_again, put_another_over, copy_over, swap_classes
 @pytest.mark.parametrize("change", CHANGES)
 def test_changes_that_keep_size_and_time_are_noticed(tmp_path, change):
     folder = write_folder(tmp_path / "data", suffix=".bmp")
+    for path in folder.glob("*/*/*"):
+        os.utime(path, (10**9, 10**9))  # as from an archive
     before = load_folder(folder)
     assert same_pixels(before.test, folder / "test", before)
     path = folder / "test/ant/1.bmp"
