@@ -287,7 +287,7 @@ def write_images(folder, size=8, classes=("a", "b"), splits=("train", "test"), c
         for number, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
             for i in range(count):
-                image = Image.new("RGB", (size, size), (number * 100, i * 30, shade))
+                image = Image.new("RGB", (size, size), (number * 100, i * 30, shade + i))
                 image.save(folder / split / name / f"{i}.png")
     return folder
 
