@@ -82,8 +82,11 @@ def replace_activations(
 
     Only the ways that example_input takes are seen, and only calls inside `forward` are reached:
     not those in another method that is called from outside, nor those that activation checkpointing
-    of a method runs again in backward (checkpointing of modules is fine). copy.copy and torch.fx's
-    tracer do not support the new forward; copy.deepcopy, pickle, torch.export and torch.compile do.
+    of a method runs again in backward (checkpointing of modules is fine). copy.copy and
+    torch.jit.script do not support a new forward; copy.deepcopy, pickle, torch.export,
+    torch.jit.trace and torch.compile do. torch.fx does where the new forward is not that of the
+    outermost module (which it runs by its class: trace nn.Sequential(model)), and where the calls
+    are functions and not methods.
 
     Returns:
         What was replaced, and what was left and why, site by site.

@@ -201,6 +201,13 @@ class _Forward(functools.partial[Any]):
         module, previous, *_ = self.args
         return inspect.signature(_bound(module, previous))
 
+    @property
+    def __globals__(self) -> dict[str, Any]:  # torch.jit.script reads it
+        raise AttributeError(
+            "torch.jit.script cannot compile a forward whose calls of functions were replaced; "
+            "torch.jit.trace and torch.export can record it"
+        )
+
 
 def _bound(module: nn.Module, previous: Function | None) -> Function:
     return functools.partial(type(module).forward, module) if previous is None else previous
@@ -240,10 +247,30 @@ def _substituting(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
+    entries = plan.training if module.training else plan.evaluation
     if torch.compiler.is_compiling():
         _show_to_compiler()
-    with _Substitution(holder, plan.training if module.training else plan.evaluation):
-        return _bound(module, previous)(*args, **kwargs)
+        proxy = None
+    else:
+        proxy = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.fx.Proxy)), None)
+    nodes = len(proxy.tracer.graph.nodes) if proxy is not None else 0
+    with _Substitution(holder, entries):
+        result = _bound(module, previous)(*args, **kwargs)
+    if proxy is not None:
+        _check_methods(list(proxy.tracer.graph.nodes)[nodes:], entries)
+    return result
+
+
+def _check_methods(nodes: Sequence[torch.fx.Node], entries: Entries) -> None:
+    """Raise RuntimeError if torch.fx recorded x.relu(), which it does not show to any mode."""
+    replaced = {kind for kind, of_kind in entries if any(entry.name for entry in of_kind)}
+    for node in nodes:
+        method: Any = getattr(Tensor, str(node.target), None)
+        if node.op == "call_method" and FUNCTIONS.get(method, "") in replaced:
+            raise RuntimeError(
+                f"torch.fx records the method .{node.target}() before it can be replaced; "
+                "torch.export and torch.compile trace it"
+            )
 
 
 def _writing_back(module: nn.Module, previous: Function | None, /, input: Tensor) -> Tensor:
