@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from zilu.dynamo import not_traced
 from zilu.replacement.calls import Args, Call, Kwargs, Observations
-from zilu.replacement.kinds import CALLING_NONE, FUNCTIONS, Function
+from zilu.replacement.kinds import BOUNDING, CALLING_NONE, FUNCTIONS, Function, kind_of_call
 from zilu.replacement.sites import CallSite, SiteKey, key_of
 
 MANY_WAYS = "its forward takes several ways, and one of its calls has to stay"
@@ -266,7 +266,7 @@ def _check_methods(nodes: Sequence[torch.fx.Node], entries: Entries) -> None:
     replaced = {kind for kind, of_kind in entries if any(entry.name for entry in of_kind)}
     for node in nodes:
         method: Any = getattr(Tensor, str(node.target), None)
-        if node.op == "call_method" and FUNCTIONS.get(method, "") in replaced:
+        if node.op == "call_method" and kind_of_call(method, node.args, node.kwargs) in replaced:
             raise RuntimeError(
                 f"torch.fx records the method .{node.target}() before it can be replaced; "
                 "torch.export and torch.compile trace it"
@@ -286,7 +286,7 @@ def _show_to_compiler() -> None:
     # here, because importing dynamo is slow
     from torch._dynamo.variables.torch import get_overridable_functions
 
-    get_overridable_functions().update(FUNCTIONS)
+    get_overridable_functions().update([*FUNCTIONS, *BOUNDING])
 
 
 class _Substitution(TorchFunctionMode):
@@ -305,7 +305,7 @@ class _Substitution(TorchFunctionMode):
         self, function: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        kind = FUNCTIONS.get(function)
+        kind = kind_of_call(function, args, kwargs)
         if kind is None or kind not in self.entries:
             return function(*args, **kwargs)
         entries = self.entries[kind]
