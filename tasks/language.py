@@ -192,7 +192,8 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         check_same_configuration(config.model, settings)
         if tokenizer.fingerprint(name) != settings["tokenizer_fingerprint"]:
             raise UserError(
-                f"--tokenizer {name}: the checkpoint was trained with another one; "
+                f"--tokenizer {name}: the checkpoint was trained with another one, or by an "
+                "earlier version, which gave a folder's tokenizer a text line by line; "
                 f"give --tokenizer {saved}, as it was then"
             )
         return config

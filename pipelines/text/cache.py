@@ -236,10 +236,13 @@ def _create(
     progress: bool,
 ) -> Tokens:
     """Tokenise the corpus into the cache; download it where it is None."""
+    if corpus is not None:
+        corpora.check(wanted["name"], corpus)
     # Before a download: without a tokenizer it would be for nothing.
     encoder = tokenizer.load(tokenizer_name, data_path)
-    corpus = corpus or corpora.fetch(wanted["name"], data_path)
-    corpora.check(wanted["name"], corpus)
+    if corpus is None:
+        corpus = corpora.fetch(wanted["name"], data_path)
+        corpora.check(wanted["name"], corpus)
     meta = {**wanted, "tokenizer": str(Path(tokenizer_name).resolve())}
     try:
         return _write_folder(stem, meta, corpus, encoder, progress)
