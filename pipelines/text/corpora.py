@@ -61,6 +61,28 @@ def _stamp(path: Path) -> Stamp:
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """Hold a folder's path and the names in it, which are many where images lie there too."""
+
+    path: Path
+    names: frozenset[str]
+
+
+def _listed(path: Path) -> _Folder:
+    """Return the folder, without names where there is none.
+
+    Raises:
+        OSError: it cannot be read, or is a file or a link to nowhere.
+    """
+    try:
+        return _Folder(path, frozenset(os.listdir(path)))
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise
+        return _Folder(path, frozenset())
+
+
 def find(name: str, data_path: str | Path) -> Corpus | None:
     """Find the corpus called `name` in `data_path`; None where nothing of it is there.
 
@@ -70,43 +92,34 @@ def find(name: str, data_path: str | Path) -> Corpus | None:
     """
     if name == "pydoc":
         return _pydoc()
-    folder = Path(data_path)
+    folder = _listed(Path(data_path))
     if name in FORMS:
         return _find_wikitext(name, folder)
-    return _complete(name, Corpus("text", str(folder), _text_files(folder, ["{}.txt"])))
+    return _complete(name, folder, _text_files(folder, ["{}.txt"]))
 
 
-def _find_wikitext(name: str, folder: Path) -> Corpus | None:
+def _find_wikitext(name: str, folder: _Folder) -> Corpus | None:
     """Find WikiText: in a folder or in files of its own names, else in files of other names."""
-    copies = _copies_by_name(name, folder)
-    if len(copies) > 1:
-        one, other = [*copies][:2]
+    places = [_listed(path) for path in _wikitext_folders(name, folder.path)]
+    patterns = [*_own_names(name), "{}.txt", *_other_names(name)]
+    copies = [(place, _splits_in(place, patterns)) for place in places]
+    here = _splits_in(folder, _own_names(name))
+    if any(file.name.startswith("wiki.") for split in here.values() for file in split.files):
+        copies.append((folder, here))
+    found = [(place, splits) for place, splits in copies if splits]
+    if len(found) > 1:
+        one, other = (place.path for place, _ in found[:2])
         raise UserError(f"{one}: holds {name}, as {other} does; move one of them away")
-    for place, splits in copies.items():
-        return _complete(name, Corpus(FORMS[name], str(place), splits))
-    places = _wikitext_folders(name, folder)
+    for place, splits in found:
+        return _complete(name, place, splits)
     for place in places:
         _refuse_other_names(name, place, r"(.*[\W_])?{}([\W_]|$)")
-    splits = (
-        _splits_in(folder, _own_names(name))
-        or _text_files(folder, ["{}.txt"])  # which may be --dataset text's: see check
-        or _text_files(folder, _other_names(name))
-    )
-    if not splits:
-        archives = "|".join(re.escape(place.name) for place in places)
+    # train.txt and so on may be --dataset text's: check() sees to it.
+    here = here or _text_files(folder, ["{}.txt"]) or _text_files(folder, _other_names(name))
+    if not here:
+        archives = "|".join(re.escape(place.path.name) for place in places)
         _refuse_other_names(name, folder, rf"({archives})\.")
-    return _complete(name, Corpus(FORMS[name], str(folder), splits))
-
-
-def _copies_by_name(name: str, folder: Path) -> dict[Path, dict[str, Split]]:
-    """Return the splits in each place that is WikiText's by a name of the place or of a file."""
-    patterns = [*_own_names(name), "{}.txt", *_other_names(name)]
-    copies = {place: _splits_in(place, patterns) for place in _wikitext_folders(name, folder)}
-    here = _splits_in(folder, _own_names(name))
-    files = [file for split in here.values() for file in split.files]
-    if any(file.name.startswith("wiki.") for file in files):
-        copies[folder] = here
-    return {place: splits for place, splits in copies.items() if splits}
+    return _complete(name, folder, here)
 
 
 def _own_names(name: str) -> list[str]:
@@ -120,23 +133,23 @@ def _other_names(name: str) -> list[str]:
     return [f"wiki.{{}}{ending}", f"{{}}{ending}"]
 
 
-def _complete(name: str, corpus: Corpus) -> Corpus | None:
-    """Return the corpus, None where nothing of it is there.
+def _complete(name: str, folder: _Folder, splits: Mapping[str, Split]) -> Corpus | None:
+    """Return the corpus that was found in `folder`, None where nothing of it was.
 
     Raises:
         UserError: a split is missing.
     """
-    missing = [split for split in SPLITS if split not in corpus.splits]
+    missing = [split for split in SPLITS if split not in splits]
     if missing:
         pattern = r"{}\.txt" if name == "text" else r"wiki[\W_](.*[\W_])?{}([\W_]|$)"
-        _refuse_other_names(name, Path(corpus.origin), pattern, missing)
-    if missing and corpus.splits:
-        raise _missing(name, missing[0], corpus.origin)
-    return corpus if corpus.splits else None
+        _refuse_other_names(name, folder, pattern, missing)
+    if missing and splits:
+        raise _missing(name, missing[0], folder.path)
+    return Corpus(FORMS.get(name, name), str(folder.path), splits) if splits else None
 
 
 def _refuse_other_names(
-    name: str, folder: Path, pattern: str, splits: Iterable[str] = SPLITS
+    name: str, folder: _Folder, pattern: str, splits: Iterable[str] = SPLITS
 ) -> None:
     """Refuse a file that seems to be meant for the corpus but is not found by its name.
 
@@ -153,26 +166,12 @@ def _refuse_other_names(
     """
     words = "|".join(alias for split in splits for alias in SPLITS[split])
     matches = re.compile(pattern.replace("{}", f"({words})"), re.IGNORECASE).match
-    for file in sorted(filter(matches, _names(folder))):
+    for file in sorted(filter(matches, folder.names)):
         looked_for = "train.txt" if name == "text" else f"wiki.train{ENDINGS[name][0]}"
         raise UserError(
-            f"{folder / file}: --dataset {name} does not read a file of this name; unpack it, name"
+            f"{folder.path / file}: --dataset {name} reads no file of this name; unpack it, name"
             f" it like {looked_for}, or move it away"
         )
-
-
-def _names(folder: Path) -> set[str]:
-    """Return the names in a folder, none where there is no folder.
-
-    Raises:
-        OSError: it cannot be read, or is a file or a link to nowhere.
-    """
-    try:
-        return set(os.listdir(folder))
-    except FileNotFoundError:
-        if folder.is_symlink():
-            raise
-        return set()
 
 
 def fetch(name: str, data_path: str | Path) -> Corpus:
@@ -193,7 +192,7 @@ def fetch(name: str, data_path: str | Path) -> Corpus:
             f" https://huggingface.co/datasets/{WIKITEXT_REPOSITORIES[0]} there (or"
             " wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens)"
         ) from None
-    return Corpus(form, f"{copy / form}", _parquet_files(copy / form))
+    return Corpus(form, f"{copy / form}", _parquet_files(_listed(copy / form)))
 
 
 def _whole_copy_of(form: str) -> Callable[[Path], bool]:
@@ -201,7 +200,7 @@ def _whole_copy_of(form: str) -> Callable[[Path], bool]:
 
     def usable(copy: Path) -> bool:
         try:
-            return len(_parquet_files(copy / form)) == len(SPLITS)
+            return len(_parquet_files(_listed(copy / form))) == len(SPLITS)
         except UserError:  # a download that was broken off
             return False
 
@@ -266,21 +265,20 @@ def _head(split: Split) -> bytes:
     return next(split.blocks(), b"")
 
 
-def _text_files(folder: Path, patterns: Iterable[str]) -> dict[str, Split]:
+def _text_files(folder: _Folder, patterns: Iterable[str]) -> dict[str, Split]:
     """Return the splits that are in `folder` as text files of such names, earlier ones first.
 
     Raises:
         UserError: a split is there twice, as valid.txt and val.txt.
     """
-    names = _names(folder)
     splits: dict[str, Split] = {}
     for split, aliases in SPLITS.items():
         for pattern in patterns:
-            found = [name for alias in aliases if (name := pattern.format(alias)) in names]
+            found = [name for alias in aliases if (name := pattern.format(alias)) in folder.names]
             if len(found) > 1:
-                raise _twice(folder / found[0], folder / found[1])
+                raise _twice(folder.path / found[0], folder.path / found[1])
             if found:
-                splits[split] = TextSplit(folder / found[0])
+                splits[split] = TextSplit(folder.path / found[0])
                 break
     return splits
 
@@ -295,14 +293,14 @@ def _wikitext_folders(name: str, folder: Path) -> list[Path]:
     return [folder / place for place in (form, form.removesuffix("-v1"), name, f"wikitext/{form}")]
 
 
-def _splits_in(folder: Path, patterns: Iterable[str]) -> dict[str, Split]:
+def _splits_in(folder: _Folder, patterns: Iterable[str]) -> dict[str, Split]:
     """Return the splits of WikiText in one folder, each in whichever form it has.
 
     Raises:
         UserError: a split is there in two forms.
     """
     splits: dict[str, Split] = {}
-    for form in (_saved(folder), _parquet_files(folder), _text_files(folder, patterns)):
+    for form in (_saved(folder.path), _parquet_files(folder), _text_files(folder, patterns)):
         for split in form.keys() & splits:
             raise _twice(splits[split].files[0], form[split].files[0])
         splits |= form
@@ -317,17 +315,17 @@ def _saved(folder: Path) -> dict[str, Split]:
     return {split: SavedSplit(folder, names[0]) for split, names in found.items() if names}
 
 
-def _parquet_files(folder: Path) -> dict[str, Split]:
+def _parquet_files(folder: _Folder) -> dict[str, Split]:
     """Return the splits that are in `folder` as Parquet files, one or several of each.
 
     Raises:
         UserError: a split is there twice, or a part of it.
     """
-    names = sorted(name for name in _names(folder) if name.endswith(".parquet"))
+    names = sorted(name for name in folder.names if name.endswith(".parquet"))
     splits: dict[str, Split] = {}
     for split, aliases in SPLITS.items():
         stems = {name: re.split(r"-|\.parquet$", name)[0] for name in names}
-        paths = [folder / name for name in names if stems[name] in aliases]
+        paths = [folder.path / name for name in names if stems[name] in aliases]
         found = {(stems[path.name], "-" in path.name): path for path in paths}
         if len(found) > 1:
             raise _twice(*[*found.values()][:2])
