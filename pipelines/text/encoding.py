@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 AHEAD = 2  # lists given to the tokenizer while the one before is written
 WINDOW = 2**16  # characters of a window without its overlap, at least
-OVERLAP = 2**10  # characters; an eighth of them is a hundred tokens or so
+OVERLAP = 2**10  # characters, half of which two windows must have the same tokens of
 WINDOWS = 16  # given to the library at once, which takes a thread for each
 
 Item = TypeVar("Item")
@@ -103,6 +103,11 @@ class _Window:
 
     piece: str
     overlap: str
+    is_first: bool
+
+    @property
+    def text(self) -> str:
+        return self.piece + self.overlap
 
     @property
     def size(self) -> int:
@@ -113,7 +118,8 @@ def _of_the_whole(chunks: Iterable[list[bytes]], encoder: FastTokenizer) -> Iter
     """Yield the ids that the tokenizer gives for the whole text."""
 
     def encoded(windows: list[_Window]) -> list[tuple["Encoding", bool]]:
-        return encoder.encode_texts([window.piece + window.overlap for window in windows])
+        found = encoder.encode_texts([window.text for window in windows])
+        return [(each, _restores(w, back)) for w, (each, back) in zip(windows, found, strict=True)]
 
     batches = _in_batches(_windows(_pieces(chunks)))
     found = (
@@ -158,18 +164,30 @@ def _pieces(chunks: Iterable[list[bytes]]) -> Iterator[str]:
 
 def _windows(pieces: Iterator[str]) -> Iterator[_Window]:
     """Yield each piece with the start of the next."""
-    piece = next(pieces, None)
+    piece, is_first = next(pieces, None), True
     while piece is not None:
         following = next(pieces, None)
         if following is not None and len(following) < OVERLAP:  # it is the last
             piece, following = piece + following, None
-        yield _Window(piece, following[:OVERLAP] if following else "")
-        piece = following
+        yield _Window(piece, following[:OVERLAP] if following else "", is_first)
+        piece, is_first = following, False
 
 
 def _in_batches(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
     while batch := list(islice(windows, WINDOWS)):
         yield batch
+
+
+def _restores(window: _Window, decoded: str) -> bool:
+    """Return whether the decoded tokens are the window's text, but near its ends.
+
+    There a word may be cut that a neighbour has whole. At the ends of the whole text one space may
+    differ: SentencePiece's tokenizers put one in front, or take it away.
+    """
+    margin = OVERLAP // 4
+    text = window.text.removeprefix(" ") if window.is_first else window.text[margin:]
+    text = text[:-margin] if window.overlap else text.removesuffix(" ")
+    return text in decoded
 
 
 def _ids(encoding: "Encoding", start: int, stop: int | None = None) -> Ids:
@@ -194,18 +212,19 @@ def _seam(
     """
     overlap = OVERLAP
     while True:
-        middle, reach = overlap // 2, overlap // 4
-        tokens = _tokens_around(right, middle, reach)
-        if tokens and tokens == _tokens_around(left, len(piece) + middle, reach):
-            return left, middle
+        place = overlap - OVERLAP // 2
+        tokens = _tokens_around(right, place)
+        if tokens and tokens == _tokens_around(left, len(piece) + place):
+            return left, place
         if overlap >= len(following):
             return None
-        overlap = min(4 * overlap, len(following))
-        left = encoder.encode_texts([piece + following[:overlap]])[0][0]
+        overlap = min(2 * overlap, len(following))
+        left, _ = encoder.encode_texts([piece + following[:overlap]])[0]
 
 
-def _tokens_around(encoding: "Encoding", place: int, reach: int) -> list[tuple[int, int]]:
+def _tokens_around(encoding: "Encoding", place: int) -> list[tuple[int, int]]:
     """Return id and start of the tokens around a place, [] where none begins on one side of it."""
+    reach = OVERLAP // 4
     first, middle, last = (_token_at(encoding, place + x) for x in (-reach, 0, reach))
     if not first < middle < last:
         return []
