@@ -191,11 +191,13 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         config = command.config.replaced(**taken, init_from=None, tokenizer=name)
         check_same_configuration(config.model, settings)
         if tokenizer.fingerprint(name) != settings["tokenizer_fingerprint"]:
-            raise UserError(
-                f"--tokenizer {name}: the checkpoint was trained with another one, or by an "
-                "earlier version, which gave a folder's tokenizer a text line by line; "
-                f"give --tokenizer {saved}, as it was then"
-            )
+            reason = f"the checkpoint was trained with another one; give --tokenizer {saved}"
+            if name == saved:
+                reason = (
+                    "its files have changed since the checkpoint, or an earlier version made its "
+                    "tokens line by line; bring the files back, or train again"
+                )
+            raise UserError(f"--tokenizer {name}: {reason}")
         return config
 
     def measured_with(self) -> str:

@@ -200,6 +200,10 @@ class TestLoss:
             words[int(place * len(words))] = other
             assert not encoded(" ".join(words), backend)[1]
 
+    def test_a_word_that_a_window_cuts_is_no_loss(self, short):
+        backend = small.of_words(["lengthy", "words"], decoder=decoders.WordPiece())
+        assert encoded(" ".join(["lengthy", "words"] * 5000), backend)[1]
+
     def test_clean_up_is_no_loss(self):
         backend = small.of_words(["a", "."], decoder=decoders.WordPiece())
         assert backend.decode([1, 2]) == "a."
@@ -274,6 +278,19 @@ class TestWithheldFigures:
         bits = test["loss"] * len(ids) / len(PROSE[:9000].encode()) / torch.tensor(2.0).log()
         assert test["bits_per_byte"] == pytest.approx(float(bits), rel=1e-6)
         assert "lossless:" not in (tmp_path / "run/args.txt").read_text()
+
+    def test_a_checkpoint_of_an_earlier_version_is_of_other_tokens(
+        self, tmp_path, backends, monkeypatch, mistake_in
+    ):
+        data = write(tmp_path / "data", PROSE[:3000])
+        name = small.save(tmp_path / "tokenizer", backends("Llama 2"))
+        with monkeypatch.context() as before:
+            before.setattr(tokenizer, "FOLDERS_RULE", b"")
+            run("--data_path", data, "--tokenizer", name, "--output_dir", tmp_path / "run")
+        flags = ["--data_path", data, "--tokenizer", name, "--output_dir", tmp_path / "run"]
+        assert "line by line" in mistake_in(language_main, "--test_only", *flags[-2:])
+        error = mistake_in(language_main, *SMALL, *flags, "--resume")
+        assert "tokenizer_fingerprint" in error
 
     def test_a_split_that_loses_nothing_keeps_them(self, tmp_path):
         decoder = decoders.WordPiece()
