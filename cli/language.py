@@ -112,7 +112,10 @@ class LanguageDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     batch_size: int = flag(32, positive_int, "Training", "sequences per batch")
-    tokenizer: str = flag("gpt2", str, "Dataset", "gpt2, bytes, or a tokenizer's folder")
+    tokenizer: str = flag(
+        "gpt2", str, "Dataset",
+        "gpt2, bytes, or a tokenizer's folder (no bits per byte where it loses some of the text)",
+    )  # fmt: skip
     eval_stride: int | None = flag(
         None, positive_int, "Dataset",
         "tokens that an evaluation window scores, with the rest of the context before them "
@@ -148,8 +151,11 @@ class LanguageRunConfig(RunConfig):
         0, count, "Output", "continuations of --prompt to print at the end", Effect.NOTHING
     )
     prompt: str | None = flag(
-        None, str, "Output", "text that --sample continues (a new document)", Effect.NOTHING
-    )
+        None, str, "Output",
+        "text that --sample continues (a new document); <|endoftext|> in it means what it means in "
+        "a text for training",
+        Effect.NOTHING,
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()

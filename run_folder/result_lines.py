@@ -37,11 +37,13 @@ def accuracy_text(metrics: dict[str, float], with_balanced: bool) -> str:
 
 def perplexity_text(metrics: dict[str, float]) -> str:
     """Return the metrics of language modelling as a line holds them."""
-    return (
-        f"Loss: {metrics['loss']:.8f} Perplexity: {metrics['perplexity']:.4f} "
-        f"(per word {metrics['word_perplexity']:.6g}, "
-        f"{metrics['bits_per_byte']:.4f} bits per byte)"
-    )
+    text = f"Loss: {metrics['loss']:.8f} Perplexity: {metrics['perplexity']:.4f}"
+    if "bits_per_byte" in metrics:
+        text += (
+            f" (per word {metrics['word_perplexity']:.6g}, "
+            f"{metrics['bits_per_byte']:.4f} bits per byte)"
+        )
+    return text
 
 
 def moment(record: Record) -> str:
