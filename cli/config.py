@@ -20,6 +20,7 @@ from cli.converters import (
     not_negative,
     number,
     one_of,
+    path,
     positive,
     positive_int,
     save_interval,
@@ -230,12 +231,13 @@ class RunConfig:
         Effect.ARITHMETIC,
     )  # fmt: skip
     config: str | None = flag(
-        None, str, "Output",
-        "YAML file of flags, or the args.txt of an earlier run; the command line overrides it",
+        None, path, "Output",
+        "YAML file of flags, read as on the command line, or the args.txt of an earlier run; the "
+        "command line overrides it",
         Effect.NOTHING, one_run=True,
     )  # fmt: skip
     output_dir: str | None = flag(
-        None, str, "Output",
+        None, path, "Output",
         "run folder (./Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED, and a short hash where other "
         "flags differ from their defaults)",
         Effect.NOTHING, one_run=True,
@@ -245,7 +247,7 @@ class RunConfig:
         Effect.NOTHING, one_run=True,
     )  # fmt: skip
     resume: str | None = flag(
-        None, str, "Output",
+        None, path, "Output",
         "go on with the interrupted run in --output_dir, if there is one; or with the one whose "
         "folder or checkpoint is given, whose flags then count where none are given",
         Effect.NOTHING, bare=AUTO, one_run=True,
@@ -272,7 +274,7 @@ class RunConfig:
         Effect.NOTHING, one_run=True,
     )  # fmt: skip
     checkpoint: str | None = flag(
-        None, str, "Output", "checkpoint file for --test_only", Effect.NOTHING, one_run=True
+        None, path, "Output", "checkpoint file for --test_only", Effect.NOTHING, one_run=True
     )
 
     @property

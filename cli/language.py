@@ -7,7 +7,15 @@ from typing import ClassVar
 
 import models
 from cli.config import Config, DataConfig, ModelConfig, RunConfig, TrainingConfig
-from cli.converters import LANGUAGE_FORMS, count, model_name, one_of, positive_int, share
+from cli.converters import (
+    LANGUAGE_FORMS,
+    count,
+    model_name,
+    one_of,
+    path,
+    positive_int,
+    share,
+)
 from cli.datasets import DEFAULT_DATA_PATH, LANGUAGE_DATASETS
 from cli.fields import Effect, Evaluated, flag
 from utils import UserError, user_errors
@@ -50,7 +58,7 @@ class LanguageModelConfig(ModelConfig):
         own_default=True,
     )  # fmt: skip
     init_from: str | None = flag(
-        None, str, "Model",
+        None, path, "Model",
         "folder of a Hugging Face GPT-2 to start from: config.json and model.safetensors",
     )  # fmt: skip
 
@@ -108,11 +116,11 @@ class LanguageDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     data_path: str = flag(
-        DEFAULT_DATA_PATH, str, "Dataset", "folder of the data and of its tokens", Effect.NOTHING,
+        DEFAULT_DATA_PATH, path, "Dataset", "folder of the data and of its tokens", Effect.NOTHING,
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     batch_size: int = flag(32, positive_int, "Training", "sequences per batch")
-    tokenizer: str = flag("gpt2", str, "Dataset", "gpt2, bytes, or a tokenizer's folder")
+    tokenizer: str = flag("gpt2", path, "Dataset", "gpt2, bytes, or a tokenizer's folder")
     eval_stride: int | None = flag(
         None, positive_int, "Dataset",
         "tokens that an evaluation window scores, with the rest of the context before them "

@@ -15,6 +15,7 @@ from cli.converters import (
     number,
     one_of,
     patch_size,
+    path,
     positive_int,
     seed_number,
     share,
@@ -79,7 +80,7 @@ class VisionDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     data_path: str = flag(
-        DEFAULT_DATA_PATH, str, "Dataset", "folder of the data", Effect.NOTHING,
+        DEFAULT_DATA_PATH, path, "Dataset", "folder of the data", Effect.NOTHING,
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     batch_size: int = flag(256, positive_int, "Training", "images per step")

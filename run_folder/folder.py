@@ -134,13 +134,9 @@ class RunFolder:
             OSError: it cannot be read.
             ValueError: it is no YAML.
         """
-        import yaml  # --help works without it
+        from cli.yaml_files import read_values  # loads yaml, which --help works without
 
-        text = (self.path / self.ARGS).read_text(encoding="utf-8")
-        try:
-            return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
+        return read_values((self.path / self.ARGS).read_text(encoding="utf-8"))
 
     def describe(self, args_text: str, model_text: str) -> None:
         """Write args.txt and model.txt."""
