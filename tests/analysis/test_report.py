@@ -343,6 +343,39 @@ def test_arguments_that_are_none(tmp_path):
         read_arguments(tmp_path / "args.txt")
 
 
+TWO_VALUES = [
+    "epochs: 2\nlr: 0.1\nlr: 0.2\n", "epochs: 2\nnum_epochs: 4\n", "lr = 0.1\n--lr = 0.2\n",
+    "learning-rate: 0.1\nlr: 1\n", '{"lr": 0.1,\n "a": {"b": 1, "b": 2}}',
+    "Namespace(epochs=2, lr=0.1, learning_rate=0.2)", "act: ReLU\nactivation: GELU\n",
+    "lr: 0.1\nMade by: this: program\nlr: 0.2\n",
+]  # fmt: skip
+ONE_VALUE = [
+    "epochs: 2\nlr: 0.1\nlr: 1.0e-1\n", "epochs: 2\nnum_epochs: 2.0\nlr: 0.1\n",
+    "lr = 0.1\n--lr = '0.1'\n", "learning-rate: null\nlr: 0.1\n", "lr: 0.1\nlearning_rate: None\n",
+    "Namespace(lr=0.1, learning_rate=0.1)", "lr: 0.1\nact: relu\nactivation: ReLU\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", TWO_VALUES)
+def test_two_values_of_one_argument_are_none(tmp_path, arguments):
+    """Neither counts; a last one that does, without a word, may be another run's."""
+    assert read_run(foreign(tmp_path / "a", arguments, 91)).kind == "unreadable"
+    lines = arguments.splitlines(keepends=True)
+    if len(lines) > 1 and not arguments.startswith("{"):
+        assert read_run(foreign(tmp_path / "b", "".join(lines[:-1]), 91)).kind != "unreadable"
+
+
+def test_where_the_two_values_stand_is_said(tmp_path):
+    reason = read_run(foreign(tmp_path / "a", "\nepochs: 2\nlr: 1\nn_epochs: 3\n", 91)).reason
+    assert re.search(r"epochs 2 \(line 2\) and n_epochs 3 \(line 4\)", reason)
+
+
+@pytest.mark.parametrize("arguments", ONE_VALUE)
+def test_one_value_twice_counts_once(tmp_path, arguments):
+    run = read_run(foreign(tmp_path / "a", arguments, 91))
+    assert (run.kind, run.flags["lr"]) == ("finished", 0.1)
+
+
 def foreign(folder, arguments, final, lines=FOREIGN_LINES, **more):
     """Make a run of other code; `more` are arguments."""
     text = arguments + "".join(f"{name}: {value}\n" for name, value in more.items())
