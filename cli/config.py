@@ -82,6 +82,11 @@ class ModelConfig:
         return self.activation in activations.SIGMA_NAMES
 
     @property
+    def start(self) -> str | None:
+        """Return the checkpoint that the weights start from; None where they start otherwise."""
+        return None
+
+    @property
     def is_third_party(self) -> bool:
         """Return whether the network is another package's."""
         return models.is_third_party(self.model)
@@ -116,6 +121,8 @@ class ModelConfig:
             "init_gain": self.init_gain != "torch",
         }
         for name, is_given in scaled_by.items():
+            if is_given and self.start is not None:
+                raise UserError(f"--init_from replaces what --{name} scales; leave out one of them")
             if is_given and self.is_third_party:
                 raise UserError(
                     f"--{name} does not apply to {self.model}, only to the project's own models: "
@@ -197,6 +204,14 @@ class TrainingConfig:
     lr_step: int = flag(20, positive_int, "Optimization", "epochs; see --scheduler")
     lr_gamma: float = flag(0.1, positive, "Optimization", "factor; see --scheduler")
 
+    @property
+    def bound_to_length(self) -> str | None:
+        """Return the flag that makes learning rates depend on the length of the training."""
+        if self.scheduler in ("cosine", "linear"):
+            return f"--scheduler {self.scheduler}"
+        is_share = self.warmup.endswith("%") and float(self.warmup[:-1]) > 0
+        return f"--warmup {self.warmup}" if is_share else None
+
     def check(self) -> None:
         """Refuse flags that contradict each other.
 
@@ -248,8 +263,9 @@ class RunConfig:
     )  # fmt: skip
     resume: str | None = flag(
         None, path, "Output",
-        "go on with the interrupted run in --output_dir, if there is one; or with the one whose "
-        "folder or checkpoint is given, whose flags then count where none are given",
+        "go on with the run in --output_dir, if there is one; or with the one whose folder or "
+        "checkpoint is given, whose flags then count where none are given. A greater --num_epochs "
+        "or --max_steps makes it longer, where the learning rate does not depend on its length",
         Effect.NOTHING, bare=AUTO, one_run=True,
     )  # fmt: skip
     save_interval: str = flag(

@@ -86,6 +86,13 @@ def file_path(text: str) -> Path:
     return Path(path(text))
 
 
+def weights_path(text: str) -> str:
+    """Return the path of weights; of a run folder that of its checkpoint."""
+    found = file_path(text)
+    checkpoint = found / "checkpoint.pt"
+    return str(checkpoint if checkpoint.is_file() else found)
+
+
 def _variable(match: re.Match[str]) -> str:
     name = match[1] or match[2]
     value = os.environ.get(name)

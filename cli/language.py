@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import models
@@ -15,6 +16,7 @@ from cli.converters import (
     path,
     positive_int,
     share,
+    weights_path,
 )
 from cli.datasets import DEFAULT_DATA_PATH, LANGUAGE_DATASETS
 from cli.fields import Effect, Evaluated, flag
@@ -58,20 +60,27 @@ class LanguageModelConfig(ModelConfig):
         own_default=True,
     )  # fmt: skip
     init_from: str | None = flag(
-        None, path, "Model",
-        "folder of a Hugging Face GPT-2 to start from: config.json and model.safetensors",
+        None, weights_path, "Model",
+        "folder or checkpoint of another run to start from: a new run with the weights of that "
+        "one; or folder of a Hugging Face GPT-2: config.json and model.safetensors",
     )  # fmt: skip
 
-    def shape(self) -> dict[str, int]:
-        """Return width, heads and layers: the flags', else those of --init_from, else the model's.
+    @property
+    def start(self) -> str | None:
+        path = self.init_from or ""
+        return path if path.endswith(".pt") or Path(path).is_file() else None
 
-        It is empty for hf/ models, whose configuration has them.
+    def shape(self) -> dict[str, int]:
+        """Return width, heads and layers: the flags', else the model's.
+
+        Those of a Hugging Face GPT-2 to start from come before the model's. The result is empty for
+        hf/ models, whose configuration has them.
 
         Raises:
             UserError: sizes that do not fit together, or not the network to start from.
         """
         sizes = {name: getattr(self, name) for name in SIZES}
-        if self.init_from is None:
+        if self.init_from is None or self.start is not None:
             with user_errors():
                 return models.resolve_shape(self.model, **sizes)
         if self.is_third_party:
@@ -94,7 +103,7 @@ class LanguageModelConfig(ModelConfig):
         """
         with user_errors():
             norm = models.resolve_norm(self.model, self.norm)
-        if norm == "none" and self.init_from is not None:
+        if norm == "none" and self.init_from is not None and self.start is None:
             raise UserError(f"--init_from {self.init_from} has norms; leave out --norm none")
         return norm
 

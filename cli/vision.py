@@ -19,6 +19,7 @@ from cli.converters import (
     positive_int,
     seed_number,
     share,
+    weights_path,
 )
 from cli.datasets import (
     DEFAULT_DATA_PATH,
@@ -54,6 +55,14 @@ class VisionModelConfig(ModelConfig):
     patch_size: str | int = flag(
         "auto", patch_size, "Model", "ViT: pixels; auto is 4 or 16", evaluated=Evaluated.NETWORK
     )
+    init_from: str | None = flag(
+        None, weights_path, "Model",
+        "folder or checkpoint of another run to start from: a new run with the weights of that one",
+    )  # fmt: skip
+
+    @property
+    def start(self) -> str | None:
+        return self.init_from
 
     def options(self, image_size: int) -> dict[str, int | str]:
         """Return the options that the network's family has, every auto resolved.
