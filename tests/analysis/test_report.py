@@ -26,7 +26,7 @@ from analysis.written_files import earlier_files
 from experiments import grid
 from experiments import manifest as manifests
 from run_folder.metrics import METRICS
-from run_folder.records import record_of
+from run_folder.result_lines import record_of
 
 RELU = [91.2, 91.9, 91.4, 91.7, 91.5, 91.3]
 ZILU = [91.9, 92.1, 92.2, 92.2, 91.9, 92.0]
@@ -325,12 +325,12 @@ def test_a_grid_may_ask_for_every_metric_of_a_report():
 
 def test_a_line_of_results_gives_its_record_back():
     line = (
-        "[Epoch 007] Time: 12.5s | [Train] Loss: 1.25 Perplexity: 3.49 | [Val] Loss: 1.5e-1 "
+        "[Epoch 007] Time: 12.5s | [Train] Loss: 1.25 Perplexity: 3.49 | [Val] Loss: 15e-1 "
         "Perplexity: 4.4817 (per word 12.5, 1.1000 bits per byte)"
     )
     assert record_of(line) == {
         "epoch": 7, "seconds": 12.5, "train": {"loss": 1.25, "perplexity": 3.49},
-        "val": {"loss": 0.15, "perplexity": 4.4817, "word_perplexity": 12.5, "bits_per_byte": 1.1},
+        "val": {"loss": 1.5, "perplexity": 4.4817, "word_perplexity": 12.5, "bits_per_byte": 1.1},
     }  # fmt: skip
     line = "[Epoch 007] [Test] Loss: 2 Accuracy: Top1: 33%, Top5: 83.5%, Balanced: 29.07%"
     assert record_of(line)["test"] == {"loss": 2, "top1": 33, "top5": 83.5, "balanced": 29.07}
