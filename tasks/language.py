@@ -134,7 +134,7 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
                 norm=config.norm,
                 **config.shape(),
             )
-        if config.init_from is not None:
+        if config.init_from is not None and config.start is None:
             assert isinstance(model, GPT2), "--init_from is refused for other networks"
             with user_errors():
                 load_hugging_face(model, config.init_from)
@@ -143,10 +143,6 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
 
     def task(self, data: TextData) -> LanguageModelling:
         return LanguageModelling()
-
-    def initial_weights(self) -> str:
-        start = self.config.model.init_from
-        return "untrained" if start is None else f"pretrained ({start})"
 
     def resolved(self, data: TextData) -> dict[str, Any]:
         return {
@@ -183,12 +179,9 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         settings: dict[str, Any],
         taken: dict[str, Any],
     ) -> LanguageConfig:
-        if "init_from" in command.given:
-            raise UserError("--init_from and a checkpoint are two networks; leave out one of them")
         saved = settings["args"]["tokenizer"]
         name = command.config.data.tokenizer if "tokenizer" in command.given else saved
-        # The checkpoint's weights have taken the place of those of --init_from.
-        config = command.config.replaced(**taken, init_from=None, tokenizer=name)
+        config = command.config.replaced(**taken, tokenizer=name)
         check_same_configuration(config.model, settings)
         if tokenizer.fingerprint(name) != settings["tokenizer_fingerprint"]:
             reason = f"the checkpoint was trained with another one; give --tokenizer {saved}"
