@@ -24,8 +24,9 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
+from pipelines.stamps import Stamp, are_settled
 from pipelines.text import corpora, encoding, tokenizer
-from pipelines.text.corpora import Corpus, Stamp
+from pipelines.text.corpora import Corpus, StampedPath
 from pipelines.text.forms import Split, reading
 from pipelines.text.lines import BLOCK_BYTES, Tally, in_lines
 from pipelines.text.tokenizer import Ids, Tokenizer
@@ -34,8 +35,6 @@ from utils import UserError, one_at_a_time, progress_bar, replacing
 FORMAT = 1  # part of the key: raise it when the same text would give other ids
 META = "meta.json"
 Meta: TypeAlias = Mapping[str, Any]
-# A file can change twice within a tick of its file system's clock, the second time unseen.
-CLOCK_TICK = 2  # seconds, which is FAT's; others are finer
 ABANDONED = 3600  # seconds without a write, after which a temporary folder is deleted
 
 
@@ -150,10 +149,9 @@ def _valid_by_content(cached: list[Tokens], corpus: Corpus | None, progress: boo
     return None
 
 
-def _settled(stamps: list[Stamp]) -> list[Stamp] | None:
+def _settled(stamped: list[StampedPath]) -> list[StampedPath] | None:
     """Return the stamps; None where a file is so new that a next change might not show in them."""
-    newest = max(int(ctime) for _, _, _, ctime, _ in stamps)
-    return stamps if time.time_ns() - newest > CLOCK_TICK * 1e9 else None
+    return stamped if are_settled(Stamp(*rest) for _, *rest in stamped) else None
 
 
 # --- names and checks of a folder ---

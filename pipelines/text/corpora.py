@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from pipelines.stamps import stamp
 from pipelines.text import hub
 from pipelines.text.forms import (
     MemorySplit,
@@ -31,9 +32,8 @@ WIKITEXT_START = b" \n = "  # a blank line and the title of an article
 # {name: the ending of its own files, the ending of the other form's}
 ENDINGS = {"wikitext103": (".tokens", ".raw"), "wikitext103-raw": (".raw", ".tokens")}
 
-# [path, size, mtime in ns, ctime in ns, inode] of a file: no change leaves all of them the same. A
-# list, because it is compared with what was stored as JSON.
-Stamp: TypeAlias = list[str | int]
+# [path, *stamp] of a file. A list, because it is compared with what was stored as JSON.
+StampedPath: TypeAlias = list[Any]
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,14 @@ class Corpus:
     origin: str
     splits: Mapping[str, Split]
 
-    def stamps(self) -> list[Stamp]:
+    def stamps(self) -> list[StampedPath]:
         """Return the stamp of every file."""
         return [_stamp(path) for split in self.splits.values() for path in split.files]
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: Path) -> StampedPath:
     with reading(path):
-        stat = path.stat()
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        return [str(path.resolve()), *stamp(path.stat())]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from helpers.made_runs import report_on
 from tokenizers import AddedToken, decoders
 
 import language_main
+from pipelines import stamps
 from pipelines.text import cache, corpora, encoding, tokenizer
 from pipelines.text.lines import in_lines
 from tasks import language
@@ -154,7 +155,7 @@ class TestTheWholeText:
         assert not old.folder.exists()
 
     def test_an_earlier_versions_cache_of_bytes_is(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(cache, "CLOCK_TICK", -1)
+        monkeypatch.setattr(stamps, "COARSE_TICK", -1)
         write(tmp_path, "a\nb\n")
         made = load(tmp_path, "bytes")
         assert made.folder.name == "text-bytes-1f5b305decc4e824"
