@@ -29,6 +29,14 @@ def stamp(stat: os.stat_result) -> Stamp:
     return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
+def stamp_of(path: str) -> Stamp:
+    """Return the stamp of the file at `path`, or of a link to nowhere."""
+    try:
+        return stamp(os.stat(path))
+    except OSError:
+        return stamp(os.lstat(path))
+
+
 def are_settled(stamps: Iterable[Stamp]) -> bool:
     """Return whether any change of the files from now on will show in their stamps."""
     return time.time_ns() - _newest(stamps) > COARSE_TICK

@@ -1,12 +1,14 @@
 """An image file is decoded upright, in eight bits and on white, whatever form it has."""
 
+import base64
 import io
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
-from helpers.odd_images import exif, jpeg_with_exif, png, tiff
+from helpers.odd_images import exif, jpeg_with_exif, png, tiff, tiff_of_planes
 from PIL import Image, ImageOps, PngImagePlugin
 
 from pipelines.images import decode, readers
@@ -120,6 +122,54 @@ class TestMeaningOfNumbers:
         values = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
         Image.fromarray(values).save(tmp_path / "a.jp2")
         assert np.array_equal(decoded(tmp_path / "a.jp2")[..., 0], values >> 8)
+
+    @pytest.mark.parametrize(
+        ("bits", "codestream"),
+        [
+            (
+                1,
+                "/0//UQApAAAAAAAEAAAAAQAAAAAAAAAAAAAABAAAAAEAAAAAAAAAAAABAAEB/1IADAAAAAEAAAQEAAH/XAAE"
+                "QAj/ZAAlAAFDcmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAAASAAH/k9EABZ//2Q==",
+            ),
+            (
+                4,
+                "/0//UQApAAAAAAAEAAAAAQAAAAAAAAAAAAAABAAAAAEAAAAAAAAAAAABAwEB/1IADAAAAAEAAAQEAAH/XAAE"
+                "QCD/ZAAlAAFDcmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAAAUAAH/k98gMAZqIf/Z",
+            ),
+        ],
+    )  # 0, 1, the middle rounded down and white, as OpenJPEG 2.5.4 writes them
+    def test_jpeg_2000_of_few_bits(self, tmp_path, bits, codestream):
+        white = 2**bits - 1
+        expected = [round(value * 255 / white) for value in (0, 1, white // 2, white)]
+        found = gray_row(tmp_path, base64.b64decode(codestream))
+        assert np.abs(np.subtract(found, expected)).max() <= 1
+
+    @pytest.mark.parametrize(
+        ("kind", "mode"), [(15, "RGB"), (15, "RGBA"), (128 + 7, "RGB"), (135, "L")]
+    )
+    def test_jpeg_2000_that_pillow_misreads_is_refused(self, tmp_path, kind, mode):
+        """Pillow makes 0 of the brightest values of 16-bit colour, and ignores a sign."""
+        path = write_image(tmp_path / "a.jp2", mode=mode)
+        content = bytearray(path.read_bytes())
+        place = content.find(decode.JPEG_2000_START) + 42
+        channels = len(Image.open(path).getbands())
+        assert set(content[place : place + 3 * channels : 3]) == {7}
+        content[place : place + 3 * channels : 3] = bytes([kind] * channels)
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="JPEG 2000"):
+            decode.decode(path)
+
+    @pytest.mark.parametrize("compression", [1, 8])
+    def test_tiffs_of_planes_of_sixteen_bits_are_refused_unless_packed(self, tmp_path, compression):
+        """Pillow reads planes that are not packed as 8 bits."""
+        planes = [np.array([[c << 8, 65535]], "<u2").tobytes() for c in (1, 2, 3)]
+        stored = [zlib.compress(plane) if compression == 8 else plane for plane in planes]
+        (tmp_path / "a.tif").write_bytes(tiff_of_planes(stored, 2, compression))
+        if compression == 8:
+            assert decoded(tmp_path / "a.tif")[0].tolist() == [[1, 2, 3], [255, 255, 255]]
+            return
+        with pytest.raises(UserError, match="planes of 16 bits"):
+            decode.decode(tmp_path / "a.tif")
 
     def test_bitmaps_in_which_one_is_black(self, tmp_path):
         assert gray_row(tmp_path, b"P4 8 1\n\x0f") == [255] * 4 + [0] * 4
@@ -243,6 +293,15 @@ class TestTransparency:
     def test_gray_of_sixteen_bits_with_alpha(self, tmp_path):
         row = np.array([[0, 65535], [0, 0], [0x8000, 65535]], ">u2").tobytes()
         assert gray_row(tmp_path, png(16, 4, row, 3)) == [0, 255, 128]
+
+    def test_a_key_has_as_many_bits_as_a_pixel(self, tmp_path):
+        assert gray_row(tmp_path, png(2, 0, b"\x10", 2, key=b"\x01\x05")) == [0, 255]
+
+    def test_a_fourth_byte_that_is_no_alpha(self, tmp_path):
+        """A TGA of 32 bits often has zeros there, and says in its header that they mean nothing."""
+        path = tmp_path / "a.tga"
+        Image.new("RGBA", (2, 1), (10, 20, 30, 0)).save(path)
+        assert decoded(path)[0, 0].tolist() == [10, 20, 30]
 
     def test_nothing_transparent_changes_nothing(self, tmp_path):
         path = write_image(tmp_path / "a.png", mode="RGBA")
