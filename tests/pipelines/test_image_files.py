@@ -116,16 +116,23 @@ def test_changes_that_keep_size_and_time_are_noticed(tmp_path, change):
     assert "from its cache" in load_folder(folder).description
 
 
-def test_a_change_within_the_tick_of_the_clock_is_noticed(tmp_path):
-    """A file that has just changed may change again without another time, unless one waits."""
-    path = tmp_path / "file"
-    for _ in range(20):
-        path.write_text("a")
-        before = stamps.stamp_of(str(path))
-        stamps.settle([before])
-        path.write_text("b")
-        os.utime(path, ns=(before.mtime, before.mtime))
-        assert stamps.stamp_of(str(path)) != before
+@pytest.mark.parametrize(
+    ("ctime", "age", "seconds"),
+    [
+        (1_700_000_000_000_000_000, 1.9, 2),  # by a clock that may count two seconds at once
+        (1_700_000_000_000_000_001, 1.9, 0.1),
+        (1_700_000_000_000_000_001, -3.0, 0.1),  # by a file server's clock, which is ahead
+        (1_700_000_000_000_000_000, 2.1, None),
+    ],
+)
+def test_files_that_have_just_changed_are_waited_for(monkeypatch, ctime, age, seconds):
+    """Within a tick of the clock a file may change once more, and have the same stamp."""
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.time_ns", lambda: ctime + int(age * 1e9))
+    older = stamps.Stamp(1, 1, ctime - 10**12, 1)
+    stamps.settle([older, stamps.Stamp(1, 1, ctime, 2), older])
+    assert waited == ([] if seconds is None else [seconds])
 
 
 def test_files_that_change_while_they_are_read_are_not_cached(tmp_path, monkeypatch):
