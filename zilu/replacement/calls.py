@@ -43,8 +43,9 @@ _SILU = "x * sigmoid(x), written out in operations"
 _GATE = "relu6(x + 3), written out: part of a gate"
 # Modules whose frames lie between a call and the line of code that makes it.
 _BETWEEN = (
-    "zilu.replacement.", "torch.overrides", "torch.nn.functional", "torch._tensor", "torch._ops",
-    "torch._dynamo.", "torch._compile", "torch.utils._python_dispatch", "torch.jit.",
+    "zilu.replacement.", "zilu.functional", "torch.overrides", "torch.nn.functional",
+    "torch._tensor", "torch._ops", "torch._dynamo.", "torch._compile",
+    "torch.utils._python_dispatch", "torch.jit.",
 )  # fmt: skip
 # Methods and attributes that tell what a tensor is, without reading its values.
 _PROPERTIES = frozenset(("size", "dim", "numel", "stride", "is_contiguous"))
