@@ -229,6 +229,7 @@ BOUNDS = {
     "both sides": lambda x: x.clamp_(-5, 5) * x.clamp(-1, 1),
     "attention mask": lambda x: x.masked_fill(torch.ones(4, 8).tril() == 0, -1e9),
     "scale": lambda x: x.clamp(min=1e-10).abs().mean() * x,
+    "eps after 0": lambda x: (x + 0).clamp(min=1e-7) * (x * 1).clamp(0, 400),
     "maximum of eps": lambda x: torch.maximum(x, torch.tensor(1e-4)).log(),
     "positive scale": lambda x: (x + torch.sqrt(x * x + 4)) / 2,
     "dropout": lambda x: x * (torch.rand_like(x) > 0.5) / 0.5,

@@ -306,7 +306,8 @@ class Request:
                 return self._by_class[base]
         named = self._by_class_name.get(type(module).__name__)
         # A Hardtanh from 0 to 6 is a ReLU6, and also what the name Hardtanh asks for.
-        return named or self.for_kind(kind) or self.for_kind(CLASSES.get(type(module)))
+        hardtanh = "Hardtanh" if type(module) is nn.Hardtanh else None
+        return named or self.for_kind(kind) or self.for_kind(hardtanh)
 
     def for_call(self, function: Function, kind: str, function_kind: str | None) -> Factory | None:
         """Return the factory for a call that is of `function_kind` by its function and numbers."""

@@ -118,16 +118,16 @@ class Step:
     Attributes:
         values, calls: as in `_Known`, of the result.
         led: which of INPUT and GRADIENT led to its arguments.
-        own: the first tensor among the arguments.
         kind: the activation that the result is, as a function of `source`.
+        own_kind: the activation that it is as a function of the first tensor among the arguments.
     """
 
     values: dict[_Source, Tensor]
     calls: dict[_Source, list[Recorded]]
     led: int
-    own: _Source | None = None
     kind: str | None = None
     source: _Source | None = None
+    own_kind: str | None = None
 
     @property
     def inner(self) -> list[Recorded]:
@@ -178,8 +178,9 @@ class Written:
             known = [self._known_of(tensor) for tensor in tensors]
             for source in dict.fromkeys(s for each in known for s in (*each.values, each.source)):
                 self._add_values(step, source, function, name, args, kwargs)
-            step.own = known[0].source
             step.kind, step.source = _completed(step.values, known)
+            if known[0].source in step.values:
+                step.own_kind = _kind_of(step.values[known[0].source])
         return step
 
     def is_feature(self, led: int) -> bool:
