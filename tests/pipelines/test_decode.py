@@ -16,8 +16,8 @@ from pipelines.images import decode, readers
 from utils import UserError
 
 RANDOM = np.random.RandomState(0)
-# Pillow 12 reads no YCbCr TIFF of its own and no XPM, and nothing behind a text beyond the file's end
-# in EXIF data.
+# Pillow 12 reads no YCbCr TIFF of its own, no XPM, and nothing behind a text beyond the end of the
+# EXIF data.
 needs_pillow_13 = pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 12")
 
 

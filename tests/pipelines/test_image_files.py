@@ -130,8 +130,8 @@ def test_files_that_have_just_changed_are_waited_for(monkeypatch, ctime, age, se
     waited = []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setattr("time.time_ns", lambda: ctime + int(age * 1e9))
-    older = stamps.Stamp(1, 1, ctime - 10**12, 1)
-    stamps.settle([older, stamps.Stamp(1, 1, ctime, 2), older])
+    older = (1, 1, ctime - 10**12, 1)
+    stamps.settle([older, (1, 1, ctime, 2), older])
     assert waited == ([] if seconds is None else [seconds])
 
 
