@@ -17,7 +17,7 @@ from cli.config import TrainingConfig
 from utils import UserError, local_rank, world_size
 
 # How torch, cuBLAS and cuDNN say that memory has run out.
-NO_MEMORY = "out of memory|t allocate memory|ALLOC_FAILED|not enough memory"
+NO_MEMORY = "out of memory|DefaultCPUAllocator|ALLOC_FAILED|not enough memory"
 
 
 def resolve_device(name: str) -> torch.device:
