@@ -192,9 +192,10 @@ def measure(options: Options) -> None:
     """Make the measurements that are asked for."""
     # These load torch, which --help and mistakes in the flags do without.
     from benchmarks import activations, arms, diagnostics, language, tables, training, vision
-    from training.devices import resolve_device
+    from training.devices import make_current, resolve_device
 
     devices = list(dict.fromkeys(map(resolve_device, options.device)))
+    make_current(devices[0])
     sigma, learn_sigma = options.sigma, options.learn_sigma
     if not options.chosen:
         names = options.activations or ACTIVATIONS
