@@ -11,10 +11,10 @@ COARSE_TICK = 2 * SECOND  # FAT's, the coarsest
 FINE_TICK = SECOND // 10  # ten times what Linux takes for a tick where it counts parts of a second
 
 
-# What the file system says of a file: its size in bytes, its mtime and ctime in nanoseconds, its
-# inode. No change of a file leaves all of these the same: a program cannot set the ctime, and a file
-# put in the place of another has another inode. It is a plain tuple, because a million named ones
-# would keep Python's garbage collector busy, which doubles the time to list them.
+# What the file system says of a file: its size in bytes, its mtime and its ctime in nanoseconds,
+# its inode. No change of a file leaves all of these the same: a program cannot set the ctime, and a
+# file put in the place of another has another inode. A plain tuple, because a million named ones
+# would keep the garbage collector busy, which doubles the time to list them.
 Stamp: TypeAlias = tuple[int, int, int, int]
 
 
