@@ -19,6 +19,14 @@ if not Path("/dev/nvidia0").exists():
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def fresh_switches():
+    """Let each test find torch's switches as a new process does: runs on a CPU set them."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def quick_figures(request, monkeypatch):
     """Figures of reports without content, where a test does not ask for them (`drawn`)."""

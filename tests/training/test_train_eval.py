@@ -560,30 +560,26 @@ def test_the_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
     assert len(reads) <= 2 * 2 + 2 + 1 + 1 + 2
 
 
-def test_a_skipped_first_step_leaves_nothing_in_sgds_momentum():
+def test_a_skipped_first_step_leaves_nothing_in_sgds_momentum(monkeypatch):
     """fp16's scaler skips steps whose gradients overflow, and the first scale often is too large.
 
     Memory that nobody has written is filled with NaN here, so that its use shows.
     """
     weights = []
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    try:
-        for steps in ([math.inf, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0]):
-            torch.manual_seed(0)
-            model = nn.Linear(5, 3)
-            config = replace(TRAINING, optimizer="sgd", weight_decay=0.1)
-            optimizer = optimization.build_optimizer(model, config)
-            scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-            for factor in steps:
-                scaler.scale(model(torch.ones(2, 5)).square().sum() * factor).backward()
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-            weights.append([p.detach() for p in model.parameters()])
-    finally:
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    for steps in ([math.inf, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0]):
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3)
+        config = replace(TRAINING, optimizer="sgd", weight_decay=0.1)
+        optimizer = optimization.build_optimizer(model, config)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        for factor in steps:
+            scaler.scale(model(torch.ones(2, 5)).square().sum() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        weights.append([p.detach() for p in model.parameters()])
     assert all(p.isfinite().all() for p in weights[0])
     assert all(map(torch.equal, *weights))
 
