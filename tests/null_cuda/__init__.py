@@ -2,7 +2,7 @@
 
 | file | what it holds |
 |---|---|
-| `device/` | the device: a library that takes the place of the CUDA runtime, driver, cuBLAS and NCCL |
+| `device/` | the device: a library in the place of CUDA's runtime and driver, cuBLAS and NCCL |
 | `device.py` | builds it; the environment in which a process sees it |
 | `cudnn.py` | cuDNN's operators, which allocate what cuDNN's do |
 | `watch.py` | notes where a program waits for the device, and what it launches and allocates |

@@ -1,8 +1,9 @@
 """Run programs on the null device, in forks of a process that has loaded torch.
 
-Reads a JSON object per line: the arguments of `helpers.fork_server.run`, `settings`, the
-environment that says how the device looks, and `report`, the file that each rank's report goes to,
-with its rank as suffix. Answers with the exit codes.
+With arguments, REPORT MODULE FLAGS..., it runs one program in this process, as torchrun wants it.
+Without, it reads a JSON object per line: the arguments of `helpers.fork_server.run`, `settings`,
+the environment that says how the device looks, and `report`, the file of what is noted, with the
+rank as suffix. It answers with the exit codes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def serve() -> None:
     fork_server.load()
     for name in ("torch._inductor.compile_fx", "zilu.kernels.operators", "null_cuda.watch"):
         importlib.import_module(name)
+    for name in ("triton.runtime.cache", "triton.compiler.compiler"):  # the newer, the older
+        if key := getattr(importlib.import_module(name), "triton_key", None):
+            key()  # a hash of all of Triton, which it keeps: a second
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -50,5 +54,13 @@ def serve() -> None:
         print(json.dumps(fork_server.run(**request, prepare=ready)), flush=True)
 
 
+def run_one(report: str, module: str, *flags: str) -> None:
+    """Run one program in this process."""
+    sys.argv = [module, *flags]
+    settings = {name: text for name, text in os.environ.items() if name.startswith("NULL_CUDA_")}
+    prepare(settings, report, module, int(os.environ.get("RANK", 0)))
+    sys.exit(importlib.import_module(module).main())
+
+
 if __name__ == "__main__":
-    serve()
+    run_one(*sys.argv[1:]) if sys.argv[1:] else serve()

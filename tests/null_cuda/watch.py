@@ -6,18 +6,21 @@ numbers are kept from drawing conclusions; what they read is still read.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import linecache
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
+
 import train_eval
 from null_cuda import cudnn
 from tasks.language import LanguageModelling
@@ -41,6 +44,10 @@ PHASES = {
 
 _DEVICE = ctypes.CDLL(None)
 _LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
+
+
+# A copy from or to pageable memory, which torch follows by this wait: one place, one wait.
+STAGED, FOLLOWING = "cudaMemcpyAsync of pageable memory", "cudaStreamSynchronize"
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,16 @@ class Watch:
         self.path, self.devices = path, devices
         self.events: list[Event] = []
         self.steps: list[dict[str, int]] = []
+        self.epochs = self.evaluations = 0
         self._listener = _LISTENER(self._note)
 
     def start(self) -> None:
         """Listen to the device from here on."""
         _DEVICE.null_cuda_listen(self._listener)
-        train_eval.Trainer.train_step = self._watched(train_eval.Trainer.train_step)
+        trainer = train_eval.Trainer
+        trainer.train_step = self._watched(trainer.train_step)
+        trainer.train_epoch = self._counted("epochs", trainer.train_epoch)
+        trainer.evaluate = self._counted("evaluations", trainer.evaluate)
 
     def write(self) -> None:
         """Write what was noted."""
@@ -93,8 +104,19 @@ class Watch:
             for device in range(self.devices)
         ]
         events = [asdict(event) for event in self.events]
-        content = {"events": events, "steps": self.steps, "devices": counts}
+        content = {
+            "events": events, "steps": self.steps, "devices": counts,
+            "epochs": self.epochs, "evaluations": self.evaluations,
+            "graphs": counters["stats"]["unique_graphs"], "breaks": counters["graph_break"],
+        }  # fmt: skip
         self.path.write_text(json.dumps(content))
+
+    def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            setattr(self, name, getattr(self, name) + 1)
+            return function(*args)
+
+        return counted
 
     def _watched(self, train_step: Callable[..., Any]) -> Callable[..., Any]:
         def step(trainer: Any, batches: Any) -> Any:
@@ -122,13 +144,16 @@ class Watch:
         if frames:
             file = name_of(frames[0])
             line = linecache.getline(frames[0].f_code.co_filename, frames[0].f_lineno).strip()
-        place = phase_of(frames)
-        self.events.append(Event(COUNTED[kind], call.decode(), device, *place, file, line))
+        event = Event(COUNTED[kind], call.decode(), device, *phase_of(frames), file, line)
+        last = self.events[-1] if self.events else None
+        if event.call == FOLLOWING and last == replace(event, call=STAGED):
+            return
+        self.events.append(event)
 
 
 def name_of(frame: FrameType) -> str:
     """Return the file of a frame, from the root of the project."""
-    return str(Path(frame.f_code.co_filename).relative_to(ROOT))
+    return frame.f_code.co_filename.removeprefix(f"{ROOT}/")
 
 
 def project_frames(frame: FrameType | None) -> list[FrameType]:
@@ -162,10 +187,8 @@ def ignore_numbers() -> None:
     get_scale = torch.amp.GradScaler.get_scale
 
     def check(trainer: Any) -> None:
-        try:
+        with contextlib.suppress(Diverged):
             check_losses(trainer)
-        except Diverged:
-            pass
 
     def scale(scaler: Any) -> float:
         get_scale(scaler)
