@@ -79,6 +79,7 @@ def exhaust() -> str:
 
 def step_of(model: str, **flags: Any) -> Trainer:
     """Return a trainer of any of the project's networks, small as it can be."""
+    flags = {"activation": "ZiLU"} | flags
     if family_of(model) == "gpt2":
         return text_trainer(2, 100, model=model, **GPT2 | flags)
     return image_trainer(model, 2, flags.pop("size", 32), 10, **flags)

@@ -93,6 +93,15 @@ def test_too_little_memory_for_a_step_is_one_line(null_cuda, tmp_path):
     assert (tmp_path / "run/checkpoint.pt").exists()
 
 
+@pytest.mark.xfail(strict=True, reason="fault 7: a traceback")
+def test_a_device_that_others_have_filled_is_one_line(null_cuda, tmp_path):
+    flags = [*RUN, "--device", "cuda:1", "--output_dir", tmp_path / "run"]
+    ran = null_cuda("vision_main", *flags, devices=2, full=1)
+    assert ran.codes == [USER_ERROR], ran.output
+    assert "Traceback" not in ran.output
+    assert len(re.findall("^error: .*$", ran.output, re.MULTILINE)) == 1
+
+
 @pytest.fixture
 def call(null_cuda):
     """Call a function of null_cuda/calls.py and return its result."""

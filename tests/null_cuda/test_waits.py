@@ -109,3 +109,14 @@ def test_stats_wait_in_their_own_steps_alone(run):
         and (event["file"], event["line"]) in unexpected(ran)
     }
     assert steps == {5, 9}
+
+
+@pytest.mark.xfail(strict=True, reason="fault 3: predictions are copied with waits")
+@pytest.mark.parametrize("recipe", [RESNET, GPT2])
+def test_predictions_wait_once(recipe, run):
+    """Their copies to the host run on, and are waited for at the end, however many they are."""
+    ran = run(recipe, "--batch_size", 24, "--max_steps", 2)
+    assert ran.codes == [0], ran.output
+    once = {("pipelines/images/loaders.py", "order = order.to(self._device)")}
+    waits = {place: n for place, n in ran.waits("predictions").items() if place not in once}
+    assert sum(waits.values()) == 1, waits
