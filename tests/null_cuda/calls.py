@@ -80,9 +80,10 @@ def exhaust() -> str:
 def step_of(model: str, **flags: Any) -> Trainer:
     """Return a trainer of any of the project's networks, small as it can be."""
     flags = {"activation": "ZiLU"} | flags
+    batch_size = flags.pop("batch_size", 2)
     if family_of(model) == "gpt2":
-        return text_trainer(2, 100, model=model, **GPT2 | flags)
-    return image_trainer(model, 2, flags.pop("size", 32), 10, **flags)
+        return text_trainer(batch_size, 100, model=model, **GPT2 | flags)
+    return image_trainer(model, batch_size, flags.pop("size", 32), 10, **flags)
 
 
 def deterministic(cases: list[dict[str, Any]]) -> dict[str, str]:

@@ -14,7 +14,9 @@ int number(const char* name, int otherwise) {
 
 Settings from_environment() {
     Settings found;
-    found.devices = number("NULL_CUDA_DEVICES", 1);
+    const char* visible = getenv("CUDA_VISIBLE_DEVICES");
+    bool hidden = visible && !*visible;
+    found.devices = hidden ? 0 : number("NULL_CUDA_DEVICES", 1);
     found.memory = size_t(number("NULL_CUDA_MIB", 80 << 10)) << 20;
     int capability = number("NULL_CUDA_CAPABILITY", 80);
     found.major = capability / 10;

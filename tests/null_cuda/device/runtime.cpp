@@ -57,7 +57,7 @@ void add_to_graph() {
 
 EXPORT cudaError_t cudaGetDeviceCount(int* number) {
     *number = settings().devices;
-    return cudaSuccess;
+    return remember(*number ? cudaSuccess : cudaErrorNoDevice);
 }
 EXPORT cudaError_t cudaGetDevice(int* device) {
     *device = current_device();
