@@ -28,6 +28,7 @@ NARROW = ["--embedding_dim", "96", "--num_attention_heads", "4", "--max_seq_leng
 def of_recipe(name: str, text: Path) -> list[str]:
     """Return the program and the flags of a recipe in short form; `text` is a folder of text."""
     flags = ["--config", f"{ROOT}/recipes/{name}.yaml", "--max_steps", str(STEPS)]
+    flags += ["--save_interval", "100ep"]  # at the start and the end alone: half the time
     if "gpt2" in name or "pydoc" in name:
         return ["language_main", *flags, *LANGUAGE, *NARROW, "--data_path", str(text)]
     return ["vision_main", *flags, *VISION]
