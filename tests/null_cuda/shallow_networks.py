@@ -8,6 +8,6 @@ from models import resnet, vit
 
 def main() -> int:
     """Run the program."""
-    resnet.VARIANTS["resnet20"] = resnet.VARIANTS["resnet20"]._replace(depths=(1, 1, 1))
+    resnet.VARIANTS["resnet20"] = resnet.VARIANTS["resnet20"]._replace(depths=(1,))
     vit.VARIANTS["vit-tiny"] = vit.VARIANTS["vit-tiny"]._replace(depth=1)
     return vision_main.main()
