@@ -407,6 +407,7 @@ EXPORT cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     int* number, const void* function, int block, size_t shared, unsigned) {
     return cudaOccupancyMaxActiveBlocksPerMultiprocessor(number, function, block, shared);
 }
+#if CUDART_VERSION >= 13000
 EXPORT cudaError_t cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t, const char*) {
     *kernel = static_cast<cudaKernel_t>(new_handle());
     return cudaSuccess;
@@ -418,6 +419,7 @@ EXPORT cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void*, cuda
     return cudaSuccess;
 }
 EXPORT cudaError_t cudaLibraryUnload(cudaLibrary_t) { return cudaSuccess; }
+#endif
 
 // --- the way from the runtime to the driver ---
 
