@@ -1,10 +1,12 @@
 """Compare the Triton kernels with zilu.functional in float64.
 
-They run on the GPU, or where there is none in Triton's interpreter. The interpreter shows whether
+They run on the GPU, or where there is none in Triton's interpreter, which the operators for CUDA
+tensors then call on CPU tensors. The interpreter shows whether
 formulas, masks and layouts are right. It does not show how fast the GPU is and how it rounds: the
 interpreter truncates to bf16, and before Triton 3.5 its fma rounds twice.
 """
 
+import functools
 import json
 import math
 import os
@@ -20,7 +22,13 @@ from zilu import functional as F
 
 pytest.importorskip("triton")
 
+from zilu import kernels
+from zilu.kernels import operators
 from zilu.kernels import triton_kernels as K
+
+if kernels.backend("cpu") != "fused":
+    pytest.skip("no C++ compiler on this machine", allow_module_level=True)
+operators.load("cuda")
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -77,8 +85,26 @@ def exact(unit, x, sigma, grad=None):
     return y.detach(), slope, by_sigma
 
 
+def operator(name, sigma):
+    """Return the operator for CUDA tensors, of a fixed or a learned sigma."""
+    packet = getattr(torch.ops.zilu, name)
+    found = packet.learned if isinstance(sigma, torch.Tensor) else packet.default
+    if GPU:
+        return found
+    return functools.partial(found.redispatch, torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA))
+
+
+def value_of(unit, x, sigma):
+    return operator(unit, sigma)(x, sigma)
+
+
+def gradients_of(unit, grad, x, sigma):
+    """Return the gradient for x; with a learned sigma also the gradient for it."""
+    return operator(f"{unit}_backward", sigma)(grad, x, sigma)
+
+
 def gradient(unit, x, sigma):
-    return K.gradient(unit, torch.ones_like(x), x, sigma)
+    return gradients_of(unit, torch.ones_like(x), x, sigma)
 
 
 def ulps(got, want, scale=None, flushed=TINY):
@@ -109,7 +135,7 @@ def small_gates(x, y):
 def test_fp32_holds_four_and_eight_ulp_over_all_magnitudes(unit, sigma):
     x = magnitudes()
     value, slope, _ = exact(unit, x, sigma)
-    assert ulps(K.value(unit, x, sigma), value) <= 4
+    assert ulps(value_of(unit, x, sigma), value) <= 4
     assert ulps(gradient(unit, x, sigma), slope) <= 8
 
 
@@ -120,7 +146,7 @@ def test_fp32_with_exponential_tails(unit, sigma):
     x = magnitudes()
     value, slope, _ = exact(unit, x, sigma)
     limit = 6 if has_true_fma() else 200
-    assert ulps(K.value(unit, x, sigma), value) <= limit
+    assert ulps(value_of(unit, x, sigma), value) <= limit
     scale = largest_term(x, sigma, value, slope)
     assert ulps(gradient(unit, x, sigma), slope, scale) <= limit
 
@@ -135,7 +161,7 @@ def test_every_16_bit_number_is_rounded_once(unit, sigma, dtype):
     value, slope, _ = exact(unit, x, sigma)
     limit = 0.55 if GPU or dtype == torch.float16 else 1.05  # the interpreter truncates bf16
     flushed = small_gates(x, value) if dtype == torch.bfloat16 else TINY
-    assert ulps(K.value(unit, x, sigma), value, flushed=flushed) <= limit
+    assert ulps(value_of(unit, x, sigma), value, flushed=flushed) <= limit
     scale = largest_term(x, sigma, value, slope)
     assert ulps(gradient(unit, x, sigma), slope, scale, flushed=128 * TINY) <= limit
 
@@ -148,8 +174,8 @@ def test_finite_for_every_finite_input(unit, dtype, sigma):
     positive = [info.smallest_normal / 2, info.tiny, 1e-3, 1.0, 1e3, info.max / 2, info.max]
     x = torch.tensor([0.0, *positive, *(-at for at in positive)], dtype=dtype, device=DEVICE)
     learned = torch.tensor(sigma, device=DEVICE)
-    grad_x, grad_sigma = K.gradients(unit, torch.ones_like(x), x, learned)
-    for result in (K.value(unit, x, sigma), gradient(unit, x, sigma), grad_x, grad_sigma):
+    grad_x, grad_sigma = gradients_of(unit, torch.ones_like(x), x, learned)
+    for result in (value_of(unit, x, sigma), gradient(unit, x, sigma), grad_x, grad_sigma):
         assert result.isfinite().all()
 
 
@@ -158,16 +184,16 @@ def test_finite_for_every_finite_input(unit, dtype, sigma):
 def test_infinities_give_the_limits_and_nan_stays(unit, dtype):
     x = torch.tensor([-math.inf, math.inf, math.nan], dtype=dtype, device=DEVICE)
     for sigma in (0.5, 1.0, 3.0):
-        y = K.value(unit, x, sigma)
+        y = value_of(unit, x, sigma)
         assert y[0].item() == pytest.approx(LEFT_LIMIT[unit](sigma), rel=torch.finfo(dtype).eps)
         assert y[1].item() == math.inf
         assert y[2].isnan()
         learned = torch.tensor(sigma, device=DEVICE)
-        grad_x, grad_sigma = K.gradients(unit, torch.ones_like(x[:2]), x[:2], learned)
+        grad_x, grad_sigma = gradients_of(unit, torch.ones_like(x[:2]), x[:2], learned)
         assert grad_x.tolist() == [0, 1]
         assert grad_sigma.item() == pytest.approx(exact(unit, x[:2], sigma)[2].item())
         assert gradient(unit, x, sigma)[2].isnan()
-        assert K.gradients(unit, torch.ones_like(x), x, learned)[1].isnan()
+        assert gradients_of(unit, torch.ones_like(x), x, learned)[1].isnan()
 
 
 def sigma_error(grad_sigma, unit, x, sigma, grad):
@@ -209,17 +235,17 @@ def test_layouts(layout, dtype):
     like = torch.empty_like(x)
     assert (like.stride() == x.stride()) == dense
     flat = x.reshape(-1).clone()
-    y = K.value("zilu", x, 0.7)
+    y = value_of("zilu", x, 0.7)
     assert y.stride() == like.stride()
     assert y.dtype == dtype
-    assert torch.equal(y.reshape(-1), K.value("zilu", flat, 0.7))
+    assert torch.equal(y.reshape(-1), value_of("zilu", flat, 0.7))
     assert torch.equal(x.reshape(-1), flat)
     sigma = torch.tensor(0.7, device=DEVICE)
     for make in GRADS.values():
         grad = make(x)
-        want = K.gradient("zilu", grad.reshape(-1).clone(), flat, 0.7)
-        fixed = K.gradient("zilu", grad, x, 0.7)
-        learned, grad_sigma = K.gradients("zilu", grad, x, sigma)
+        want = gradients_of("zilu", grad.reshape(-1).clone(), flat, 0.7)
+        fixed = gradients_of("zilu", grad, x, 0.7)
+        learned, grad_sigma = gradients_of("zilu", grad, x, sigma)
         for result in (fixed, learned):
             assert result.stride() == like.stride()
             assert result.dtype == dtype
@@ -228,33 +254,41 @@ def test_layouts(layout, dtype):
 
 
 @by_dtype
-def test_sizes_around_the_block_stay_inside_their_memory(dtype, monkeypatch):
+def test_sizes_around_the_block_stay_inside_their_memory(dtype):
     """Put the results at the start of a buffer whose rest must not change."""
-    block = K._BLOCK_BYTES // dtype.itemsize
-    empty_like = torch.empty_like
-
-    def inside_a_buffer(x):
-        nonlocal rest
-        buffer = torch.full((x.numel() + 2 * block,), math.nan, dtype=x.dtype, device=x.device)
-        rest = buffer[x.numel() :]
-        return buffer[: x.numel()]
-
+    block = K.BLOCK_BYTES // dtype.itemsize
+    sigma = torch.tensor(0.7, device=DEVICE)
     for size in (1, 2, 15, 16, 17, block - 1, block, block + 1, 2 * block + 16, 3 * block - 8):
         x = torch.linspace(-9, 5, size, dtype=torch.float32).to(DEVICE, dtype)
         grad = torch.linspace(1, -2, size, dtype=torch.float32).to(DEVICE, dtype)
         value, slope, by_sigma = exact("zilu_approx", x, 0.7, grad)
-        sigma = torch.tensor(0.7, device=DEVICE)
-        rest = None
-        monkeypatch.setattr(torch, "empty_like", inside_a_buffer)
-        y = K.value("zilu_approx", x, 0.7)
-        assert rest.isnan().all()
-        grad_x, grad_sigma = K.gradients("zilu_approx", grad, x, sigma)
-        assert rest.isnan().all()
-        monkeypatch.setattr(torch, "empty_like", empty_like)
+        buffers = torch.full((3, size + 2 * block), math.nan, dtype=dtype, device=DEVICE)
+        y, grad_x, again = buffers[:, :size]
+        programs = -(-size // block)
+        partials = torch.full((programs + 100,), math.nan, device=DEVICE)
+        K.launch(0, 1, [x, y], 0.7, programs)
+        K.launch(1, 1, [grad, x, again, again], 0.7, programs)
+        K.launch(1, 1, [grad, x, grad_x, partials[:programs]], sigma, programs)
+        assert buffers[:, size:].isnan().all()
+        assert partials[programs:].isnan().all()
         close = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-6}
         torch.testing.assert_close(y.cpu().double(), value, **close)
         torch.testing.assert_close(grad_x.cpu().double(), slope, **close)
-        assert grad_sigma.item() == pytest.approx(by_sigma.item(), rel=1e-5)
+        torch.testing.assert_close(again.cpu().double(), slope, **close)
+        assert partials[:programs].sum().item() == pytest.approx(by_sigma.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [0, 1, 4095, 4096, 4097, 10_000])
+def test_sigmas_gradient_is_added_up_in_fp64(count, dtype):
+    """Take 1 and numbers that fp32 loses beside it, and each type that sigma may have."""
+    partials = torch.full((count,), 2.0**-30, device=DEVICE)
+    partials[:1] = 1
+    found = torch.full((3,), math.nan, dtype=dtype, device=DEVICE)
+    K.launch(2, 0, [partials, found[:1]], 0.0, 1)
+    limit = torch.finfo(dtype).eps * (1 if dtype == torch.bfloat16 else 0.5)
+    assert found[0].item() == pytest.approx(partials.double().sum().item(), rel=limit)
+    assert found[1:].isnan().all()
 
 
 @by_unit
@@ -269,7 +303,7 @@ def test_gradient_for_sigma(unit, dtype, sigma):
         torch.tensor([sigma], dtype=torch.float64),
     ):
         learned = learned.to(DEVICE)
-        grad_x, grad_sigma = K.gradients(unit, grad, x, learned)
+        grad_x, grad_sigma = gradients_of(unit, grad, x, learned)
         assert grad_sigma.dtype == learned.dtype
         assert grad_sigma.shape == learned.shape
         limit = 1e-6 if dtype == torch.float32 else 2e-5
@@ -287,8 +321,8 @@ def test_a_learned_sigma_gives_what_the_fixed_one_does(unit):
     """Compare also for a sigma that is no fp32 number, and so is passed as two."""
     x = magnitudes()
     learned = torch.tensor(1.253, dtype=torch.float64, device=DEVICE)
-    assert torch.equal(K.value(unit, x, learned), K.value(unit, x, 1.253))
-    grad_x, _ = K.gradients(unit, torch.ones_like(x), x, learned)
+    assert torch.equal(value_of(unit, x, learned), value_of(unit, x, 1.253))
+    grad_x, _ = gradients_of(unit, torch.ones_like(x), x, learned)
     torch.testing.assert_close(grad_x, gradient(unit, x, 1.253), rtol=1e-6, atol=1e-37)
 
 
@@ -299,7 +333,7 @@ def test_twice_the_same_bits(unit, dtype):
     grad = torch.randn(10_007).to(DEVICE, dtype)
     sigma = torch.tensor(0.7, device=DEVICE)
     first, second = (
-        (K.value(unit, x, sigma), *K.gradients(unit, grad, x, sigma)) for _ in range(2)
+        (value_of(unit, x, sigma), *gradients_of(unit, grad, x, sigma)) for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -314,7 +348,8 @@ def test_16_bit_tensors_take_the_fast_forms(dtype, monkeypatch):
             return lambda *tensors, **options: launched.append(options)
 
     monkeypatch.setattr(K, "_value_kernel", Kernel())
-    K.value("zilu", torch.zeros(3, dtype=dtype, device=DEVICE), 1.0)
+    x = torch.zeros(3, dtype=dtype, device=DEVICE)
+    K.launch(0, 0, [x, x], 1.0, 1)
     assert [options["SHORT"] for options in launched] == [dtype != torch.float32]
 
 
@@ -326,7 +361,13 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from zilu import kernels
+from zilu.kernels import operators
 from zilu.kernels import triton_kernels as K
+
+if kernels.backend("cpu") != "fused":
+    pytest.skip("no C++ compiler on this machine", allow_module_level=True)
+operators.load("cuda")
 
 
 def assembled(ptx):  # Triton ships one assembler or two, and chooses
@@ -342,14 +383,12 @@ def assembled(ptx):  # Triton ships one assembler or two, and chooses
 
 for unit, dtype, size, learnable, backward in json.loads(sys.argv[1]):
     kernel = K._gradients_kernel if backward else K._value_kernel
-    scalar = {"sigma": "*fp32" if learnable else "fp32", "sigma_low": "fp32", "n": "i32"}
-    pointers = {name: "*" + dtype for name in ("grad", "x", "y", "grad_x")}
+    scalar = {"sigma": "*fp32" if learnable else "fp32", "sigma_low": "fp32", "n": "i64"}
+    pointers = {name: "*" + dtype for name in ("grad", "x", "y", "grad_x", "partials")}
     constants = {"UNIT": unit, "SHORT": size == 2, "LEARNABLE": learnable}
-    constants["BLOCK"] = K._BLOCK_BYTES // size
+    constants["BLOCK"] = K.BLOCK_BYTES // size
     if learnable:
         pointers["partials"] = "*fp32"
-    else:
-        constants["partials"] = None
     names = kernel.arg_names
     source = ASTSource(
         fn=kernel,
@@ -413,7 +452,7 @@ def test_nothing_waits_and_a_graph_captures_it(unit):
     sigma = torch.tensor(0.7, device="cuda")
 
     def run():
-        return K.value(unit, x, sigma), *K.gradients(unit, grad, x, sigma)
+        return value_of(unit, x, sigma), *gradients_of(unit, grad, x, sigma)
 
     run()  # compiles
     torch.cuda.set_sync_debug_mode("error")
@@ -439,14 +478,14 @@ def test_more_elements_than_32_bits_count():
         pytest.skip("needs 16 GiB of GPU memory")
     x = torch.zeros(n, dtype=torch.bfloat16, device="cuda")
     x[-1], x[2**31 - 1], x[2**31] = -1, -2, -3
-    y = K.value("zilu", x, 1.0)
-    want = K.value("zilu", torch.tensor([-1, -2, -3], dtype=x.dtype, device="cuda"), 1.0)
+    y = value_of("zilu", x, 1.0)
+    want = value_of("zilu", torch.tensor([-1, -2, -3], dtype=x.dtype, device="cuda"), 1.0)
     assert torch.equal(y[[n - 1, 2**31 - 1, 2**31]], want)
     assert y.count_nonzero() == 3
     del y
     sigma = torch.tensor(1.0, device="cuda")
-    grad_x, grad_sigma = K.gradients(
+    grad_x, grad_sigma = gradients_of(
         "zilu", torch.ones((), device="cuda").to(x).expand(n), x, sigma
     )
-    assert grad_x[-1].item() == K.gradient("zilu", x[:1] + 1, x[-1:], 1.0).item()
+    assert grad_x[-1].item() == gradients_of("zilu", x[:1] + 1, x[-1:], 1.0).item()
     assert grad_sigma.item() == pytest.approx((1 / 2 + 4 / 5 + 9 / 10) / math.pi, rel=1e-5)

@@ -13,6 +13,7 @@ operator, `fused` always does, and `auto` (the default) takes whichever is faste
 - Without a compiler, on other devices, for fp64 and for subclasses of Tensor: plain operations.
 """
 
+import textwrap
 import warnings
 from collections.abc import Callable
 
@@ -31,7 +32,10 @@ _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 MODE = kernel_mode()
 
-_READY: dict[str, bool] = {}  # whether a type of device has operators
+_FLOAT32 = torch.float32
+
+# Whether there are operators: by a type of device, its index, and a dtype.
+_READY: dict[tuple[str, int, torch.dtype], bool] = {}
 _OPERATORS: dict[str, tuple[Operator, Operator]] = {}  # by unit: for a fixed sigma, for a learned
 
 
@@ -51,41 +55,62 @@ def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
     learned = isinstance(sigma, Tensor)
     if isinstance(sigma, Tensor) and sigma.device != x.device:
         return None
-    ready = _ready("cpu") if x.is_cpu else x.is_cuda and _ready("cuda")
+    if x.is_cuda:
+        ready = _ready("cuda", x.get_device(), x.dtype)
+    else:
+        ready = x.is_cpu and _ready("cpu", 0, _FLOAT32)
     return _OPERATORS[unit][learned] if ready else None
 
 
-def backend(device: str) -> str:
-    """Return "fused" or "plain": how a type of device computes gated units in eager mode.
+def backend(device: str, dtype: torch.dtype = _FLOAT32) -> str:
+    """Return "fused" or "plain": how a device computes gated units of a dtype in eager mode.
 
     The operators are built first, if they have not been.
+
+    Args:
+        device: as torch names it; "cuda" is the current one.
 
     Raises:
         RuntimeError: ZILU_KERNELS=fused, but the operators cannot be built.
     """
-    has_kernels = MODE != "plain" and device in ("cpu", "cuda")
-    return "fused" if has_kernels and _ready(device) else "plain"
+    where = torch.device(device)
+    if MODE == "plain" or where.type not in ("cpu", "cuda"):
+        return "plain"
+    if where.type == "cpu":
+        return "fused" if _ready("cpu", 0, _FLOAT32) else "plain"
+    index = torch.cuda.current_device() if where.index is None else where.index
+    return "fused" if _ready("cuda", index, dtype) else "plain"
 
 
 @not_traced
-def _ready(device: str) -> bool:
-    """Return whether a type of device has operators; build and load them in the first call."""
-    if device not in _READY:
-        _READY[device] = _load(device)
-    return _READY[device]
+def _ready(device: str, index: int, dtype: torch.dtype) -> bool:
+    """Return whether there are operators; build, load and try them in the first call.
+
+    A GPU's are tried for each dtype, because old ones may lack bf16: Triton 3.2, that of torch 2.6,
+    cannot compile it for those before Ampere.
+    """
+    key = device, index, dtype
+    if key not in _READY:
+        _READY[key] = _load(*key)
+    return _READY[key]
 
 
-def _load(device: str) -> bool:
+def _load(device: str, index: int, dtype: torch.dtype) -> bool:
     from zilu.kernels import operators  # here, because it loads what only operators need
 
     try:
         _OPERATORS.update(operators.load(device))
+        if device == "cuda":
+            operators.try_on_gpu(index, dtype)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error), 300)
+        where = f"this {device}" + f" for {dtype}" * (device == "cuda")
         if MODE == "fused":
-            raise RuntimeError(f"ZILU_KERNELS=fused, but there are no kernels: {reason}") from None
+            raise RuntimeError(
+                f"ZILU_KERNELS=fused, but there are no kernels on {where}: {reason}"
+            ) from None
         warnings.warn(
-            f"zilu: no fused kernels on this {device} ({reason}); plain operations, several times "
+            f"zilu: no fused kernels on {where} ({reason}); plain operations, several times "
             "slower, take their place. ZILU_KERNELS=plain hides this.",
             RuntimeWarning,
             stacklevel=2,

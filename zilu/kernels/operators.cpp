@@ -1,6 +1,6 @@
 // The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s and their backward
-// operators: schemas, autograd, shapes, and the CPU's kernels. operators.py adds the kernels for
-// other devices, and the second derivatives, by differentiating plain operations.
+// operators: schemas, autograd, shapes, and the kernels of CPU and GPU. operators.py adds the second
+// derivatives, by differentiating plain operations, and compiles the GPU's kernels.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty_like.h>
@@ -148,6 +148,20 @@ void implement_cpu(torch::Library& library) {
       });
 }
 
+template <int64_t U>
+void implement_gpu(torch::Library& library) {
+  implement(
+      library, NAMES[U],
+      [](const Tensor& x, double sigma) { return gpu_value(UNITS[U], x, sigma); },
+      [](const Tensor& x, const Tensor& sigma) { return gpu_value(UNITS[U], x, sigma); },
+      [](const Tensor& grad, const Tensor& x, double sigma) {
+        return gpu_gradient(UNITS[U], grad, x, sigma);
+      },
+      [](const Tensor& grad, const Tensor& x, const Tensor& sigma) -> Pair {
+        return gpu_gradients(UNITS[U], grad, x, sigma);
+      });
+}
+
 void implement_meta(torch::Library& library, const std::string& forward) {
   implement(
       library, forward, [](const Tensor& x, double) { return at::empty_like(x); },
@@ -160,6 +174,12 @@ void implement_meta(torch::Library& library, const std::string& forward) {
 
 TORCH_LIBRARY(zilu, library) {
   for (const char* name : NAMES) define(library, name);
+  // Between gpu.cpp and operators.py.
+  library.def(
+      "launch_by_triton(int key, int kind, int unit, Tensor[] tensors, float sigma, "
+      "Tensor? learned, int programs) -> ()");
+  library.def("set_up_gpu(int block_bytes, int[] addresses) -> ()", &set_up_gpu);
+  library.def("keep_kernel(int key, int function, int threads, int shared) -> ()", &keep_kernel);
 }
 
 TORCH_LIBRARY_IMPL(zilu, Autograd, library) {
@@ -174,6 +194,13 @@ TORCH_LIBRARY_IMPL(zilu, CPU, library) {
   implement_cpu<1>(library);
   implement_cpu<2>(library);
   implement_cpu<3>(library);
+}
+
+TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
+  implement_gpu<0>(library);
+  implement_gpu<1>(library);
+  implement_gpu<2>(library);
+  implement_gpu<3>(library);
 }
 
 TORCH_LIBRARY_IMPL(zilu, Meta, library) {

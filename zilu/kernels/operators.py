@@ -1,8 +1,9 @@
-"""Complete the operators of operators.cpp with GPU kernels and second derivatives."""
+"""Complete the operators of operators.cpp with second derivatives and the GPU's kernels."""
 
+import ctypes
 import importlib.util
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], Callable[..., Te
         For each gated unit, the operator for a fixed sigma and the one for a learned sigma.
 
     Raises:
-        OSError, RuntimeError: the operators cannot be built, or do not run on the device.
+        OSError, RuntimeError: the operators cannot be built.
     """
     if not _libraries:
         build.load()
@@ -67,35 +68,54 @@ def _backward_with_autograd(
 # --- GPU ---
 
 
+def try_on_gpu(index: int, dtype: torch.dtype) -> None:
+    """Compute one number: Triton compiles for the GPU, and needs a C compiler to do so.
+
+    Raises:
+        Exception: what Triton says if it cannot.
+    """
+    torch.ops.zilu.zilu_approx(torch.zeros(1, dtype=dtype, device=f"cuda:{index}"), 1.0)
+
+
 def _gpu_kernels() -> torch.library.Library:
     if torch.version.hip is not None or importlib.util.find_spec("triton") is None:
         raise RuntimeError("they need an NVIDIA GPU and Triton")
     from zilu.kernels import triton_kernels  # imports Triton
 
-    # Triton compiles for this GPU, and needs a C compiler to do so. One call shows whether it can.
-    triton_kernels.value("zilu_approx", torch.zeros(1, device="cuda"), 1.0)
+    addresses = _driver_addresses()
+    kept = []  # Triton unloads a kernel that nothing refers to
+
+    def launch_by_triton(
+        key: int, kind: int, unit: int, tensors: list[Tensor], sigma: float,
+        learned: Tensor | None, programs: int,
+    ) -> None:  # fmt: skip
+        either = sigma if learned is None else learned
+        compiled = triton_kernels.launch(kind, unit, tensors, either, programs)
+        if addresses and triton_kernels.is_as_expected(compiled, kind, tensors, either):
+            kept.append(compiled)
+            metadata = compiled.metadata
+            torch.ops.zilu.keep_kernel(
+                key, compiled.function, 32 * metadata.num_warps, metadata.shared
+            )
+
+    torch.ops.zilu.set_up_gpu(triton_kernels.BLOCK_BYTES, addresses)
     library = torch.library.Library("zilu", "IMPL")
-    for unit in UNITS:
-        _register_gpu(library, unit, triton_kernels)
+    library.impl("launch_by_triton", launch_by_triton, "CompositeExplicitAutograd")
     return library
 
 
-def _register_gpu(library: torch.library.Library, unit: str, kernels: ModuleType) -> None:
-    def value(x: Tensor, sigma: Sigma) -> Tensor:
-        y: Tensor = kernels.value(unit, x, sigma)
-        return y
-
-    def gradient(grad: Tensor, x: Tensor, sigma: float) -> Tensor:
-        grad_x: Tensor = kernels.gradient(unit, grad, x, sigma)
-        return grad_x
-
-    def gradients(grad: Tensor, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        both: tuple[Tensor, Tensor] = kernels.gradients(unit, grad, x, sigma)
-        return both
-
-    forward = getattr(torch.ops.zilu, unit)
-    backward = getattr(torch.ops.zilu, f"{unit}_backward")
-    library.impl(forward.default, value, "CUDA")
-    library.impl(forward.learned, value, "CUDA")
-    library.impl(backward.default, gradient, "CUDA")
-    library.impl(backward.learned, gradients, "CUDA")
+def _driver_addresses() -> list[int]:
+    """Return the addresses of the functions that gpu.cpp launches with; none if one is missing."""
+    folder = Path(torch.__file__).parent / "lib"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        torch_cuda = ctypes.CDLL(str(folder / "libtorch_cuda.so"))
+        functions = (
+            driver.cuLaunchKernel,
+            driver.cuCtxGetCurrent,
+            driver.cuCtxSetCurrent,
+            torch_cuda.aoti_torch_get_current_cuda_stream,
+        )
+    except (OSError, AttributeError):
+        return []
+    return [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
