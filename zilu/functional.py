@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
 
-from zilu import kernels, reference
+from zilu import compiled, kernels, reference
 from zilu.names import check_sigma
 from zilu.reference import Formulas, Sigma
 
@@ -26,7 +26,9 @@ def _apply(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
     if _is_transformed():
         return reference.differentiable(formulas, x, sigma)
     operator = kernels.operator(formulas.operator, x, sigma) if formulas.operator else None
-    return reference.analytic(formulas, x, sigma) if operator is None else operator(x, sigma)
+    if operator is None:
+        return reference.analytic(compiled.shortest(formulas, x), x, sigma)
+    return operator(x, sigma)
 
 
 def _is_transformed() -> bool:
