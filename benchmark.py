@@ -27,7 +27,7 @@ from benchmarks.names import (
     TRAINED,
     TRAINING_BASELINES,
 )
-from cli.converters import device_name, number, one_of, positive_int
+from cli.converters import device_name, file_path, number, one_of, path, positive_int
 from cli.datasets import DEFAULT_DATA_PATH
 from cli.errors import one_line_errors
 from cli.parser import Parser, checked, parsed_into
@@ -143,7 +143,7 @@ def build_parser() -> Parser:
         "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s)")  # fmt: skip
     add(both, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
     both.add_argument("--learn_sigma", action="store_true", help="these with a learned σ too")
-    add(both, "output_dir", "./Output/benchmark", str,
+    add(both, "output_dir", "./Output/benchmark", path,
         "folder of the tables and the figure (./Output/benchmark)")  # fmt: skip
 
     one = parser.add_argument_group("Activations")
@@ -164,8 +164,8 @@ def build_parser() -> Parser:
         "(ReLU for --loop, --stats; GELU for --language)")  # fmt: skip
     add(others, "model", "resnet20", VisionConfig.flags()["model"].convert,
         "for --loop (resnet20)")  # fmt: skip
-    add(others, "text", None, Path, "file to tokenise")
-    add(others, "data_path", DEFAULT_DATA_PATH, str, "for --tokenizing: holds gpt2/")
+    add(others, "text", None, file_path, "file to tokenise")
+    add(others, "data_path", DEFAULT_DATA_PATH, path, "for --tokenizing: holds gpt2/")
 
     shared = parser.add_argument_group("All")
     add(shared, "rounds", None, positive_int,

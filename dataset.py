@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cli.converters import path
 from cli.datasets import (
     DEFAULT_DATA_PATH,
     IMAGE_SIZES,
@@ -24,7 +25,7 @@ from cli.datasets import (
 from cli.language import LanguageDataConfig
 from cli.vision import VisionDataConfig
 from pipelines.data import ImageData, TextData
-from utils import UserError, nearest
+from utils import UserError, nearest, user_errors
 
 if TYPE_CHECKING:
     import torch
@@ -82,8 +83,8 @@ def load_text(
     """
     config = LanguageDataConfig(
         dataset=name,
-        data_path=str(data_path),
-        tokenizer=str(tokenizer),
+        data_path=_as_path(data_path),
+        tokenizer=_as_path(tokenizer),
         batch_size=batch_size,
         eval_stride=eval_stride,
     )
@@ -132,7 +133,7 @@ def load_images(
         UserError: for everything that the user can fix.
     """
     config = VisionDataConfig(
-        dataset=name, data_path=str(data_path), batch_size=batch_size, **options
+        dataset=name, data_path=_as_path(data_path), batch_size=batch_size, **options
     )
     _check_images(config)
     from pipelines.images import load  # loads torch, which --help does without
@@ -157,7 +158,12 @@ def load_tokenizer(name: str, data_path: str = DEFAULT_DATA_PATH) -> Tokenizer:
     """
     from pipelines.text import tokenizer  # loads the tokenizers library
 
-    return tokenizer.load(name, data_path)
+    return tokenizer.load(_as_path(name), _as_path(data_path))
+
+
+def _as_path(text: object) -> str:
+    with user_errors():
+        return path(str(text))
 
 
 def _check_text(config: LanguageDataConfig, block_size: int) -> None:

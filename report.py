@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.converters import file_path
 from cli.errors import one_line_errors
 from cli.parser import checked, tool_parser
 from experiments.grid import REPORT_KEYS
@@ -50,7 +51,9 @@ def parse(argv: list[str] | None) -> Arguments:
         UserError: A flag is unknown, or a value is refused.
     """
     parser = tool_parser("%(prog)s FOLDER... [flags]", __doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with runs")
+    where = checked(file_path)
+    add = parser.add_argument
+    add("folders", nargs="+", type=where, metavar="FOLDER", help="folders with runs")
     plan = {
         "baseline": "setting to hold the others against (ReLU, else GELU)",
         "primary": "the one comparison that counts: a setting, as 'ZiLU (σ = 1)'",
@@ -60,13 +63,13 @@ def parse(argv: list[str] | None) -> Arguments:
     }
     for name, text in plan.items():
         convert = checked(REPORT_KEYS[name])
-        parser.add_argument(f"--{name}", type=convert, metavar="VALUE", help=text)
-    parser.add_argument("--output_dir", metavar="VALUE",
+        add(f"--{name}", type=convert, metavar="VALUE", help=text)
+    add("--output_dir", type=where, metavar="VALUE",
         help="where to (FOLDER/report; of several, Output/report)")  # fmt: skip
     given = vars(parser.parse_args(argv))
     return Arguments(
         folders=given["folders"],
-        output_dir=Path(given["output_dir"]) if given["output_dir"] else None,
+        output_dir=given["output_dir"],
         plan={name: given[name] for name in plan if given[name] is not None},
     )
 

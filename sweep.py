@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import errors
-from cli.converters import number
+from cli.converters import file_path, number
 from cli.errors import one_line_errors
 from cli.parser import checked, parsed_into, tool_parser
 from experiments import manifest as manifests
@@ -40,7 +40,7 @@ class Options:
 
     grid: Path
     jobs: int | None
-    output_dir: str | None
+    output_dir: Path | None
     extend: bool
     list: bool
     dry_run: bool
@@ -91,10 +91,11 @@ def parse(argv: list[str] | None) -> Options:
     """
     parser = tool_parser("%(prog)s GRID.yaml [flags]", __doc__)
     positive = checked(number(int, at_least=1))
-    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid file")
+    where = checked(file_path)
+    parser.add_argument("grid", type=where, metavar="GRID.yaml", help="the grid file")
     add = parser.add_argument
     add("--jobs", type=positive, metavar="N", help="runs at a time (one per GPU, else per CPU)")
-    add("--output_dir", metavar="VALUE", help="folder of the sweep (./Output/NAME)")
+    add("--output_dir", type=where, metavar="VALUE", help="folder of the sweep (./Output/NAME)")
     add("--extend", action="store_true", help="add to the sweep what the edited grid has more")
     what = parser.add_mutually_exclusive_group()
     add = what.add_argument
@@ -114,11 +115,11 @@ def find_manifest(args: Options) -> Manifest:
     """Return the manifest in the sweep's folder, or, before there is one, the grid file's."""
     try:
         grid = read_grid(args.grid)
-        folder = Path(args.output_dir or Path("Output") / grid.name)
+        folder = args.output_dir or Path("Output") / grid.name
         plan = manifests.planned(grid, args.grid, folder)
     except UserError as error:
         # A job of a cluster goes on even if the grid file or a recipe has changed or gone.
-        there = manifests.load(Path(args.output_dir or Path("Output") / args.grid.stem))
+        there = manifests.load(args.output_dir or Path("Output") / args.grid.stem)
         if there is None or args.index is None:
             raise
         print(f"Note: {error}; {there.folder / manifests.FILE} counts", file=sys.stderr)

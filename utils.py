@@ -1,4 +1,4 @@
-"""Share what all packages need: errors for users, seeds, ranks, whole files, progress.
+"""Share what all packages need: errors for users, seeds, ranks, files, progress.
 
 Nothing here loads torch.
 """
@@ -6,7 +6,9 @@ Nothing here loads torch.
 import difflib
 import fcntl
 import hashlib
+import json
 import os
+import re
 import sys
 import time
 import uuid
@@ -145,6 +147,28 @@ def usable_cpus() -> int:
 
 
 # --- files ---
+
+
+def read_json(text: str) -> Any:
+    """Return the content of a JSON text that a person may have edited.
+
+    Raises:
+        ValueError: it is no JSON, or an object has a key twice, of which Python's reader takes the
+            last one without a word; the message names the key, and the lines that it stands on.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            key = re.compile(re.escape(json.dumps(twice)) + r"\s*:")
+            lines = [str(number) for number, line in enumerate(text.splitlines(), 1)
+                     if key.search(line)]  # fmt: skip
+            raise ValueError(f"{twice!r} stands there twice: see lines {', '.join(lines)}")
+        return content
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 @contextmanager

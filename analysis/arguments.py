@@ -2,10 +2,11 @@
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cli.args_file import load_yaml
+from cli.yaml_files import read_entries
 from utils import printable
 from zilu.names import ACTIVATIONS, ALIASES, canonical_name
 
@@ -20,32 +21,72 @@ FOREIGN_NAMES = {
 KNOWN_ACTIVATIONS = {name.lower() for name in (*ACTIVATIONS, *ALIASES)}
 
 
+class Entry(NamedTuple):
+    """Hold an argument as it stands in a file, with its line; 0 where all stand in one."""
+
+    name: str
+    value: Any
+    line: int
+
+    def __str__(self) -> str:
+        place = f" (line {self.line})" if self.line else ""
+        return f"{self.name} {self.value}{place}"
+
+
 def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return a run's flags, the values they were resolved to, and its environment.
 
     The last two are empty for other code's runs. Their files may be YAML, JSON, `name: value` or
-    `name = value` lines, or arguments as argparse prints them.
+    `name = value` lines, or arguments as argparse prints them. Where such a file has an argument
+    twice, also by two of its names, with one value, it counts once.
 
     Raises:
-        ValueError: The file is none of these.
+        ValueError: The file is none of these, or has two values of one argument.
     """
-    content = _as_mapping(path.read_text(encoding="utf-8", errors="replace"))
-    if not content:
-        raise ValueError(f"{path}: no arguments can be read from it")
-    if isinstance(content.get("environment"), dict):
-        resolved, environment = content.pop("resolved", {}), content.pop("environment")
-        return content, resolved, environment | {"resumed": content.pop("resumed", [])}
-    flags = {}
-    for name, value in content.items():
-        name = str(name).strip().lstrip("-").replace("-", "_")
-        flags[FOREIGN_NAMES.get(name, name)] = _value(value) if isinstance(value, str) else value
+    try:
+        entries = _entries(path.read_text(encoding="utf-8", errors="replace"))
+        content = _unique(entries)
+        if isinstance(content.get("environment"), dict):
+            resolved, environment = content.pop("resolved", {}), content.pop("environment")
+            return content, resolved, environment | {"resumed": content.pop("resumed", [])}
+        flags = _unique([each._replace(value=_value(each.value)) for each in entries], _our_name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if str(flags.get("activation")).lower() in KNOWN_ACTIVATIONS:
         flags["activation"] = canonical_name(flags["activation"])
     return flags, {}, {}
 
 
-def _as_mapping(text: str) -> dict[str, Any]:
-    """Return the names and values of a file in any of the forms; none where it has no such form."""
+def _our_name(name: str) -> str:
+    name = name.strip().lstrip("-").replace("-", "_")
+    return FOREIGN_NAMES.get(name, name)
+
+
+def _unique(entries: list[Entry], named: Callable[[str], str] = str) -> dict[str, Any]:
+    """Return the values by what `named` makes of a name; None beside a value is no second one.
+
+    Raises:
+        ValueError: A name has two values, which differ in more than upper case.
+    """
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        name = named(entry.name)
+        there = found.get(name)
+        if there is None or there.value is None:
+            found[name] = entry
+        elif entry.value not in (None, there.value) and (
+            str(entry.value).lower() != str(there.value).lower()
+        ):
+            raise ValueError(f"it has two values of one argument: {there} and {entry}")
+    return {name: entry.value for name, entry in found.items()}
+
+
+def _entries(text: str) -> list[Entry]:
+    """Return what a file in any of the forms holds.
+
+    Raises:
+        ValueError: It has no such form.
+    """
     if match := re.search(r"Namespace\((.*)\)", text, re.DOTALL):
         try:
             call = ast.parse(f"f({match[1]})", mode="eval").body
@@ -53,15 +94,16 @@ def _as_mapping(text: str) -> dict[str, Any]:
             raise ValueError(f"printed arguments that cannot be read ({error})") from None
         if not isinstance(call, ast.Call):
             raise ValueError("printed arguments that cannot be read (something follows it)")
-        return {str(each.arg): ast.unparse(each.value) for each in call.keywords}
-    try:
-        content = load_yaml(text)
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        return {str(name): _as_text(value) for name, value in content.items()}
-    lines = (re.fullmatch(r"\s*([\w-]+)\s*[:=]\s*(.*?)\s*", line) for line in text.splitlines())
-    return {match[1]: match[2] for match in lines if match}
+        return [Entry(str(each.arg), ast.unparse(each.value), 0) for each in call.keywords]
+    found = read_entries(text) or ()
+    entries = [Entry(name, _as_text(value), line) for name, value, line in found]
+    if not entries:
+        lines = enumerate(text.splitlines(), 1)
+        matches = [(re.fullmatch(r"\s*([\w-]+)\s*[:=]\s*(.*?)\s*", line), n) for n, line in lines]
+        entries = [Entry(match[1], match[2], number) for match, number in matches if match]
+    if not entries:
+        raise ValueError("no arguments can be read from it")
+    return entries
 
 
 def _as_text(value: Any) -> Any:
@@ -73,11 +115,13 @@ def _as_text(value: Any) -> Any:
     return [_as_text(each) for each in value] if isinstance(value, list) else value
 
 
-def _value(text: str) -> Any:
+def _value(text: Any) -> Any:
     """Return the value that Python or YAML reads in `text`: 1e-3 is a number, true is True.
 
-    A quoted value is read once more: '0' is a number too.
+    A quoted value is read once more: '0' is a number too. What is no text is a value already.
     """
+    if not isinstance(text, str):
+        return text
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.strip().lower() in words:
         return words[text.strip().lower()]

@@ -36,6 +36,13 @@ def final_estimate(group: Group, variant: Variant, metric: Metric) -> Estimate:
     return estimate([final_value(run, metric) for run in group.runs_of(variant)])
 
 
+def validation_value(run: RunResult, metric: Metric) -> float:
+    """Return the final validation result of a run that was tested once, at its end; else NaN."""
+    if split_of(run) != "test" or any("test" in record for record in run.records[:-1]):
+        return math.nan
+    return run.final.get("val", {}).get(metric.name, math.nan)
+
+
 def selected_value(run: RunResult, metric: Metric) -> float:
     """Return the test result at the epoch with the best validation score.
 

@@ -12,8 +12,9 @@ from typing import Any
 from analysis.arguments import read_arguments
 from experiments import manifest as manifests
 from experiments import tuning
-from run_folder.folder import RunFolder
+from run_folder.folder import BEFORE, RunFolder
 from run_folder.records import SPLITS, best_on_validation, read_records
+from run_folder.result_lines import TEST_LINE
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED, status_of
 from utils import UserError
 
@@ -67,6 +68,29 @@ class RunResult:
     @property
     def is_ours(self) -> bool:
         return bool(self.environment)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Return what does not fit together in other code's lines: the first case of each kind."""
+        found: dict[str, list[str]] = {}
+        for record in self.records:
+            for remark in record.get("remarks", ()):
+                kind = remark.partition(":")[0]
+                where = f"{remark}" + (f" (epoch {record['epoch']})" if "epoch" in record else "")
+                found.setdefault(kind, []).append(where)
+        return [
+            first + (f", and {len(more)} more" if more else "") for first, *more in found.values()
+        ]
+
+    @property
+    def earlier_lengths(self) -> list[str]:
+        """Return how long the run was to be before it was made longer, and until when."""
+        return [
+            f"{name.removesuffix(BEFORE)} {value} until step {item['step']} ({item['at']})"
+            for item in self.environment.get("resumed", ())
+            for name, value in item.items()
+            if name.endswith(BEFORE)
+        ]
 
     @property
     def seeds(self) -> Seeds:
@@ -218,6 +242,8 @@ def _outcome(
     if not whole:
         return INTERRUPTED, f"it has come to epoch {last} of {planned}"
     missing = set(_metrics(records[0])) - set(_metrics(records[-1]))
+    if TEST_LINE in records[0]:  # it was trained on after that test, and not tested again
+        missing = {(split, name) for split, name in missing if split != "test"}
     if not ours and missing:
         return INTERRUPTED, f"its last line lacks the {' '.join(min(missing))}"
     # Other code logs a NaN and goes on.

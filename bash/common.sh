@@ -29,6 +29,19 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
 torchrun=(python -m torch.distributed.run "--nproc_per_node=$processes")
 
+# expanded PATH: prints the path as the programs read it, where no shell has replaced its `~`, as in
+# --output_dir=~/runs.
+expanded() {
+  case $1 in
+    '~' | '~/'*) echo "$HOME${1#'~'}" ;;
+    '~'* | *'$'*)
+      echo "error: write the path out, no shell has replaced a part of it: $1" >&2
+      return 2
+      ;;
+    *) echo "$1" ;;
+  esac
+}
+
 # set_up_run FLAGS...: sets `run`, the run folder, and `flags`, those given with --output_dir and
 # --resume; sends all further output to the log.
 set_up_run() {
@@ -43,6 +56,8 @@ set_up_run() {
     esac
     previous=$word
   done
+  run=$(expanded "$run") || exit
+  resume=$(expanded "$resume") || exit
   if [ -z "$run" ]; then
     # `--resume FOLDER`, or a checkpoint in it, alone: the program goes on there.
     if [ -d "$resume" ]; then

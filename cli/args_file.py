@@ -33,24 +33,6 @@ def args_text(config: Config, resolved: dict[str, Any], environment: dict[str, A
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)
 
 
-def load_yaml(text: str) -> Any:
-    """Return the content of a YAML file.
-
-    The parser in C takes a tenth of the time, but refuses what a path that is no UTF-8 is written
-    as; Python's takes it.
-
-    Raises:
-        ValueError: it is no YAML.
-    """
-    try:
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
-
-
 def list_item(content: dict[str, Any]) -> str:
     """Return an item of a YAML list, in one line."""
     return "- " + yaml.safe_dump(content, default_flow_style=True, width=10**9).strip()

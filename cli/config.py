@@ -20,6 +20,7 @@ from cli.converters import (
     not_negative,
     number,
     one_of,
+    path,
     positive,
     positive_int,
     save_interval,
@@ -81,6 +82,11 @@ class ModelConfig:
         return self.activation in activations.SIGMA_NAMES
 
     @property
+    def start(self) -> str | None:
+        """Return the checkpoint that the weights start from; None where they start otherwise."""
+        return None
+
+    @property
     def is_third_party(self) -> bool:
         """Return whether the network is another package's."""
         return models.is_third_party(self.model)
@@ -115,6 +121,8 @@ class ModelConfig:
             "init_gain": self.init_gain != "torch",
         }
         for name, is_given in scaled_by.items():
+            if is_given and self.start is not None:
+                raise UserError(f"--init_from replaces what --{name} scales; leave out one of them")
             if is_given and self.is_third_party:
                 raise UserError(
                     f"--{name} does not apply to {self.model}, only to the project's own models: "
@@ -196,6 +204,14 @@ class TrainingConfig:
     lr_step: int = flag(20, positive_int, "Optimization", "epochs; see --scheduler")
     lr_gamma: float = flag(0.1, positive, "Optimization", "factor; see --scheduler")
 
+    @property
+    def bound_to_length(self) -> str | None:
+        """Return the flag that makes learning rates depend on the length of the training."""
+        if self.scheduler in ("cosine", "linear"):
+            return f"--scheduler {self.scheduler}"
+        is_share = self.warmup.endswith("%") and float(self.warmup[:-1]) > 0
+        return f"--warmup {self.warmup}" if is_share else None
+
     def check(self) -> None:
         """Refuse flags that contradict each other.
 
@@ -230,12 +246,13 @@ class RunConfig:
         Effect.ARITHMETIC,
     )  # fmt: skip
     config: str | None = flag(
-        None, str, "Output",
-        "YAML file of flags, or the args.txt of an earlier run; the command line overrides it",
+        None, path, "Output",
+        "YAML file of flags, read as on the command line, or the args.txt of an earlier run; the "
+        "command line overrides it",
         Effect.NOTHING, one_run=True,
     )  # fmt: skip
     output_dir: str | None = flag(
-        None, str, "Output",
+        None, path, "Output",
         "run folder (./Output/DATASET/MODEL/ACTIVATION_SIGMA_SEED, and a short hash where other "
         "flags differ from their defaults)",
         Effect.NOTHING, one_run=True,
@@ -245,9 +262,10 @@ class RunConfig:
         Effect.NOTHING, one_run=True,
     )  # fmt: skip
     resume: str | None = flag(
-        None, str, "Output",
-        "go on with the interrupted run in --output_dir, if there is one; or with the one whose "
-        "folder or checkpoint is given, whose flags then count where none are given",
+        None, path, "Output",
+        "go on with the run in --output_dir, if there is one; or with the one whose folder or "
+        "checkpoint is given, whose flags then count where none are given. A greater --num_epochs "
+        "or --max_steps makes it longer, where the learning rate does not depend on its length",
         Effect.NOTHING, bare=AUTO, one_run=True,
     )  # fmt: skip
     save_interval: str = flag(
@@ -272,7 +290,7 @@ class RunConfig:
         Effect.NOTHING, one_run=True,
     )  # fmt: skip
     checkpoint: str | None = flag(
-        None, str, "Output", "checkpoint file for --test_only", Effect.NOTHING, one_run=True
+        None, path, "Output", "checkpoint file for --test_only", Effect.NOTHING, one_run=True
     )
 
     @property

@@ -1,8 +1,10 @@
 """Convert the texts of flags to values; every converter raises ValueError with the reason."""
 
 import math
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from utils import nearest
 
@@ -61,16 +63,59 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return convert
 
 
+def path(text: str) -> str:
+    """Return a path with `~`, `~USER`, `$NAME` and `${NAME}` replaced, as a shell does.
+
+    No shell reads a file of flags, or the `~` of `--output_dir=~/runs`. A folder that is called
+    `~` or `$SCRATCH` is never what was meant: what cannot be replaced is refused.
+    """
+    if not text:
+        raise ValueError("expected a path, not ''")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        user = text.partition("/")[0]
+        raise ValueError(
+            f"{text!r}: there is no user {user[1:]!r} here; write the path out, or ./{text} for a "
+            "name that begins so"
+        )
+    return re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", _variable, expanded)
+
+
+def file_path(text: str) -> Path:
+    """Return `path(text)` as a Path."""
+    return Path(path(text))
+
+
+def weights_path(text: str) -> str:
+    """Return the path of weights; of a run folder that of its checkpoint."""
+    found = file_path(text)
+    checkpoint = found / "checkpoint.pt"
+    return str(checkpoint if checkpoint.is_file() else found)
+
+
+def _variable(match: re.Match[str]) -> str:
+    name = match[1] or match[2]
+    value = os.environ.get(name)
+    if not value:
+        raise ValueError(
+            f"{match.string!r}: the variable {name} is not set here; set it, or write the path out"
+        )
+    return value
+
+
 def model_name(
     known: tuple[str, ...], prefixes: dict[str, str], forms: str
 ) -> Callable[[str], str]:
-    """Return a converter to one of our models, or to PREFIX/NAME of another package's."""
+    """Return a converter to one of our models, or to PREFIX/NAME of another package's.
+
+    NAME may be a path.
+    """
     own = one_of(*known, *forms.split(", "))
 
     def convert(text: str) -> str:
         prefix, slash, name = text.partition("/")
         if slash and name and prefix.lower() in prefixes:
-            return f"{prefix.lower()}/{name}"
+            return f"{prefix.lower()}/{path(name)}"
         return own(text)
 
     return convert

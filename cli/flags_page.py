@@ -24,7 +24,20 @@ The columns **vision** and **language** hold the default, or – where the progr
 empty default is explained in the text, in brackets. **Changes** says what a flag changes: the
 *result*; the *arithmetic* alone, so that results agree to rounding; or *nothing*. Flags that change
 the result must be the run's own where it is [resumed](resuming.md), and tell runs apart in
-[reports](statistics.md). With `--config FILE.yaml`, flags stand in a file as `flag: value`.
+[reports](statistics.md).
+
+## Values, in files too
+
+With `--config FILE.yaml`, flags stand in a file as `flag: value`, and so they do in
+[grid files](statistics.md#grid-files). A value there means what the same word means on the command
+line: `012` is 12, `off` is a name where the flag wants one, and `1:30` is no number. Two things are
+a file's own: `null` is the flag's default, and a flag that is on or off says `true`, `yes`, `on` or
+`false`, `no`, `off`. A key that stands twice in a file, at any depth, is a mistake.
+
+In a path, `~` or `~user` at the start is the home folder, and `$NAME` or `${NAME}` a variable of
+the environment, also where no shell has read it (in a file, in `--output_dir=~/runs`). An unknown
+user, or a variable that is not set, is a mistake: no folder comes to be called `~` or `$SCRATCH`.
+`args.txt` and checkpoints record the path that it came to.
 """
 
 

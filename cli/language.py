@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import models
 from cli.config import Config, DataConfig, ModelConfig, RunConfig, TrainingConfig
-from cli.converters import LANGUAGE_FORMS, count, model_name, one_of, positive_int, share
+from cli.converters import (
+    LANGUAGE_FORMS,
+    count,
+    model_name,
+    one_of,
+    path,
+    positive_int,
+    share,
+    weights_path,
+)
 from cli.datasets import DEFAULT_DATA_PATH, LANGUAGE_DATASETS
 from cli.fields import Effect, Evaluated, flag
 from utils import UserError, user_errors
@@ -50,20 +60,27 @@ class LanguageModelConfig(ModelConfig):
         own_default=True,
     )  # fmt: skip
     init_from: str | None = flag(
-        None, str, "Model",
-        "folder of a Hugging Face GPT-2 to start from: config.json and model.safetensors",
+        None, weights_path, "Model",
+        "folder or checkpoint of another run to start from: a new run with the weights of that "
+        "one; or folder of a Hugging Face GPT-2: config.json and model.safetensors",
     )  # fmt: skip
 
-    def shape(self) -> dict[str, int]:
-        """Return width, heads and layers: the flags', else those of --init_from, else the model's.
+    @property
+    def start(self) -> str | None:
+        path = self.init_from or ""
+        return path if path.endswith(".pt") or Path(path).is_file() else None
 
-        It is empty for hf/ models, whose configuration has them.
+    def shape(self) -> dict[str, int]:
+        """Return width, heads and layers: the flags', else the model's.
+
+        Those of a Hugging Face GPT-2 to start from come before the model's. The result is empty for
+        hf/ models, whose configuration has them.
 
         Raises:
             UserError: sizes that do not fit together, or not the network to start from.
         """
         sizes = {name: getattr(self, name) for name in SIZES}
-        if self.init_from is None:
+        if self.init_from is None or self.start is not None:
             with user_errors():
                 return models.resolve_shape(self.model, **sizes)
         if self.is_third_party:
@@ -86,7 +103,7 @@ class LanguageModelConfig(ModelConfig):
         """
         with user_errors():
             norm = models.resolve_norm(self.model, self.norm)
-        if norm == "none" and self.init_from is not None:
+        if norm == "none" and self.init_from is not None and self.start is None:
             raise UserError(f"--init_from {self.init_from} has norms; leave out --norm none")
         return norm
 
@@ -108,11 +125,14 @@ class LanguageDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     data_path: str = flag(
-        DEFAULT_DATA_PATH, str, "Dataset", "folder of the data and of its tokens", Effect.NOTHING,
+        DEFAULT_DATA_PATH, path, "Dataset", "folder of the data and of its tokens", Effect.NOTHING,
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     batch_size: int = flag(32, positive_int, "Training", "sequences per batch")
-    tokenizer: str = flag("gpt2", str, "Dataset", "gpt2, bytes, or a tokenizer's folder")
+    tokenizer: str = flag(
+        "gpt2", path, "Dataset",
+        "gpt2, bytes, or a tokenizer's folder (no bits per byte where it loses some of the text)",
+    )  # fmt: skip
     eval_stride: int | None = flag(
         None, positive_int, "Dataset",
         "tokens that an evaluation window scores, with the rest of the context before them "
@@ -148,8 +168,11 @@ class LanguageRunConfig(RunConfig):
         0, count, "Output", "continuations of --prompt to print at the end", Effect.NOTHING
     )
     prompt: str | None = flag(
-        None, str, "Output", "text that --sample continues (a new document)", Effect.NOTHING
-    )
+        None, str, "Output",
+        "text that --sample continues (a new document); <|endoftext|> in it means what it means in "
+        "a text for training",
+        Effect.NOTHING,
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()

@@ -14,6 +14,9 @@ from utils import UserError, did_you_mean
 
 T = TypeVar("T")
 
+# What a file may say for a flag that is on or off.
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
 
 @dataclass(frozen=True)
 class Command(Generic[C]):
@@ -67,7 +70,7 @@ def parse(config: type[C], description: str, argv: list[str] | None = None) -> C
         raise UserError(f"unknown argument {unknown[0]!r}; {_nearest_flag(name, flags)}")
     texts: dict[str, Any] = vars(parsed)
     if "config" in texts:
-        texts = read_config(texts["config"], config) | texts
+        texts = read_config(value_of(flags["config"], texts["config"]), config) | texts
     return Command(converted(config, texts), frozenset(texts))
 
 
@@ -75,7 +78,7 @@ def converted(config: type[C], texts: Mapping[str, Any]) -> C:
     """Return the configuration with the values that `texts` stand for.
 
     Args:
-        texts: the value of each flag, as text or as YAML parsed it.
+        texts: the value of each flag, as text or as a plain Python value.
 
     Raises:
         UserError: an unknown flag, or a value that its flag refuses.
@@ -84,7 +87,7 @@ def converted(config: type[C], texts: Mapping[str, Any]) -> C:
     for name in texts:
         if name not in flags:
             raise UserError(f"unknown flag {name!r}; {_nearest_flag(str(name), flags)}")
-    return config.from_values({name: _converted(flags[name], text) for name, text in texts.items()})
+    return config.from_values({name: value_of(flags[name], text) for name, text in texts.items()})
 
 
 def read_config(path: str, config: type[C]) -> dict[str, Any]:
@@ -93,16 +96,15 @@ def read_config(path: str, config: type[C]) -> dict[str, Any]:
     Of an earlier run's args.txt, only the flags are taken that do not belong to that one run.
 
     Raises:
-        UserError: it cannot be read, or names an unknown flag.
+        UserError: it cannot be read, or names an unknown flag or one flag twice.
     """
-    import yaml  # --help works without it
+    from cli.yaml_files import read_texts  # loads yaml, which --help works without
 
     flags = config.flags()
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # a bad date is a ValueError
-        reason = " ".join(str(error).split())
-        raise UserError(f"--config {path}: not a readable YAML file ({reason})") from None
+        content = read_texts(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path}: not a readable YAML file ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: expected lines of the form `flag: value`")
     if "environment" in content:
@@ -114,6 +116,9 @@ def read_config(path: str, config: type[C]) -> dict[str, Any]:
             raise UserError(
                 f"--config {path}: unknown flag {name!r}; {_nearest_flag(str(name), flags)}"
             )
+    for name, value in content.items():
+        if flags[name].bare is not None and str(value).lower() in SWITCHES:  # `resume: true`
+            content[name] = flags[name].bare if SWITCHES[str(value).lower()] else None
     return {name: value for name, value in content.items() if value is not None}
 
 
@@ -141,14 +146,19 @@ def _nearest_flag(name: str, flags: Mapping[str, Flag]) -> str:
     return f"did you mean --{near}? (--help lists all)" if near else "--help lists all"
 
 
-def _converted(flag: Flag, text: Any) -> Any:
+def value_of(flag: Flag, text: Any) -> Any:
+    """Return the value that a text stands for.
+
+    Raises:
+        UserError: the flag refuses it.
+    """
+    if not isinstance(text, (str, bool, int, float)):  # in a file
+        raise UserError(f"--{flag.name}: expected one value, not {text!r}")
     if "\0" in str(text):
         raise UserError(f"--{flag.name}: a NUL character is no part of a value")
-    if flag.bare is not None and isinstance(text, bool):  # in a file
-        return flag.bare if text else flag.default
     if flag.convert is bool:
-        if isinstance(text, bool):
-            return text
+        if str(text).lower() in SWITCHES:
+            return SWITCHES[str(text).lower()]
         raise UserError(f"--{flag.name}: expected true or false, not {text!r}")
     try:
         return flag.convert(str(text))

@@ -15,9 +15,11 @@ from cli.converters import (
     number,
     one_of,
     patch_size,
+    path,
     positive_int,
     seed_number,
     share,
+    weights_path,
 )
 from cli.datasets import (
     DEFAULT_DATA_PATH,
@@ -54,6 +56,14 @@ class VisionModelConfig(ModelConfig):
     patch_size: str | int = flag(
         "auto", patch_size, "Model", "ViT: pixels; auto is 4 or 16", evaluated=Evaluated.NETWORK
     )
+    init_from: str | None = flag(
+        None, weights_path, "Model",
+        "folder or checkpoint of another run to start from: a new run with the weights of that one",
+    )  # fmt: skip
+
+    @property
+    def start(self) -> str | None:
+        return self.init_from
 
     def options(self, image_size: int) -> dict[str, int | str]:
         """Return the options that the network's family has, every auto resolved.
@@ -80,7 +90,7 @@ class VisionDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     data_path: str = flag(
-        DEFAULT_DATA_PATH, str, "Dataset", "folder of the data", Effect.NOTHING,
+        DEFAULT_DATA_PATH, path, "Dataset", "folder of the data", Effect.NOTHING,
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     batch_size: int = flag(256, positive_int, "Training", "images per step")

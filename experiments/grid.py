@@ -14,7 +14,8 @@
       baseline: ReLU
       primary: ZiLU
 
-Everything is checked before anything runs. Nothing here needs torch.
+Values are read as on the command line (cli/yaml_files.py), and no key may stand twice. Everything
+is checked before anything runs. Nothing here needs torch.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from typing import Any
 from cli.config import Config
 from cli.converters import number, one_of
 from cli.language import LanguageConfig
-from cli.parser import converted, read_config
+from cli.parser import converted, read_config, value_of
 from cli.vision import VisionConfig
 from run_folder.metrics import METRICS
 from utils import UserError, nearest
@@ -86,8 +87,8 @@ def read_grid(path: Path) -> Grid:
     tune = content.get("tune") or {}
     report = check_report(path, content.get("report") or {})
     name = str(content.get("name", path.stem))
-    if not name or "/" in name or name.startswith("."):
-        raise UserError(f"{path}: name {name!r} must be that of a folder")
+    if not name or name.startswith((".", "~")) or {*name} & {*"/$"}:
+        raise UserError(f"{path}: name {name!r} must be that of a folder in Output/")
     return Grid(program, name, text, combinations, tune, report)
 
 
@@ -100,22 +101,12 @@ def _read_text(path: Path) -> str:
 
 
 def _mapping(path: Path, text: str) -> dict[str, Any]:
-    import yaml  # --help works without it
-
-    class Loader(yaml.SafeLoader):
-        """Refuse a mapping with a key twice, of which PyYAML takes the last without a word."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = [key for place, key in enumerate(keys) if key in keys[:place]]
-            if twice:
-                raise ValueError(f"{twice[0]!r} stands there twice")
-            return super().construct_mapping(node, deep)
+    from cli.yaml_files import read_texts  # loads yaml, which --help works without
 
     try:
-        content = yaml.load(text, Loader)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+        content = read_texts(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a grid file, which has `runs:` and under it flags")
     return content
@@ -135,8 +126,12 @@ def check_report(path: Path, report: Any) -> dict[str, Any]:
             raise UserError(
                 f"{path}: unknown key {key!r} in report; {nearest(str(key), REPORT_KEYS)}"
             )
+        if value is None:
+            continue
         try:
-            checked[key] = REPORT_KEYS[key](str(value))
+            if not isinstance(value, str):
+                raise ValueError(f"expected one value, not {value!r}")
+            checked[key] = REPORT_KEYS[key](value)
         except ValueError as error:
             raise UserError(f"{path}: {key} in report: {error}") from None
     return checked
@@ -219,9 +214,9 @@ class Checker:
     def _with_recipe(self, flags: Flags) -> Flags:
         """Return the flags over those of the recipe that they name."""
         given = {name: value for name, value in flags.items() if value is not None}
-        recipe = str(given.pop("config", ""))
-        if not recipe:
+        if "config" not in given:
             return given
+        recipe = value_of(self.flags["config"], given.pop("config"))
         if recipe not in self._recipes:
             self._recipes[recipe] = read_config(recipe, self.config)
         return self._recipes[recipe] | given

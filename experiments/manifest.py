@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.grid import PROGRAMS, SIGMA_FLAGS, Checker, Flags, Grid
-from experiments.tuning import check_tune, groups, trials, tuned_flags, without
-from utils import UserError, one_at_a_time, replacing
+from experiments.tuning import checked_tune, groups, trials, tuned_flags, without
+from utils import UserError, one_at_a_time, read_json, replacing
 from zilu.names import SIGMA_NAMES
 
 FILE = "manifest.json"
@@ -75,7 +75,7 @@ def load(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError("of another version")
         runs = [Run(**run) for run in content.pop("runs")]
@@ -96,19 +96,19 @@ def planned(grid: Grid, path: Path, folder: Path) -> Manifest:
         UserError: its `tune:` is no choice, or there is no validation to choose by.
     """
     checker = Checker(grid.program, path)
-    found = []
-    if grid.tune:
-        check_tune(path, grid.tune, grid.combinations, checker)
+    found, tune = [], grid.tune
+    if tune:
+        tune = checked_tune(path, tune, grid.combinations, checker)
         found += [
-            (TRIAL, flags, group) for group, flags in trials(grid.tune, grid.combinations, checker)
+            (TRIAL, flags, group) for group, flags in trials(tune, grid.combinations, checker)
         ]
-    if grid.tune.get("equal_settings", True):
+    if tune.get("equal_settings", True):
         found += [(GRID, flags, {}) for flags in grid.combinations]
-    if grid.tune:
+    if tune:
         seeds = list(dict.fromkeys(each["seed"] for each in grid.combinations))
         found += [
             (TUNED, group | {"seed": seed}, group)
-            for group in groups(grid.tune, grid.combinations)
+            for group in groups(tune, grid.combinations)
             for seed in seeds
         ]
     names = _names(found, checker)
@@ -117,7 +117,7 @@ def planned(grid: Grid, path: Path, folder: Path) -> Manifest:
         for number, (name, each) in enumerate(zip(names, found, strict=True), 1)
     ]
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    return Manifest(folder, grid.program, grid.tune, grid.report, runs, grid.text, created)
+    return Manifest(folder, grid.program, tune, grid.report, runs, grid.text, created)
 
 
 def frozen(plan: Manifest, extend: bool = False) -> Manifest:

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.fields import Effect
+from cli.converters import seed_number
+from cli.fields import Effect, Flag
+from cli.parser import SWITCHES, value_of
 from experiments.grid import Checker, Flags, products
 from utils import UserError
 
@@ -36,34 +38,61 @@ def tuned_flags(tune: dict[str, Any]) -> dict[str, list[Any]]:
     return {name: values for name, values in tune.items() if name not in OPTIONS}
 
 
-def check_tune(path: Path, tune: Any, combinations: list[Flags], checker: Checker) -> None:
-    """Refuse a `tune:` that is no choice, or without validation to choose by.
+def checked_tune(
+    path: Path, tune: Any, combinations: list[Flags], checker: Checker
+) -> dict[str, Any]:
+    """Return what `tune:` says, its texts converted.
 
     Raises:
-        UserError: with the remedy.
+        UserError: it is no choice, or there is no validation to choose by.
     """
     if not isinstance(tune, dict) or not tuned_flags(tune):
         raise UserError(f"{path}: `tune:` must hold lines of the form `flag: [values]`")
+    checked: dict[str, Any] = {}
     for name, values in tuned_flags(tune).items():
         flag = checker.flags.get(name)
         if flag is None or flag.effect != Effect.RESULT or name in UNTUNABLE:
             raise UserError(f"{path}: {name!r} in `tune:` is no flag that can be tuned")
-        if not isinstance(values, list) or len({repr(value) for value in values}) < 2:
+        if not isinstance(values, list):
             raise UserError(f"{path}: {name} in `tune:` must be a list of two values or more")
         if any(isinstance(value, (dict, list)) for value in values):
             raise UserError(f"{path}: {name} in `tune:` must be a list of plain values")
-    if not isinstance(tune.get("equal_settings", True), bool):
-        raise UserError(f"{path}: equal_settings in `tune:` must be true or false")
+        checked[name] = [_value(path, flag, value) for value in values]
+        if len({repr(value) for value in checked[name]}) < 2:
+            raise UserError(f"{path}: {name} in `tune:` must be a list of two values or more")
     if any(each.get("val_fraction") == 0 for each in combinations):
         raise UserError(f"{path}: tuning depends on validation; give val_fraction in `runs:`")
-    seeds = tune.get("seeds", [])
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not whole or len(set(seeds)) < len(seeds):
-        raise UserError(f"{path}: seeds in `tune:` must be a list of different whole numbers")
-    if both := {each["seed"] for each in combinations} & set(seeds):
-        raise UserError(
-            f"{path}: seed {min(both)} is both tuned and reported; the choice would favour it"
-        )
+    return checked | _checked_options(path, tune, {each["seed"] for each in combinations})
+
+
+def _value(path: Path, flag: Flag, text: Any) -> Any:
+    """Return the value of a tuned flag; `null` is the default."""
+    try:
+        return flag.default if text is None else value_of(flag, text)
+    except UserError as error:
+        raise UserError(f"{path}: {error} (in `tune:`)") from None
+
+
+def _checked_options(path: Path, tune: dict[str, Any], reported: set[int]) -> dict[str, Any]:
+    """Return OPTIONS, as far as they are given; `reported` are the seeds of the runs."""
+    options: dict[str, Any] = {}
+    if "equal_settings" in tune:
+        text = str(tune["equal_settings"]).lower()
+        if text not in SWITCHES:
+            raise UserError(f"{path}: equal_settings in `tune:` must be true or false")
+        options["equal_settings"] = SWITCHES[text]
+    if "seeds" in tune:
+        try:
+            seeds = options["seeds"] = [seed_number(str(seed)) for seed in tune["seeds"]]
+        except (ValueError, TypeError):
+            seeds = []
+        if not isinstance(tune["seeds"], list) or len({*seeds}) != len(tune["seeds"]):
+            raise UserError(f"{path}: seeds in `tune:` must be a list of different whole numbers")
+        if both := reported & {*seeds}:
+            raise UserError(
+                f"{path}: seed {min(both)} is both tuned and reported; the choice would favour it"
+            )
+    return options
 
 
 def without(flags: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

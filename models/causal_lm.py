@@ -5,7 +5,6 @@ needed. Everything else stays as config.json says. The network is then run once,
 a causal language model of the vocabulary.
 """
 
-import json
 import re
 import warnings
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.gpt2 import sampled
 from models.third_party import as_value_error, check_installed, with_activation
+from utils import read_json
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and is optional
     from transformers import PretrainedConfig
@@ -81,7 +81,7 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder, "config.json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: no configuration that can be read ({reason})") from None

@@ -11,6 +11,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import read_json
+
 if TYPE_CHECKING:
     import torch
 
@@ -143,7 +145,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"--init_from: no {path} to read ({error.strerror}); {WANTED}") from None
     except ValueError as error:  # not JSON, or not UTF-8

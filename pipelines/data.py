@@ -50,7 +50,7 @@ class TextData:
         vocab_size: how many ids the tokenizer can give, end of text included.
         end_of_text: that id.
         fingerprint: hex, the same for the same tokenizer.
-        counts: by split, its .tokens, .words and .bytes.
+        counts: by split, its .tokens, .words, .bytes, and whether they are .lossless.
         digests: by split, of its text.
         description: one line for the log.
     """

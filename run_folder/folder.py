@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,6 +12,9 @@ from typing import Any
 
 from run_folder.lock import FolderLock
 from utils import UserError, printable, replacing, torchrun_id
+
+# In args.txt an item of `resumed:` has num_epochs_before where the run was made longer then.
+BEFORE = "_before"
 
 
 class RunFolder:
@@ -134,22 +138,31 @@ class RunFolder:
             OSError: it cannot be read.
             ValueError: it is no YAML.
         """
-        from cli.args_file import load_yaml  # loads yaml, which --help works without
+        from cli.yaml_files import read_values  # loads yaml, which --help works without
 
-        return load_yaml((self.path / self.ARGS).read_text(encoding="utf-8"))
+        return read_values((self.path / self.ARGS).read_text(encoding="utf-8"))
 
     def describe(self, args_text: str, model_text: str) -> None:
         """Write args.txt and model.txt."""
         self._replace(self.MODEL, model_text)
         self._replace(self.ARGS, args_text)
 
-    def resume(self, lengths: dict[str, int], lines: dict[str, list[str]], note: str) -> None:
+    def resume(
+        self,
+        lengths: dict[str, int],
+        lines: dict[str, list[str]],
+        note: str,
+        planned: dict[str, int | None],
+    ) -> None:
         """Take back what was written after a checkpoint, and note in args.txt that the run goes on.
+
+        A summary is taken back first: the results of a run that is to be longer do not look whole.
 
         Args:
             lengths: the sizes of the result files in bytes when the checkpoint was made.
             lines: their lines at that time, for a folder that lacks them.
             note: an item of a YAML list.
+            planned: how long the run is to be from now on, by the names in args.txt.
         """
         if not self.writes:
             return
@@ -161,6 +174,9 @@ class RunFolder:
             elif name in lengths:
                 self._replace(name, "".join(line + "\n" for line in lines.get(name, ())))
         text = (self.path / self.ARGS).read_text(encoding="utf-8")
+        for name, value in planned.items():
+            line = rf"^( *{name}:) .*$"
+            text = re.sub(line, rf"\1 {json.dumps(value)}", text, count=1, flags=re.MULTILINE)
         heading = "" if "\nresumed:\n" in text else "resumed:\n"
         self._replace(self.ARGS, f"{text}{heading}{note}\n")
 

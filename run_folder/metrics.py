@@ -4,9 +4,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from types import MappingProxyType
 
-_NUMBER = r"\s*:?\s*([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))"
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"  # 1,234.5 has separators of thousands
+_NUMBER = rf"\s*[:=]?\s*([-+]?(?:(?:{_DIGITS})(?:e[-+]?\d+)?|nan|inf))"
+FLOAT32 = 1e-5  # a share of a perplexity: exp of a loss in 32 bits
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def _after(words: str) -> re.Pattern[str]:
 # that the runs have.
 _TABLE = (
     Metric("top1", "top-1 accuracy", "%", "points", True, 2, _after("Top-?1")),
-    Metric("perplexity", "perplexity per token", "", "", False, 3, _after("Perplexity")),
+    Metric("perplexity", "perplexity per token", "", "", False, 3, _after("(?:Perplexity|PPL)")),
     Metric("loss", "loss", "nats", "nats", False, 4, _after("Loss")),
     Metric("balanced", "balanced accuracy", "%", "points", True, 2, _after("Balanced")),
     Metric("top5", "top-5 accuracy", "%", "points", True, 2, _after("Top-?5")),
@@ -76,6 +79,66 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 
 
 def metrics_in(text: str) -> dict[str, float]:
-    """Return the metrics, by name, that one split's part of a result line states."""
-    found = {name: metric.pattern.search(text) for name, metric in METRICS.items()}
-    return {name: float(match[1]) for name, match in found.items() if match}
+    """Return the metrics, by name, that one split's part of a result line states.
+
+    Their perplexity is exp(loss), which has the digits that a printed one lacks. A printed one that
+    is another number, by more than rounding, counts as it stands (see `contradiction_in`): the loss
+    beside it may be of another kind.
+    """
+    printed = _printed_in(text)
+    found = {name: each.value for name, each in printed.items()}
+    if {"loss", "perplexity"} <= printed.keys():
+        found["perplexity"], _ = _perplexity(printed["loss"], printed["perplexity"])
+    return found
+
+
+def contradiction_in(text: str) -> str:
+    """Return what does not fit together in one split's part of a result line; "" if all does."""
+    printed = _printed_in(text)
+    if not {"loss", "perplexity"} <= printed.keys():
+        return ""
+    loss, perplexity = printed["loss"], printed["perplexity"]
+    _, agrees = _perplexity(loss, perplexity)
+    if agrees:
+        return ""
+    return f"exp(loss {loss.value:g}) is {_exp(loss.value):g}, printed {perplexity.value:g}"
+
+
+def _printed_in(text: str) -> dict[str, "_Printed"]:
+    matches = {name: metric.pattern.search(text) for name, metric in METRICS.items()}
+    return {name: _Printed.of(match[1]) for name, match in matches.items() if match}
+
+
+@dataclass(frozen=True)
+class _Printed:
+    """Hold a printed number, and half a unit of its last digit."""
+
+    value: float
+    half_unit: float
+
+    @classmethod
+    def of(cls, digits: str) -> "_Printed":
+        digits = digits.replace(",", "")
+        exponent = Decimal(digits).as_tuple().exponent
+        return cls(float(digits), 0.5 * 10.0**exponent if isinstance(exponent, int) else 0.0)
+
+
+def _perplexity(loss: _Printed, printed: _Printed) -> tuple[float, bool]:
+    """Return the perplexity that a line tells, and whether its two numbers agree."""
+    exact = _exp(loss.value)
+    if not math.isfinite(loss.value):  # whatever stands beside it, as 1.00 may
+        return exact, True
+    low, high = (_exp(loss.value + sign * loss.half_unit) for sign in (-1, 1))
+    cut = 2 * printed.half_unit  # some digits are cut off, not rounded
+    agrees = low * (1 - FLOAT32) - cut <= printed.value <= high * (1 + FLOAT32) + cut
+    if not agrees:
+        return (printed.value if math.isfinite(printed.value) else exact), False
+    is_finer = not math.isfinite(exact) or high - low <= 2 * printed.half_unit
+    return (exact if is_finer else printed.value), True
+
+
+def _exp(x: float) -> float:
+    """Return exp(x), infinity where it is too large; NaN of minus infinity, which is no loss."""
+    if x == -math.inf:
+        return math.nan
+    return math.exp(x) if x < 709 or math.isnan(x) else math.inf

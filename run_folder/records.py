@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from run_folder.folder import RunFolder
-from run_folder.result_lines import SPLITS, Record, record_of
+from run_folder.result_lines import SPLITS, Record, records_of
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -22,7 +22,7 @@ def read_records(folder: Path) -> list[Record]:
         return _from_json(metrics)
     results = folder / RunFolder.RESULTS
     lines = _whole_lines(results) if results.exists() else []
-    return [record for line in lines if (record := record_of(line))]
+    return records_of(lines)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -2,13 +2,17 @@
 
 A record is a dictionary with "epoch" or "step", "seconds", and for each split that was evaluated
 ("train", "val", "test") its metrics. metrics.jsonl holds the records whole, the lines in short.
+
+Records of other code's lines may also have "remarks", on numbers that do not fit together, and
+TEST_LINE where the test result stood in a line of its own.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
-from run_folder.metrics import metrics_in
+from run_folder.metrics import contradiction_in, metrics_in
 
 Record = dict[str, Any]
 Describe = Callable[[dict[str, float]], str]  # the metrics of a split as text
@@ -16,9 +20,12 @@ Describe = Callable[[dict[str, float]], str]  # the metrics of a split as text
 SPLITS = ("train", "val", "test")
 SUMMARY, DIVERGED = "[Summary]", "[Diverged]"  # the last lines of a run begin so
 
-_START = re.compile(r"\[(Epoch|Step)\s+(\d+)\]")
-_TIME = re.compile(r"Time:\s*([\d.]+)\s*s")
-_SPLIT = re.compile(r"\[(Train|Val|Valid|Validation|Test)\]", re.IGNORECASE)
+TEST_LINE = "test_line"
+
+_START = re.compile(r"\s*\[\s*(Epoch|Step)[\s:]+(\d+)\s*(?:/\s*\d+\s*)?\]", re.IGNORECASE)
+_TIME = re.compile(r"Time:\s*([\d.]+)\s*s", re.IGNORECASE)
+_SPLIT = re.compile(r"\[\s*(Train|Val|Valid|Validation|Test)\s*\]", re.IGNORECASE)
+_TEST = re.compile(r"\s*\[\s*Test\s*\]", re.IGNORECASE)
 
 
 # --- writing ---
@@ -37,11 +44,13 @@ def accuracy_text(metrics: dict[str, float], with_balanced: bool) -> str:
 
 def perplexity_text(metrics: dict[str, float]) -> str:
     """Return the metrics of language modelling as a line holds them."""
-    return (
-        f"Loss: {metrics['loss']:.8f} Perplexity: {metrics['perplexity']:.4f} "
-        f"(per word {metrics['word_perplexity']:.6g}, "
-        f"{metrics['bits_per_byte']:.4f} bits per byte)"
-    )
+    text = f"Loss: {metrics['loss']:.8f} Perplexity: {metrics['perplexity']:.4f}"
+    if "bits_per_byte" in metrics:
+        text += (
+            f" (per word {metrics['word_perplexity']:.6g}, "
+            f"{metrics['bits_per_byte']:.4f} bits per byte)"
+        )
+    return text
 
 
 def moment(record: Record) -> str:
@@ -98,6 +107,21 @@ def _split_texts(describe: Describe, record: Record, splits: tuple[str, ...]) ->
 # --- parsing ---
 
 
+def records_of(lines: list[str]) -> list[Record]:
+    """Return the records that these lines were written from, in order.
+
+    A test result in a line of its own, without an epoch, is that of the record before it. The last
+    one counts, but a test result with its epoch counts more.
+    """
+    records: list[Record] = []
+    for line in lines:
+        if record := record_of(line):
+            records.append(record)
+        elif records and _TEST.match(line):
+            _add_test_line(records[-1], line)
+    return records
+
+
 def record_of(line: str) -> Record | None:
     """Return the record that a line was written from, without what the line leaves out.
 
@@ -109,9 +133,37 @@ def record_of(line: str) -> Record | None:
     record: Record = {start[1].lower(): int(start[2])}
     if time := _TIME.search(line):
         record["seconds"] = float(time[1])
+    record |= _splits(line)
+    return record if any(record.get(split) for split in SPLITS) else None
+
+
+def _splits(line: str) -> Record:
+    """Return the metrics of each split in a line, and the remarks on them, if any."""
+    found: Record = {}
+    remarks = []
     parts = _SPLIT.split(line)[1:]
     for name, text in zip(parts[::2], parts[1::2], strict=True):
         split = "val" if name.lower().startswith("val") else name.lower()
         if metrics := metrics_in(text):
-            record[split] = metrics
-    return record if any(record.get(split) for split in SPLITS) else None
+            found[split] = metrics
+        if contradiction := contradiction_in(text):
+            remarks.append(f"perplexity of [{split.title()}]: {contradiction}")
+    return found | ({"remarks": remarks} if remarks else {})
+
+
+def _add_test_line(record: Record, line: str) -> None:
+    """Put the test result of a line without an epoch into the record before it."""
+    added = _splits(line)
+    if "test" not in added:
+        return
+    there, is_new = record.get("test"), TEST_LINE in record or "test" not in record
+    if is_new:
+        record |= {"test": added["test"], TEST_LINE: True}
+    remarks = [*record.get("remarks", ()), *added.get("remarks", ())]
+    if there is not None and there != added["test"]:
+        name = min(name for name in added["test"] if added["test"][name] != there.get(name))
+        which = "the later line" if is_new else "the one in the epoch's line"
+        values = f"{there.get(name, math.nan):g} and {added['test'][name]:g}"
+        remarks.append(f"two test results, {name} {values}: {which} counts")
+    if remarks:
+        record["remarks"] = remarks

@@ -21,6 +21,7 @@ from pipelines.data import TextData
 from pipelines.text import hub, tokenizer
 from pipelines.text.load import load_text
 from pipelines.text.loaders import IGNORED
+from pipelines.text.tokenizer import Tokenizer
 from run_folder.result_lines import perplexity_text
 from training.program import Program
 from training.random_state import seed_everything
@@ -44,17 +45,19 @@ class LanguageModelling:
         return loss, torch.stack([loss.detach() * count, count])
 
     def metrics(self, sums: list[float], loader: Any) -> dict[str, float]:
-        """Return loss and perplexity per token; per word and byte by the split's own counts."""
+        """Return loss and perplexity per token; per word and byte by the split's own counts.
+
+        The latter two are left out where the tokens are less than the text.
+        """
         nats, count = sums
         loss, split = nats / count, loader.counts
-        nats_of_split = loss * split.tokens
-        return {
-            "loss": loss,
-            "perplexity": _exp(loss),
-            "word_perplexity": _exp(nats_of_split / split.words) if split.words else math.inf,
-            "bits_per_byte": nats_of_split / split.bytes / math.log(2),
-            "count": int(count),
-        }
+        metrics = {"loss": loss, "perplexity": _exp(loss)}
+        if split.lossless:
+            nats_of_split = loss * split.tokens
+            per_word = _exp(nats_of_split / split.words) if split.words else math.inf
+            metrics["word_perplexity"] = per_word
+            metrics["bits_per_byte"] = nats_of_split / split.bytes / math.log(2)
+        return {**metrics, "count": int(count)}
 
     def describe(self, metrics: dict[str, float]) -> str:
         """Return the metrics as they stand in a line of results."""
@@ -131,7 +134,7 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
                 norm=config.norm,
                 **config.shape(),
             )
-        if config.init_from is not None:
+        if config.init_from is not None and config.start is None:
             assert isinstance(model, GPT2), "--init_from is refused for other networks"
             with user_errors():
                 load_hugging_face(model, config.init_from)
@@ -141,16 +144,12 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
     def task(self, data: TextData) -> LanguageModelling:
         return LanguageModelling()
 
-    def initial_weights(self) -> str:
-        start = self.config.model.init_from
-        return "untrained" if start is None else f"pretrained ({start})"
-
     def resolved(self, data: TextData) -> dict[str, Any]:
         return {
             **self.model_options(data),
             "tokenizer_fingerprint": data.fingerprint,
             "text": data.description,
-            "counts": {split: vars(numbers) for split, numbers in data.counts.items()},
+            "counts": {split: numbers.facts() for split, numbers in data.counts.items()},
         }
 
     def settings(self, data: TextData) -> dict[str, Any]:
@@ -180,18 +179,18 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         settings: dict[str, Any],
         taken: dict[str, Any],
     ) -> LanguageConfig:
-        if "init_from" in command.given:
-            raise UserError("--init_from and a checkpoint are two networks; leave out one of them")
         saved = settings["args"]["tokenizer"]
         name = command.config.data.tokenizer if "tokenizer" in command.given else saved
-        # The checkpoint's weights have taken the place of those of --init_from.
-        config = command.config.replaced(**taken, init_from=None, tokenizer=name)
+        config = command.config.replaced(**taken, tokenizer=name)
         check_same_configuration(config.model, settings)
         if tokenizer.fingerprint(name) != settings["tokenizer_fingerprint"]:
-            raise UserError(
-                f"--tokenizer {name}: the checkpoint was trained with another one; "
-                f"give --tokenizer {saved}, as it was then"
-            )
+            reason = f"the checkpoint was trained with another one; give --tokenizer {saved}"
+            if name == saved:
+                reason = (
+                    "its files have changed since the checkpoint, or an earlier version made its "
+                    "tokens line by line; bring the files back, or train again"
+                )
+            raise UserError(f"--tokenizer {name}: {reason}")
         return config
 
     def measured_with(self) -> str:
@@ -266,10 +265,11 @@ def check_same_configuration(config: LanguageModelConfig, settings: dict[str, An
 # --- samples ---
 
 
-def print_samples(run: LanguageRunConfig, model: Any, vocabulary: Any) -> None:
+def print_samples(run: LanguageRunConfig, model: Any, vocabulary: Tokenizer) -> None:
     """Print --sample continuations of --prompt, each drawn from a seed of its own."""
     prompt = run.prompt or ""
-    start = [vocabulary.end_of_text, *vocabulary.encode(prompt)]
+    given = vocabulary.encode(prompt)
+    start = [vocabulary.end_of_text, *given]
     device = next(model.parameters()).device
     for number in range(1, run.sample + 1):
         generator = torch.Generator().manual_seed(mixed_seed("sample", run.seed, number))
@@ -278,4 +278,13 @@ def print_samples(run: LanguageRunConfig, model: Any, vocabulary: Any) -> None:
         if vocabulary.end_of_text in drawn:
             drawn = drawn[: drawn.index(vocabulary.end_of_text)]
         known = [token for token in drawn if token < vocabulary.vocab_size]
-        print(f"[Sample {number}] {prompt}{vocabulary.decode(known)}")
+        print(f"[Sample {number}] {prompt}{_continuation(vocabulary, given, known)}")
+
+
+def _continuation(vocabulary: Tokenizer, given: list[int], drawn: list[int]) -> str:
+    """Return the text of drawn tokens behind given ones.
+
+    Some tokenizers decode the first token otherwise than one in the middle: without its space.
+    """
+    before, whole = vocabulary.decode(given), vocabulary.decode([*given, *drawn])
+    return whole[len(before) :] if whole.startswith(before) else vocabulary.decode(drawn)

@@ -5,6 +5,7 @@
 | `program.py` | turns a configuration into data, network and trainer; trains or tests |
 | `session.py` | signals, the run folder and restarts, before torch is loaded |
 | `resuming.py`, `test_only.py` | go on with a run; choose what is evaluated |
+| `initial_weights.py` | starts a run from another one's weights |
 | `task.py` | says what the loop asks of a task and of a loader |
 | `objective.py` | computes a batch's loss, in mixed precision and compiled |
 | `optimization.py` | optimizer, weight decay, learning rate |

@@ -28,7 +28,7 @@ from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import divergence_line
 from train_eval import Stopped, Trainer
-from training import processes, resuming, test_only
+from training import initial_weights, processes, resuming, test_only
 from training.devices import (
     amp_dtype,
     check_compiler,
@@ -40,6 +40,7 @@ from training.devices import (
 from training.diagnostics.recorder import StatsRecorder
 from training.environment import environment, package_version
 from training.evaluation import Diverged, evaluate
+from training.initial_weights import InitialWeights
 from training.model_text import activation_sites, describe_model
 from training.objective import Objective
 from training.session import Session
@@ -126,10 +127,6 @@ class Program(Generic[C, D]):
         """
         self.config.check()
 
-    def initial_weights(self) -> str:
-        """Return what `build_model` gives: untrained, or the name of what it starts from."""
-        return "untrained"
-
     def check_training(self, model: nn.Module, data: D) -> None:
         """Refuse what could not be trained, before the run folder is touched."""
 
@@ -154,7 +151,7 @@ class Program(Generic[C, D]):
             saved, path = processes.from_main(mine) or (None, None)
             config = command.config
             if saved:
-                config = resuming.resumed_config(command, saved["settings"])
+                config = resuming.resumed_config(command, saved, path)
             program = cls(config)
             trainer = program.trainer(folder, saved, path, lambda: signals.requested)
             try:
@@ -185,14 +182,16 @@ class Program(Generic[C, D]):
             stop_requested: asked for a reason to stop.
         """
         self._print_notes()
+        weights = None if saved else initial_weights.read(self.config)
         data = self.load_data({})
         print(data.description)
-        model = self.network(data)
+        model = self.network(data, weights)
         self.check_training(model, data)
         facts = package_version(self.config.model.model) | environment(self.device)
         facts |= {"processes": world_size(), "torchrun": torchrun_id()}
         settings = {"kind": self.config.KIND, "args": self.config.values(), "environment": facts}
         settings |= self.settings(data)
+        settings |= {"init_from_sha256": weights.digest} if weights else {}
         objective = self.objective(model, data)
         config = self.config
         trainer = Trainer(
@@ -206,14 +205,27 @@ class Program(Generic[C, D]):
             resuming.take_state(trainer, saved, settings, path)
         if not saved or path != folder.checkpoint:
             folder.clear()
-        if saved and path != folder.checkpoint:
-            resuming.bring_along(saved, folder)
+        if saved and (path != folder.checkpoint or resuming.earlier_length(saved, settings)):
+            resuming.bring_along(saved | {"settings": settings}, folder)
+        if saved:
+            self._go_on(folder, trainer, saved, facts)
+        elif not folder.described():
+            self._describe(folder, trainer, facts)
+        return trainer
+
+    def _go_on(
+        self, folder: RunFolder, trainer: Trainer[D], saved: dict[str, Any], facts: dict[str, Any]
+    ) -> None:
+        """Bring the files of the run to where `saved` is, and note that it goes on."""
+        note = resuming.note(saved, trainer.settings, folder)
         if not folder.described():
             self._describe(folder, trainer, facts)
-        if saved:
-            lines = trainer.log.lines_of(saved["records"])
-            folder.resume(saved["result_lengths"], lines, resuming.note(saved, facts))
-        return trainer
+        training = self.config.training
+        length = {"num_epochs": training.num_epochs, "max_steps": training.max_steps}
+        folder.resume(
+            saved["result_lengths"], trainer.log.lines_of(saved["records"]), note,
+            length | {"total_steps": trainer.total_steps},
+        )  # fmt: skip
 
     def _stats(self, objective: Objective, folder: RunFolder) -> StatsRecorder | None:
         run = self.config.run
@@ -240,6 +252,8 @@ class Program(Generic[C, D]):
             "compile_mode": training.compile_mode if training.use_compiled else "off",
             "kernels": self.kernels,
         }
+        digest = trainer.settings.get("init_from_sha256")
+        resolved |= {"init_from_sha256": digest} if digest else {}
         text = describe_model(trainer.model, self._activation_type())
         folder.describe(args_text(self.config, resolved, facts), text)
 
@@ -262,8 +276,11 @@ class Program(Generic[C, D]):
             config = cls.tested_config(command, settings, taken)
         program = cls(config)
         program._print_notes()
-        weights = program.initial_weights()
-        what = str(path or f"{weights} {config.model.model}, {config.model.activation}")
+        start = config.values()["init_from"]
+        weights = f"pretrained ({start})" if start else "untrained"
+        what = f"{weights} {config.model.model}, {config.model.activation}"
+        if path:
+            what = f"{path} (step {checkpoint['step']})" if "step" in checkpoint else str(path)
         if path is None:
             print(
                 f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network"
@@ -291,7 +308,7 @@ class Program(Generic[C, D]):
     ) -> nn.Module:
         if path:
             self.check_data(data, settings, path)
-        model = self.network(data)
+        model = self.network(data, None if path else initial_weights.read(self.config))
         if path:
             with resuming.fitting_weights(path):
                 model.load_state_dict(checkpoint["model"])
@@ -299,14 +316,18 @@ class Program(Generic[C, D]):
 
     # --- what the flags come to ---
 
-    def network(self, data: D) -> nn.Module:
-        """Return the network on its device.
+    def network(self, data: D, weights: InitialWeights | None = None) -> nn.Module:
+        """Return the network on its device; it starts from `weights`, where there are any.
 
         Raises:
-            UserError: it does not fit into memory.
+            UserError: it does not fit into memory, or the weights do not fit it.
         """
         try:
-            return self.build_model(data).to(self.device)
+            model = self.build_model(data)
+            if weights is not None:
+                initial_weights.put_into(model, weights)
+                print(f"Starting from {weights.path}, its step {weights.step}")
+            return model.to(self.device)
         except (RuntimeError, MemoryError) as error:
             reason = str(error).splitlines()[0] if str(error) else "no memory"
             is_memory = re.search("memory|alloc|overflow", reason)

@@ -1,7 +1,7 @@
 """Go on with a run: find its checkpoint, and see that command and data are still the run's."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from cli.config import AUTO, C, RunConfig
 from cli.fields import Effect
 from cli.parser import Command
 from run_folder.checkpoint import load_checkpoint, save_checkpoint
-from run_folder.folder import RunFolder
+from run_folder.folder import BEFORE, RunFolder
 from train_eval import Trainer
 from training.session import checkpoint_meant
 from utils import UserError, restarts
@@ -20,6 +20,8 @@ ROUNDING_FACTS = (
     "processes", "device", "cpu_capability", "threads", "torch", "numpy", "torchvision", "timm",
     "transformers",
 )  # fmt: skip
+
+LENGTHS = ("num_epochs", "max_steps")
 
 
 def find(run: RunConfig, folder: RunFolder) -> tuple[dict[str, Any], Path] | None:
@@ -37,6 +39,7 @@ def find(run: RunConfig, folder: RunFolder) -> tuple[dict[str, Any], Path] | Non
         path = checkpoint_meant(run.resume)
     elif run.resume == AUTO and not path.exists():
         folder.check_unstarted()
+        print(f"Nothing to go on with in {folder.path}: a new run starts")
         return None
     saved = load_checkpoint(path)
     if "ranks" not in saved:
@@ -46,25 +49,30 @@ def find(run: RunConfig, folder: RunFolder) -> tuple[dict[str, Any], Path] | Non
 
 
 def bring_along(saved: dict[str, Any], folder: RunFolder) -> None:
-    """Put a checkpoint from elsewhere into the run folder, from where the run can go on."""
+    """Put a checkpoint, from elsewhere or of a longer run now, into the run folder.
+
+    From there the run can go on whatever happens to the first save.
+    """
     if folder.writes:
         save_checkpoint(folder.checkpoint, saved)
 
 
-def resumed_config(command: Command[C], settings: dict[str, Any]) -> C:
+def resumed_config(command: Command[C], checkpoint: dict[str, Any], path: Path | None) -> C:
     """Return the configuration of the run to go on with.
 
     `--resume PATH` means the run as it is, so its flags replace those that were not given;
     `--resume` alone means the same command once more, so flags that are not given have their
-    defaults.
+    defaults. A greater length, where it is given, makes the run longer.
 
     Args:
         command: the command line.
-        settings: the checkpoint's.
+        checkpoint: of the run.
+        path: where it is.
 
     Raises:
-        UserError: the flags are another run's.
+        UserError: the flags are another run's, or its learning rates depend on its length.
     """
+    settings = checkpoint["settings"]
     config, saved = command.config, settings["args"]
     if settings.get("kind") != config.KIND:
         raise UserError(f"--resume: the checkpoint is not of a {config.KIND} model")
@@ -72,12 +80,15 @@ def resumed_config(command: Command[C], settings: dict[str, Any]) -> C:
     taken: dict[str, Any] = {}
     differences: list[str] = []
     rounding: list[str] = []
+    longer: list[str] = []
     for name, flag in config.flags().items():
         if flag.one_run or name not in saved:
             continue
         mine, theirs = values[name], saved[name]
         if config.run.resume not in (None, AUTO) and name not in command.given:
             taken[name] = theirs
+        elif name in LENGTHS and name in command.given and theirs is not None and mine > theirs:
+            longer.append(f"--{name} {mine} (the run had {theirs})")
         elif mine != theirs and flag.effect != Effect.NOTHING and name != "device":
             found = differences if flag.effect == Effect.RESULT else rounding
             found.append(f"--{name} {mine} (the run has {theirs})")
@@ -88,7 +99,30 @@ def resumed_config(command: Command[C], settings: dict[str, Any]) -> C:
         )
     if rounding:
         print(f"Note: results agree to tolerance only, not bit for bit: {', '.join(rounding)}")
-    return config.replaced(**taken)
+    resumed = config.replaced(**taken)
+    if longer:
+        _check_longer(resumed.training.bound_to_length, longer, path)
+    return resumed
+
+
+def _check_longer(bound_by: str | None, longer: list[str], path: Path | None) -> None:
+    """Refuse a longer run that is not what a run of that length would have been from the start.
+
+    Args:
+        bound_by: the flag by which learning rates depend on the length.
+        longer: the flags that make it longer.
+        path: of the checkpoint.
+
+    Raises:
+        UserError: with the way to a new run from these weights.
+    """
+    if bound_by:
+        raise UserError(
+            f"--resume: {', '.join(longer)}: with {bound_by} the learning rates so far depend on "
+            "the length, and a longer run would have had others; start a new run from these "
+            f"weights: --init_from {path} and another --output_dir, without --resume"
+        )
+    print(f"The run is to be longer: {', '.join(longer)}")
 
 
 def take_state(
@@ -115,6 +149,14 @@ def take_state(
             )
     with fitting_weights(path):
         trainer.load_state_dict(saved)
+    if earlier_length(saved, settings) and trainer.state.step >= trainer.total_steps:
+        args = settings["args"]
+        raise UserError(
+            f"--resume: --num_epochs {args['num_epochs']} and --max_steps {args['max_steps']} end "
+            f"at step {trainer.total_steps}, where the run is; give more of the one that ends it"
+        )
+    # The weights that it started from need not be there any more.
+    settings |= {name: before[name] for name in ("init_from_sha256",) if name in before}
     now, then = settings["environment"], before["environment"]
     for name in changed_facts(now, then):
         print(
@@ -128,15 +170,29 @@ def changed_facts(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     return [name for name in ROUNDING_FACTS if now.get(name) != then.get(name)]
 
 
-def note(saved: dict[str, Any], facts: dict[str, Any]) -> str:
+def earlier_length(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return LENGTHS of the run at `saved`, as far as `settings` have others now."""
+    then, now = saved["settings"]["args"], settings["args"]
+    return {name: then[name] for name in LENGTHS if name in then and then[name] != now[name]}
+
+
+def note(saved: dict[str, Any], settings: dict[str, Any], folder: RunFolder) -> str:
     """Return what args.txt says of going on: an item of a YAML list.
 
     Args:
         saved: the checkpoint that the run goes on from.
-        facts: the environment now.
+        settings: what a checkpoint of the run would hold now.
+        folder: the run's; its args.txt has the earlier length where the process that made the run
+            longer ended before it had noted that.
     """
+    facts = settings["environment"]
+    before = earlier_length(saved, settings)
+    if not before:
+        with suppress(OSError, ValueError):
+            before = earlier_length({"settings": {"args": folder.arguments()}}, settings)
     changed = changed_facts(facts, saved["settings"]["environment"])
     item = {"step": saved["step"], "at": facts["started"], "command": facts["command"]}
+    item |= {f"{name}{BEFORE}": value for name, value in before.items()}
     return list_item(item | {name: facts[name] for name in changed})
 
 

@@ -35,12 +35,15 @@ def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> 
         UserError: a given flag says otherwise, or the checkpoint is not of this program.
     """
     config, given = command.config, command.given
+    if "init_from" in given:
+        raise UserError("--init_from and a checkpoint are two networks; leave out one of them")
     # Checkpoints from before there was a second kind do not say theirs.
     if settings.get("kind", "vision") != config.KIND or "model_options" not in settings:
         raise UserError(f"--checkpoint {path}: not a checkpoint of a {config.KIND} model")
     # Those from before there was a choice of norms have what auto stands for.
     saved = {"norm": "auto"} | settings["args"] | settings["model_options"]
-    values, taken = config.values(), {}
+    values = config.values()
+    taken: dict[str, Any] = {"init_from": None}  # the checkpoint's weights have taken its place
     sources = {name: flag.evaluated for name, flag in config.flags().items()}
     for name, source in sources.items():
         if source != Evaluated.NETWORK:

@@ -2,33 +2,81 @@
 
 fp16 and bf16 are computed in fp32, and backward saves only the input (and sigma, where it is
 learned). The formulas, limits and sources stand with the classes in `zilu.modules`.
+
+Like torch's own functions, each function is one node for torch.fx, and one call for a subclass of
+Tensor and for a TorchFunctionMode (`__torch_function__`). torch.jit.script compiles its plain
+operations. torch.compile looks inside.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from zilu import compiled, kernels, reference
+from zilu import compiled, kernels, reference, scripted
 from zilu.names import check_sigma
 from zilu.reference import Formulas, Sigma
 
 # torch 2.6 has no is_exporting.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
+_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+_LAYOUTS = frozenset((torch.strided, torch.jagged))
 
-def _apply(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
-    if isinstance(sigma, Tensor):
-        if sigma.numel() != 1:
-            raise ValueError(f"sigma must hold one number, not shape {tuple(sigma.shape)}")
-    else:
-        sigma = check_sigma(sigma)
+
+def _apply(function: Callable[..., Tensor], formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
+    if _is_overridden(x, sigma):
+        y: Tensor = handle_torch_function(function, (x, sigma), x, sigma=sigma)
+        return y
+    _check_input(function, x)
+    sigma = _checked_sigma(sigma)
     if _is_transformed():
         return reference.differentiable(formulas, x, sigma)
     operator = kernels.operator(formulas.operator, x, sigma) if formulas.operator else None
     if operator is None:
         return reference.analytic(compiled.shortest(formulas, x), x, sigma)
     return operator(x, sigma)
+
+
+def _is_overridden(x: Tensor, sigma: Sigma) -> bool:
+    """Return whether an argument's class or a mode takes the call, by `__torch_function__`.
+
+    While torch.compile traces, classes and modes see the operations inside instead: it does not
+    know that a class's own `__torch_function__` turns the check off before it calls the function.
+    """
+    return has_torch_function_variadic(x, sigma) and not torch.compiler.is_compiling()
+
+
+def _check_input(function: Callable[..., Tensor], x: Tensor) -> None:
+    """Raise TypeError for an input that the functions have no meaning for."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function.__name__}() takes a tensor, not {type(x).__name__}")
+    if x.dtype not in _DTYPES:
+        convert = "x.dequantize() converts it" if x.is_quantized else "x.float() converts it"
+        remedy = "" if x.is_complex() else f"; {convert}"
+        known = "float16, bfloat16, float32 or float64"
+        raise TypeError(f"{function.__name__}() takes {known}, not {x.dtype}{remedy}")
+    if x.layout not in _LAYOUTS:
+        remedy = "x.to_dense() converts it"
+        raise TypeError(f"{function.__name__}() takes dense tensors, not {x.layout}; {remedy}")
+    if x.is_nested and x.layout == torch.strided:
+        remedy = "make it with layout=torch.jagged"
+        raise TypeError(f"{function.__name__}() takes nested tensors that are jagged; {remedy}")
+
+
+def _checked_sigma(sigma: Sigma) -> Sigma:
+    """Return sigma as a float, or as a tensor without dimensions."""
+    if not isinstance(sigma, Tensor):
+        return check_sigma(sigma)
+    if sigma.dtype not in _DTYPES:
+        raise TypeError(f"sigma must be a float or a floating-point tensor, not {sigma.dtype}")
+    if sigma.numel() != 1:
+        raise ValueError(f"sigma must hold one number, not shape {tuple(sigma.shape)}")
+    # In products with x, dimensions of sigma would become dimensions of the result.
+    return sigma.reshape(()) if sigma.dim() else sigma
 
 
 def _is_transformed() -> bool:
@@ -49,9 +97,14 @@ def arctan(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
         sigma: sharpness, a float above 0 or a one-element tensor (which then gets a gradient).
 
     Raises:
+        TypeError: x or sigma is not of float16, bfloat16, float32 or float64 (integers, bool,
+            complex, quantized, float8), x is not a dense tensor.
         ValueError: sigma is not a finite number above 0, or a tensor of several numbers.
     """
-    return _apply(reference.ARCTAN, x, sigma)
+    if torch.jit.is_scripting():
+        return scripted.arctan(x, sigma)
+    else:
+        return _apply(arctan, reference.ARCTAN, x, sigma)
 
 
 def arctan_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
@@ -59,7 +112,10 @@ def arctan_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    return _apply(reference.ARCTAN_APPROX, x, sigma)
+    if torch.jit.is_scripting():
+        return scripted.arctan_approx(x, sigma)
+    else:
+        return _apply(arctan_approx, reference.ARCTAN_APPROX, x, sigma)
 
 
 def zilu(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
@@ -67,7 +123,10 @@ def zilu(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    return _apply(reference.ZILU, x, sigma)
+    if torch.jit.is_scripting():
+        return scripted.zilu(x, sigma)
+    else:
+        return _apply(zilu, reference.ZILU, x, sigma)
 
 
 def zilu_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
@@ -75,7 +134,10 @@ def zilu_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    return _apply(reference.ZILU_APPROX, x, sigma)
+    if torch.jit.is_scripting():
+        return scripted.zilu_approx(x, sigma)
+    else:
+        return _apply(zilu_approx, reference.ZILU_APPROX, x, sigma)
 
 
 def gelu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
@@ -83,7 +145,10 @@ def gelu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    return _apply(reference.GELU_S, x, sigma)
+    if torch.jit.is_scripting():
+        return scripted.gelu_s(x, sigma)
+    else:
+        return _apply(gelu_s, reference.GELU_S, x, sigma)
 
 
 def silu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
@@ -91,19 +156,26 @@ def silu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    return _apply(reference.SILU_S, x, sigma)
+    if torch.jit.is_scripting():
+        return scripted.silu_s(x, sigma)
+    else:
+        return _apply(silu_s, reference.SILU_S, x, sigma)
 
 
 def squareplus(x: Tensor) -> Tensor:
-    """Compute SquarePlus, (x + sqrt(x^2 + 4)) / 2, of a tensor of any shape."""
-    wide = reference.widened(x)
-    root = _exported_root(wide) if _is_exporting() else torch.hypot(wide, torch.full_like(wide, 2))
-    # For x < 0 the sum cancels; the conjugate form does not.
-    left = 2 / (root - wide.clamp(max=0))
-    return torch.where(wide < 0, left, (wide + root) / 2).to(x.dtype)
+    """Compute SquarePlus, (x + sqrt(x^2 + 4)) / 2; see `zilu.SquarePlus`.
+
+    Input and errors are those of `arctan`.
+    """
+    if torch.jit.is_scripting():
+        return scripted.squareplus(x)
+    else:
+        return _squareplus(x)
 
 
-def _exported_root(x: Tensor) -> Tensor:
-    """Compute sqrt(x^2 + 4) without hypot, which ONNX lacks, and without overflow of x^2."""
-    bounded = x.clamp(-1e18, 1e18)
-    return torch.maximum(torch.sqrt(bounded * bounded + 4), x.abs())
+def _squareplus(x: Tensor) -> Tensor:
+    if _is_overridden(x, 1.0):
+        y: Tensor = handle_torch_function(squareplus, (x,), x)
+        return y
+    _check_input(squareplus, x)
+    return reference.squareplus(x, _is_exporting())

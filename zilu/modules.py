@@ -30,6 +30,8 @@ class _SigmaModule(nn.Module):
         ValueError: sigma is not a finite number above 0.
     """
 
+    __constants__ = ("learnable",)  # torch.jit.script then compiles only what is there
+
     _function: Callable[[Tensor, Sigma], Tensor]
     sigma0: Tensor
     rho: nn.Parameter
@@ -66,7 +68,7 @@ class _SigmaModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, input: Tensor) -> Tensor:  # torch.nn names its activations' argument so
-        return type(self)._function(input, self.sigma)
+        return self._function(input, self.sigma)
 
     def extra_repr(self) -> str:
         sigma = self.sigma

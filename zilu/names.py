@@ -88,8 +88,9 @@ def check_sigma(sigma: float | str) -> float:
     """
     try:
         value = float(sigma)
-    except ValueError:
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: of a tensor
         value = math.nan
     if not 1e-30 <= value <= 1e30:
-        raise ValueError(f"sigma must be a finite number above 0 (from 1e-30 to 1e30), not {sigma}")
+        shown = sigma if isinstance(sigma, int | float | str) else type(sigma).__name__
+        raise ValueError(f"sigma must be a finite number above 0 (from 1e-30 to 1e30), not {shown}")
     return value

@@ -350,6 +350,24 @@ def _silu_sigma_slope(x: Tensor, sigma: Sigma) -> Tensor:
     return (x * torch.sigmoid(-z)) * (x * torch.sigmoid(z))  # x * x could overflow
 
 
+# --- SquarePlus, which has no gate and no sigma ---
+
+
+def squareplus(x: Tensor, exporting: bool = False) -> Tensor:
+    """Compute (x + sqrt(x^2 + 4)) / 2, if `exporting` without hypot, which ONNX lacks."""
+    wide = widened(x)
+    root = _exported_root(wide) if exporting else torch.hypot(wide, torch.full_like(wide, 2))
+    # For x < 0 the sum cancels; the conjugate form does not.
+    left = 2 / (root - wide.clamp(max=0))
+    return torch.where(wide < 0, left, (wide + root) / 2).to(x.dtype)
+
+
+def _exported_root(x: Tensor) -> Tensor:
+    """Compute sqrt(x^2 + 4) without hypot, and without overflow of x^2."""
+    bounded = x.clamp(-1e18, 1e18)
+    return torch.maximum(torch.sqrt(bounded * bounded + 4), x.abs())
+
+
 ARCTAN = Formulas(_arctan_value, _arctan_differentiable, _arctan_slope, _arctan_sigma_slope)
 ARCTAN_APPROX = Formulas(
     _approx_gate_value, _approx_gate_differentiable, _approx_gate_slope, _approx_gate_sigma_slope

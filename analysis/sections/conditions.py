@@ -47,6 +47,9 @@ def _shared_conditions(group: Group) -> str:
     devices = sorted({run.environment["device"] for run in group.all_runs() if run.is_ours})
     if devices:
         text += f" Made on {', '.join(devices)}."
+    longer = [f"`{run.path}`: {text}" for run in group.all_runs() for text in run.earlier_lengths]
+    if longer:
+        text += f" **Made longer after their first results were there:** {'; '.join(longer)}."
     if group.notes:
         notes = plain("; ".join(group.notes))
         text += f" **The runs are pooled although they differ in** {notes}."

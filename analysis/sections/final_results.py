@@ -16,12 +16,14 @@ from analysis.measures import (
     memory_gib,
     selected_value,
     step_ms,
+    validation_value,
 )
 from analysis.run_folders import split_of
 from analysis.section import Section
 from analysis.statistics import estimate
 from analysis.wording import fixed, interval
 from run_folder.metrics import Metric
+from run_folder.result_lines import TEST_LINE
 
 METHODS = (
     "**Unit.** A run is one seed of one setting; what is averaged are runs, never epochs. The "
@@ -41,6 +43,11 @@ class FinalResults(Section):
             f"{split} {group.metric.axis()}: final, and at the best validation epoch where there "
             "is any."
         )
+        if any(TEST_LINE in run.final for run in group.group.all_runs()):
+            document.paragraph(
+                "The test results stand in lines of their own, which do not say of which epoch's "
+                "weights they are."
+            )
 
     def methods(self) -> tuple[str, ...]:
         return METHODS
@@ -61,6 +68,8 @@ def results_table(group: Group, metric: Metric) -> pandas.DataFrame:
     for variant in group.variants:
         runs = group.runs_of(variant)
         final = final_estimate(group, variant, metric)
+        validated = [x for run in runs if not math.isnan(x := validation_value(run, metric))]
+        validation = estimate(validated)
         selected = [x for run in runs if not math.isnan(x := selected_value(run, metric))]
         chosen = estimate(selected)
         rows.append(
@@ -71,6 +80,9 @@ def results_table(group: Group, metric: Metric) -> pandas.DataFrame:
                 "sd": final.sd,
                 "low": final.low,
                 "high": final.high,
+                "validation_n": validation.n,
+                "validation_mean": validation.mean,
+                "validation_sd": validation.sd,
                 "selected_n": chosen.n,
                 "selected_mean": chosen.mean,
                 "selected_sd": chosen.sd,
@@ -105,6 +117,9 @@ def readable_results(table: pandas.DataFrame, metric: Metric) -> pandas.DataFram
         "sd": table["sd"].map(metric.number),
         "95 % interval": intervals(""),
     }
+    if table["validation_n"].any():
+        columns["final validation: mean"] = table["validation_mean"].map(metric.number)
+        columns["sd  "] = table["validation_sd"].map(metric.number)
     if table["selected_n"].any():
         columns["at best validation: mean"] = table["selected_mean"].map(metric.number)
         columns["sd "] = table["selected_sd"].map(metric.number)

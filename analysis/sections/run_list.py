@@ -6,7 +6,7 @@ import pandas
 
 from analysis.document import Document, plain
 from analysis.findings import Findings
-from analysis.measures import final_value, selected_value
+from analysis.measures import final_value, selected_value, validation_value
 from analysis.section import Section
 from analysis.variants import variant_of
 from utils import printable
@@ -18,6 +18,10 @@ class RunList(Section):
         if left_out:
             document.heading(2, "Runs left out")
             document.items([f"`{run.path}`: {plain(reason)}" for run, reason in left_out])
+        remarks = [(run, text) for run in self.findings.runs for text in run.remarks]
+        if remarks:
+            document.heading(2, "To be read with care")
+            document.items([f"`{run.path}`: {plain(text)}" for run, text in remarks])
 
     def csv_tables(self) -> dict[str, pandas.DataFrame]:
         return {"runs": runs_table(self.findings)}
@@ -44,8 +48,11 @@ def runs_table(findings: Findings) -> pandas.DataFrame:
                 "data_seed": data_seed,
                 "metric": group.metric.name if group else "",
                 "final": final_value(run, group.metric) if group else math.nan,
+                "validation": validation_value(run, group.metric) if group else math.nan,
                 "at_best_validation": selected_value(run, group.metric) if group else math.nan,
                 "epochs": max((record.get("epoch", 0) for record in run.records), default=0),
+                "longer_since": "; ".join(run.earlier_lengths),
+                "remarks": "; ".join(run.remarks),
                 "device": run.environment.get("device", ""),
                 "torch": run.environment.get("torch", ""),
                 "git_commit": run.environment.get("git_commit", ""),

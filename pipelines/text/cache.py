@@ -16,9 +16,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +24,9 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from pipelines.text import corpora, tokenizer
-from pipelines.text.corpora import Corpus, Stamp
+from pipelines.stamps import Stamp, are_settled
+from pipelines.text import corpora, encoding, tokenizer
+from pipelines.text.corpora import Corpus, StampedPath
 from pipelines.text.forms import Split, reading
 from pipelines.text.lines import BLOCK_BYTES, Tally, in_lines
 from pipelines.text.tokenizer import Ids, Tokenizer
@@ -36,9 +35,6 @@ from utils import UserError, one_at_a_time, progress_bar, replacing
 FORMAT = 1  # part of the key: raise it when the same text would give other ids
 META = "meta.json"
 Meta: TypeAlias = Mapping[str, Any]
-# A file can change twice within a tick of its file system's clock, the second time unseen.
-CLOCK_TICK = 2  # seconds, which is FAT's; others are finer
-AHEAD = 2  # chunks given to the tokenizer while the one before is written
 ABANDONED = 3600  # seconds without a write, after which a temporary folder is deleted
 
 
@@ -50,11 +46,18 @@ class Counts:
         tokens: without the end of text in front.
         words: pieces between white space, and line ends (see lines.Tally).
         bytes: of the text as UTF-8.
+        lossless: the tokens are the text: decoding them gives it back.
     """
 
     tokens: int
     words: int
     bytes: int
+    lossless: bool = True
+
+    def facts(self) -> dict[str, int]:
+        """Return what results depend on, for args.txt."""
+        numbers = {"tokens": self.tokens, "words": self.words, "bytes": self.bytes}
+        return numbers if self.lossless else {**numbers, "lossless": False}
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ class Tokens:
     def counts(self, split: str) -> Counts:
         """Return the numbers of tokens, words and bytes of a split."""
         facts = self.meta["splits"][split]
-        return Counts(facts["tokens"], facts["words"], facts["bytes"])
+        # An earlier version did not note it; its tokens are used for gpt2 and bytes alone.
+        lossless = facts.get("lossless", True)
+        return Counts(facts["tokens"], facts["words"], facts["bytes"], lossless)
 
     def digests(self) -> dict[str, str]:
         """Return a hash of the text that the ids were made of, by split."""
@@ -144,10 +149,9 @@ def _valid_by_content(cached: list[Tokens], corpus: Corpus | None, progress: boo
     return None
 
 
-def _settled(stamps: list[Stamp]) -> list[Stamp] | None:
+def _settled(stamped: list[StampedPath]) -> list[StampedPath] | None:
     """Return the stamps; None where a file is so new that a next change might not show in them."""
-    newest = max(int(ctime) for _, _, _, ctime, _ in stamps)
-    return stamps if time.time_ns() - newest > CLOCK_TICK * 1e9 else None
+    return stamped if are_settled(Stamp(*rest) for _, *rest in stamped) else None
 
 
 # --- names and checks of a folder ---
@@ -230,10 +234,13 @@ def _create(
     progress: bool,
 ) -> Tokens:
     """Tokenise the corpus into the cache; download it where it is None."""
+    if corpus is not None:
+        corpora.check(wanted["name"], corpus)
     # Before a download: without a tokenizer it would be for nothing.
     encoder = tokenizer.load(tokenizer_name, data_path)
-    corpus = corpus or corpora.fetch(wanted["name"], data_path)
-    corpora.check(wanted["name"], corpus)
+    if corpus is None:
+        corpus = corpora.fetch(wanted["name"], data_path)
+        corpora.check(wanted["name"], corpus)
     meta = {**wanted, "tokenizer": str(Path(tokenizer_name).resolve())}
     try:
         return _write_folder(stem, meta, corpus, encoder, progress)
@@ -325,19 +332,20 @@ def _write_split(
     text: Split, encoder: Tokenizer, path: Path, dtype: str, bar: Any
 ) -> dict[str, Any]:
     """Write the ids of one split; return its part of meta.json."""
-    tally, tokens, done = Tally(), 0, 0
+    tally, tokens, lossless = Tally(), 0, True
     with open(path, "wb") as file:
         file.write(np.array([encoder.end_of_text], dtype).data)
-        for lines, encoded in _encoded(in_lines(tally.watch(text.blocks())), encoder):
-            try:
-                ids = encoded.result()
-            except UnicodeDecodeError:
-                raise _not_utf8(text, done, lines) from None
-            file.write(ids.astype(dtype).data)
-            tokens += len(ids)
-            size = sum(map(len, lines))
-            done += size
-            bar.update(size)
+        try:
+            for part in encoding.encode(in_lines(tally.watch(text.blocks())), encoder):
+                file.write(part.ids.astype(dtype).data)
+                tokens += len(part.ids)
+                lossless &= part.lossless
+                bar.update(part.size)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{text.files[0]}: not UTF-8 at byte {error.start:,}; convert it (iconv -t utf-8),"
+                " or take --tokenizer bytes"
+            ) from None
         _to_disk(file)
     if not tokens:
         raise UserError(f"{text.files[0]}: the tokenizer finds no token in it")
@@ -345,35 +353,7 @@ def _write_split(
         "tokens": tokens,
         "words": tally.words,
         "bytes": tally.bytes,
+        "lossless": lossless,
         "digest": tally.digest,
         "checksum": _file_checksum(path),
     }
-
-
-def _encoded(
-    chunks: Iterable[list[bytes]], encoder: Tokenizer
-) -> Iterator[tuple[list[bytes], Future[Ids]]]:
-    """Yield each list of lines, in order, with the future of its ids.
-
-    While the library works on some lines in its own threads, Python makes an array of others'.
-    """
-    waiting: deque[tuple[list[bytes], Future[Ids]]] = deque()
-    with ThreadPoolExecutor(AHEAD) as pool:
-        for lines in chunks:
-            waiting.append((lines, pool.submit(encoder.encode_lines, lines)))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft()
-        yield from waiting
-
-
-def _not_utf8(text: Split, start: int, lines: list[bytes]) -> UserError:
-    """Return the error for lines that are not UTF-8, the first of which begins at byte `start`."""
-    place = start
-    try:
-        b"".join(lines).decode()
-    except UnicodeDecodeError as error:
-        place += error.start
-    return UserError(
-        f"{text.files[0]}: not UTF-8 at byte {place:,}; convert it (iconv -t utf-8), or take"
-        " --tokenizer bytes"
-    )

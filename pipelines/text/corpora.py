@@ -1,14 +1,17 @@
 """Find the text of a corpus: in the data folder, at Hugging Face or in Python itself."""
 
+import codecs
 import hashlib
+import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from pipelines.stamps import stamp
 from pipelines.text import hub
 from pipelines.text.forms import (
     MemorySplit,
@@ -26,10 +29,11 @@ SPLITS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("
 WIKITEXT_REPOSITORIES = ("Salesforce/wikitext", "wikitext")
 FORMS = {"wikitext103": "wikitext-103-v1", "wikitext103-raw": "wikitext-103-raw-v1"}
 WIKITEXT_START = b" \n = "  # a blank line and the title of an article
+# {name: the ending of its own files, the ending of the other form's}
+ENDINGS = {"wikitext103": (".tokens", ".raw"), "wikitext103-raw": (".raw", ".tokens")}
 
-# [path, size, mtime in ns, ctime in ns, inode] of a file: no change leaves all of them the same. A
-# list, because it is compared with what was stored as JSON.
-Stamp: TypeAlias = list[str | int]
+# [path, *stamp] of a file. A list, because it is compared with what was stored as JSON.
+StampedPath: TypeAlias = list[Any]
 
 
 @dataclass(frozen=True)
@@ -46,34 +50,127 @@ class Corpus:
     origin: str
     splits: Mapping[str, Split]
 
-    def stamps(self) -> list[Stamp]:
+    def stamps(self) -> list[StampedPath]:
         """Return the stamp of every file."""
         return [_stamp(path) for split in self.splits.values() for path in split.files]
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: Path) -> StampedPath:
     with reading(path):
-        stat = path.stat()
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        return [str(path.resolve()), *stamp(path.stat())]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Hold a folder's path and the names in it, which are many where images lie there too."""
+
+    path: Path
+    names: frozenset[str]
+
+
+def _listed(path: Path) -> _Folder:
+    """Return the folder, without names where there is none.
+
+    Raises:
+        OSError: it cannot be read, or is a file or a link to nowhere.
+    """
+    try:
+        return _Folder(path, frozenset(os.listdir(path)))
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise
+        return _Folder(path, frozenset())
 
 
 def find(name: str, data_path: str | Path) -> Corpus | None:
     """Find the corpus called `name` in `data_path`; None where nothing of it is there.
 
     Raises:
-        UserError: only a part of it is there.
+        UserError: only a part of it is there, or it is there twice, or under names not looked for.
+        OSError: a folder cannot be read.
     """
     if name == "pydoc":
         return _pydoc()
-    folder = Path(data_path)
-    if name == "text":
-        splits = _text_files(folder, "{}.txt")
-        return _complete(name, Corpus("text", str(folder), splits)) if splits else None
-    for place in _wikitext_folders(name, folder):
-        splits = _wikitext_splits(name, place)
-        if splits and not (place == folder and _is_other_text(splits)):
-            return _complete(name, Corpus(FORMS[name], str(place), splits))
-    return None
+    folder = _listed(Path(data_path))
+    if name in FORMS:
+        return _find_wikitext(name, folder)
+    return _complete(name, folder, _text_files(folder, ["{}.txt"]))
+
+
+def _find_wikitext(name: str, folder: _Folder) -> Corpus | None:
+    """Find WikiText: in a folder or in files of its own names, else in files of other names."""
+    places = [_listed(path) for path in _wikitext_folders(name, folder.path)]
+    patterns = [*_own_names(name), "{}.txt", *_other_names(name)]
+    copies = [(place, _splits_in(place, patterns)) for place in places]
+    here = _splits_in(folder, _own_names(name))
+    if any(file.name.startswith("wiki.") for split in here.values() for file in split.files):
+        copies.append((folder, here))
+    found = [(place, splits) for place, splits in copies if splits]
+    if len(found) > 1:
+        one, other = (place.path for place, _ in found[:2])
+        raise UserError(f"{one}: holds {name}, as {other} does; move one of them away")
+    for place, splits in found:
+        return _complete(name, place, splits)
+    for place in places:
+        _refuse_other_names(name, place, r"(.*[\W_])?{}([\W_]|$)")
+    # train.txt and so on may be --dataset text's: check() sees to it.
+    here = here or _text_files(folder, ["{}.txt"]) or _text_files(folder, _other_names(name))
+    if not here:
+        archives = "|".join(re.escape(place.path.name) for place in places)
+        _refuse_other_names(name, folder, rf"({archives})\.")
+    return _complete(name, folder, here)
+
+
+def _own_names(name: str) -> list[str]:
+    ending, _ = ENDINGS[name]
+    return [f"wiki.{{}}{ending}", f"{{}}{ending}", "wiki.{}.txt"]
+
+
+def _other_names(name: str) -> list[str]:
+    """Return the names that files of the other form have by themselves."""
+    _, ending = ENDINGS[name]
+    return [f"wiki.{{}}{ending}", f"{{}}{ending}"]
+
+
+def _complete(name: str, folder: _Folder, splits: Mapping[str, Split]) -> Corpus | None:
+    """Return the corpus that was found in `folder`, None where nothing of it was.
+
+    Raises:
+        UserError: a split is missing.
+    """
+    missing = [split for split in SPLITS if split not in splits]
+    if missing:
+        pattern = r"{}\.txt" if name == "text" else r"wiki[\W_](.*[\W_])?{}([\W_]|$)"
+        _refuse_other_names(name, folder, pattern, missing)
+    if missing and splits:
+        raise _missing(name, missing[0], folder.path)
+    return Corpus(FORMS.get(name, name), str(folder.path), splits) if splits else None
+
+
+def _refuse_other_names(
+    name: str, folder: _Folder, pattern: str, splits: Iterable[str] = SPLITS
+) -> None:
+    """Refuse a file that seems to be meant for the corpus but is not found by its name.
+
+    Without this an older cache or the hub's copy would be taken in its place.
+
+    Args:
+        name: of the corpus.
+        folder: where to look.
+        pattern: of names in any case, `{}` standing for the names of splits.
+        splits: those that are not found.
+
+    Raises:
+        UserError: there is such a file.
+    """
+    words = "|".join(alias for split in splits for alias in SPLITS[split])
+    matches = re.compile(pattern.replace("{}", f"({words})"), re.IGNORECASE).match
+    for file in sorted(filter(matches, folder.names)):
+        looked_for = "train.txt" if name == "text" else f"wiki.train{ENDINGS[name][0]}"
+        raise UserError(
+            f"{folder.path / file}: --dataset {name} reads no file of this name; unpack it, name"
+            f" it like {looked_for}, or move it away"
+        )
 
 
 def fetch(name: str, data_path: str | Path) -> Corpus:
@@ -94,7 +191,7 @@ def fetch(name: str, data_path: str | Path) -> Corpus:
             f" https://huggingface.co/datasets/{WIKITEXT_REPOSITORIES[0]} there (or"
             " wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens)"
         ) from None
-    return Corpus(form, f"{copy / form}", _parquet_files(copy / form))
+    return Corpus(form, f"{copy / form}", _parquet_files(_listed(copy / form)))
 
 
 def _whole_copy_of(form: str) -> Callable[[Path], bool]:
@@ -102,7 +199,7 @@ def _whole_copy_of(form: str) -> Callable[[Path], bool]:
 
     def usable(copy: Path) -> bool:
         try:
-            return len(_parquet_files(copy / form)) == len(SPLITS)
+            return len(_parquet_files(_listed(copy / form))) == len(SPLITS)
         except UserError:  # a download that was broken off
             return False
 
@@ -115,33 +212,25 @@ def check(name: str, corpus: Corpus) -> None:
     Raises:
         UserError: with the remedy.
     """
-    heads = []
-    for split in corpus.splits.values():
-        heads.append(_head(split))
-        if not heads[-1]:
+    heads = [(split, _head(split)) for split in corpus.splits.values()]
+    for split, head in heads:
+        if not head:
             raise UserError(f"{split.files[0]}: holds no text; each split needs some")
+        if name in FORMS and not head.startswith(WIKITEXT_START):
+            raise UserError(
+                f"{split.files[0]}: {_other_start(head)}; --dataset {name} reads WikiText byte for"
+                " byte as it was published, so that figures are comparable; take --dataset text for"
+                f" any other text, and put WikiText in a folder {FORMS[name]} of --data_path"
+            )
     if name not in FORMS:
         return
-    if not all(head.startswith(WIKITEXT_START) for head in heads):
-        raise UserError(
-            f"--dataset {name}: {corpus.origin} does not hold WikiText, which begins with a blank"
-            " line and a title; take --dataset text for other texts"
-        )
-    unknown_words = any(b" <unk> " in head for head in heads)
+    unknown_words = any(b" <unk> " in head for _, head in heads)
     held = "wikitext103" if unknown_words else "wikitext103-raw"
     if held != name:
         raise UserError(
             f"--dataset {name}: {corpus.origin} holds {FORMS[held]}, with"
             f"{'' if unknown_words else 'out'} <unk>; take --dataset {held}"
         )
-
-
-def _complete(name: str, corpus: Corpus) -> Corpus:
-    """Return the corpus; raise UserError where a split is missing."""
-    for split in SPLITS:
-        if split not in corpus.splits:
-            raise _missing(name, split, corpus.origin)
-    return corpus
 
 
 def _missing(name: str, split: str, folder: str | Path) -> UserError:
@@ -157,10 +246,17 @@ def _missing(name: str, split: str, folder: str | Path) -> UserError:
     )
 
 
-def _is_other_text(splits: Mapping[str, Split]) -> bool:
-    """Return whether these are files of --dataset text, which has the same names of files."""
-    files = [split for split in splits.values() if isinstance(split, TextSplit)]
-    return bool(files) and not any(_head(split).startswith(WIKITEXT_START) for split in files)
+def _other_start(head: bytes) -> str:
+    """Say how a text begins that does not begin as WikiText."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "is UTF-16; convert it (iconv -f utf-16 -t utf-8)"
+    if head.startswith(codecs.BOM_UTF8):
+        return "begins with a byte order mark; remove it (dos2unix)"
+    if b"\r" in head.partition(b"\n")[0]:
+        return "has line ends with a carriage return; convert them (dos2unix)"
+    if head.lstrip().startswith(b"= "):
+        return 'begins otherwise than with the lines " " and " = Title = " of WikiText'
+    return "does not begin as WikiText, with a blank line and a title"
 
 
 def _head(split: Split) -> bytes:
@@ -168,35 +264,46 @@ def _head(split: Split) -> bytes:
     return next(split.blocks(), b"")
 
 
-def _text_files(folder: Path, *patterns: str) -> dict[str, Split]:
-    """Return the splits that are in `folder` as text files of such names."""
+def _text_files(folder: _Folder, patterns: Iterable[str]) -> dict[str, Split]:
+    """Return the splits that are in `folder` as text files of such names, earlier ones first.
+
+    Raises:
+        UserError: a split is there twice, as valid.txt and val.txt.
+    """
     splits: dict[str, Split] = {}
     for split, aliases in SPLITS.items():
-        paths = [folder / pattern.format(alias) for pattern in patterns for alias in aliases]
-        path = next(filter(Path.is_file, paths), None)
-        if path:
-            splits[split] = TextSplit(path)
+        for pattern in patterns:
+            found = [name for alias in aliases if (name := pattern.format(alias)) in folder.names]
+            if len(found) > 1:
+                raise _twice(folder.path / found[0], folder.path / found[1])
+            if found:
+                splits[split] = TextSplit(folder.path / found[0])
+                break
     return splits
 
 
+def _twice(one: Path, other: Path) -> UserError:
+    return UserError(f"{one}: the same split as {other}; move one of them away")
+
+
 def _wikitext_folders(name: str, folder: Path) -> list[Path]:
-    """Return where to look for it: archives and copies by name, then the folder itself."""
+    """Return the folders that are WikiText's by their names."""
     form = FORMS[name]
-    short = form.removesuffix("-v1")
-    places = [form, short, name, f"wikitext/{form}", "."]
-    return [folder / place for place in places]
+    return [folder / place for place in (form, form.removesuffix("-v1"), name, f"wikitext/{form}")]
 
 
-def _wikitext_splits(name: str, folder: Path) -> dict[str, Split]:
-    """Return the splits in one folder, in the first form that any of them has."""
-    return _saved(folder) or _parquet_files(folder) or _wikitext_files(name, folder)
+def _splits_in(folder: _Folder, patterns: Iterable[str]) -> dict[str, Split]:
+    """Return the splits of WikiText in one folder, each in whichever form it has.
 
-
-def _wikitext_files(name: str, folder: Path) -> dict[str, Split]:
-    suffixes = [".tokens", ".txt", ".raw"]
-    if name == "wikitext103-raw":
-        suffixes.reverse()
-    return _text_files(folder, *(f"{stem}{x}" for x in suffixes for stem in ("wiki.{}", "{}")))
+    Raises:
+        UserError: a split is there in two forms.
+    """
+    splits: dict[str, Split] = {}
+    for form in (_saved(folder.path), _parquet_files(folder), _text_files(folder, patterns)):
+        for split in form.keys() & splits:
+            raise _twice(splits[split].files[0], form[split].files[0])
+        splits |= form
+    return splits
 
 
 def _saved(folder: Path) -> dict[str, Split]:
@@ -207,13 +314,22 @@ def _saved(folder: Path) -> dict[str, Split]:
     return {split: SavedSplit(folder, names[0]) for split, names in found.items() if names}
 
 
-def _parquet_files(folder: Path) -> dict[str, Split]:
+def _parquet_files(folder: _Folder) -> dict[str, Split]:
+    """Return the splits that are in `folder` as Parquet files, one or several of each.
+
+    Raises:
+        UserError: a split is there twice, or a part of it.
+    """
+    names = sorted(name for name in folder.names if name.endswith(".parquet"))
     splits: dict[str, Split] = {}
     for split, aliases in SPLITS.items():
-        for alias in aliases:
-            paths = sorted(folder.glob(f"{alias}-*.parquet")) or [*folder.glob(f"{alias}.parquet")]
-            if paths:
-                splits[split] = ParquetSplit(_all_shards(paths))
+        stems = {name: re.split(r"-|\.parquet$", name)[0] for name in names}
+        paths = [folder.path / name for name in names if stems[name] in aliases]
+        found = {(stems[path.name], "-" in path.name): path for path in paths}
+        if len(found) > 1:
+            raise _twice(*[*found.values()][:2])
+        if paths:
+            splits[split] = ParquetSplit(_all_shards(paths))
     return splits
 
 

@@ -94,7 +94,8 @@ class SavedSplit:
 
     @property
     def files(self) -> list[Path]:
-        return sorted((self.folder / self.name).glob("*.arrow"))
+        folder = self.folder / self.name
+        return sorted(folder.glob("*.arrow")) or [folder]
 
     def size(self) -> int:
         return sum(path.stat().st_size for path in self.files)

@@ -1,8 +1,8 @@
 """Cut a text into lines, and count what is in it.
 
-Tokens are made line by line, so that they depend on the text alone and not on how it was read. For
-running text GPT-2's tokenizer makes the same ids as of the text as a whole; only where white space
-goes on after a line end (blank lines, indentation) would it join some of it.
+The tokens of `gpt2` are made line by line, so that they depend on the text alone and not on how it
+was read. For running text they are the same ids as of the text as a whole; only where white space
+goes on after a line end (blank lines, indentation) would GPT-2's tokenizer join some of it.
 """
 
 import hashlib

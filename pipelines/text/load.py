@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from cli.language import LanguageDataConfig
@@ -45,6 +46,8 @@ def load_text(
     from pipelines.text.loaders import EvalLoader, TrainLoader  # load torch
 
     counts = {split: tokens.counts(split) for split in ("train", "val", "test")}
+    if rank == 0:
+        _warn_of_loss(config.tokenizer, counts)
 
     def loader(cls: Any, split: str, **order: int) -> Any:
         return cls(
@@ -68,6 +71,17 @@ def load_text(
         digests=tokens.digests(),
         description=_description(config, tokens, counts),
     )
+
+
+def _warn_of_loss(tokenizer: str, counts: dict[str, cache.Counts]) -> None:
+    lossy = [split for split, numbers in counts.items() if not numbers.lossless]
+    if lossy:
+        print(
+            f"warning: --tokenizer {tokenizer}: decoding its tokens does not give the text back"
+            f" ({', '.join(lossy)}); perplexity per word and bits per byte would not be the text's"
+            " and are left out",
+            file=sys.stderr,
+        )
 
 
 def _description(config: LanguageDataConfig, tokens: cache.Tokens, counts: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Yield the batches of an epoch, from the tokens of a split.
 
-A loader has `batch_size`, `num_samples` (windows of the text), `counts` (the split's .tokens,
-.words and .bytes), `len()` (batches per epoch, the last, smaller one included) and
-`batches(epoch, first=0)`, which yields the batches from number `first` on:
+A loader has `batch_size`, `num_samples` (windows of the text), `counts` (of the split), `len()`
+(batches per epoch, the last, smaller one included) and `batches(epoch, first=0)`, which yields the
+batches from number `first` on:
 
     inputs   int64 (B, T), on the device
     targets  int64 (B, T), the token after each input; IGNORED where it is not to be scored

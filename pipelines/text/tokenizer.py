@@ -20,6 +20,7 @@ from pipelines.text.forms import reading
 from utils import UserError, nearest
 
 if TYPE_CHECKING:  # slow to import, and `bytes` needs none of it
+    from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
 Ids: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]  # (number of tokens,)
@@ -33,6 +34,9 @@ GPT2_END_OF_TEXT = "<|endoftext|>"
 # A hash of its vocabulary and its merges, not of the files that hold them: see _digest.
 GPT2_FINGERPRINT = "031d296c7c33c915cd7fcc2015283b29"
 BYTES_FINGERPRINT = hashlib.blake2b(b"bytes, end of text 256", digest_size=16).hexdigest()
+
+# Part of the fingerprint of a folder's tokenizer: change it when the same files give other ids.
+FOLDERS_RULE = b"the whole text"
 
 BPE_FILES = ["vocab.json", "merges.txt"]
 # What AutoTokenizer reads; config.json only where tokenizer_config.json does not name the class.
@@ -82,7 +86,7 @@ def fingerprint(name: str) -> str:
         return GPT2_FINGERPRINT
     if name == "bytes":
         return BYTES_FINGERPRINT
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(FOLDERS_RULE, digest_size=16)
     for path in _files(name):
         with reading(path):
             content = path.read_bytes()
@@ -127,31 +131,56 @@ class ByteTokenizer:
 
 
 class FastTokenizer:
-    """Wrap a `tokenizers.Tokenizer`, which works in Rust with a thread per processor."""
+    """Wrap a `tokenizers.Tokenizer`, which works in Rust with a thread per processor.
 
-    def __init__(self, backend: "Backend", label: str, fingerprint: str, end_of_text: int):
+    Attributes:
+        by_lines: the ids of a text are those of its lines, as published results on WikiText have
+            them with GPT-2's tokenizer; else those that the library gives for the whole text.
+    """
+
+    def __init__(
+        self,
+        backend: "Backend",
+        label: str,
+        fingerprint: str,
+        end_of_text: int,
+        by_lines: bool = False,
+    ):
+        # The library asks at its first use, and takes one thread where it is not told.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         # Its files may ask for texts cut or filled up to a model's length.
         backend.no_truncation()
         backend.no_padding()
+        if hasattr(backend.decoder, "cleanup"):  # WordPiece's would join "a ." to "a."
+            backend.decoder.cleanup = False
         self._backend = backend
         self.label, self.fingerprint, self.end_of_text = label, fingerprint, end_of_text
+        self.by_lines = by_lines
         # Ids may have gaps; an embedding needs a row for the largest.
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text line by line, as texts for training are encoded."""
-        return self.encode_lines(io.BytesIO(_as_utf8(text)).readlines()).tolist()
+        """Return the ids of a text, as texts for training are encoded."""
+        content = _as_utf8(text)
+        if self.by_lines:
+            return self.encode_lines(io.BytesIO(content).readlines()).tolist()
+        return self._backend.encode(content.decode(), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode(ids, skip_special_tokens=False)
 
     def encode_lines(self, lines: Sequence[bytes]) -> Ids:
-        # The library asks at its first use, and takes one thread where it is not told.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         texts = [line.decode() for line in lines]
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         ids = chain.from_iterable(encoding.ids for encoding in encodings)
         return np.fromiter(ids, np.uint32)
+
+    def encode_texts(self, texts: Sequence[str]) -> list[tuple["Encoding", str]]:
+        """Return the tokens of each text by itself, and what they are decoded to."""
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
+        decoded = self._backend.decode_batch(ids, skip_special_tokens=False)
+        return list(zip(encodings, decoded, strict=True))
 
 
 def _load_gpt2(data_path: str | Path) -> Tokenizer:
@@ -171,7 +200,7 @@ def _load_gpt2(data_path: str | Path) -> Tokenizer:
             f"{folder}: holds another tokenizer than GPT-2's, or a damaged one; pass it as"
             f" --tokenizer {folder}, or put GPT-2's vocab.json and merges.txt there"
         )
-    return _byte_level("gpt2", GPT2_FINGERPRINT, vocabulary, merges)
+    return _byte_level("gpt2", GPT2_FINGERPRINT, vocabulary, merges, by_lines=True)
 
 
 def _has_gpt2(folder: Path) -> bool:
@@ -212,7 +241,7 @@ def _digest(vocabulary: Vocabulary, merges: Iterable[tuple[str, str]]) -> str:
 
 
 def _byte_level(
-    label: str, fingerprint: str, vocabulary: Vocabulary, merges: Merges
+    label: str, fingerprint: str, vocabulary: Vocabulary, merges: Merges, by_lines: bool = False
 ) -> FastTokenizer:
     """Build what GPT2TokenizerFast is, without the seconds that importing transformers takes."""
     library = _library()
@@ -222,7 +251,7 @@ def _byte_level(
     backend.add_special_tokens([GPT2_END_OF_TEXT])
     end_of_text = backend.token_to_id(GPT2_END_OF_TEXT)
     assert end_of_text is not None, "it has just been added"
-    return FastTokenizer(backend, label, fingerprint, end_of_text)
+    return FastTokenizer(backend, label, fingerprint, end_of_text, by_lines)
 
 
 def _files(name: str) -> list[Path]:

@@ -26,7 +26,7 @@ from analysis.written_files import earlier_files
 from experiments import grid
 from experiments import manifest as manifests
 from run_folder.metrics import METRICS
-from run_folder.records import record_of
+from run_folder.result_lines import record_of
 
 RELU = [91.2, 91.9, 91.4, 91.7, 91.5, 91.3]
 ZILU = [91.9, 92.1, 92.2, 92.2, 91.9, 92.0]
@@ -325,12 +325,12 @@ def test_a_grid_may_ask_for_every_metric_of_a_report():
 
 def test_a_line_of_results_gives_its_record_back():
     line = (
-        "[Epoch 007] Time: 12.5s | [Train] Loss: 1.25 Perplexity: 3.49 | [Val] Loss: 1.5e-1 "
+        "[Epoch 007] Time: 12.5s | [Train] Loss: 1.25 Perplexity: 3.49 | [Val] Loss: 15e-1 "
         "Perplexity: 4.4817 (per word 12.5, 1.1000 bits per byte)"
     )
     assert record_of(line) == {
         "epoch": 7, "seconds": 12.5, "train": {"loss": 1.25, "perplexity": 3.49},
-        "val": {"loss": 0.15, "perplexity": 4.4817, "word_perplexity": 12.5, "bits_per_byte": 1.1},
+        "val": {"loss": 1.5, "perplexity": 4.4817, "word_perplexity": 12.5, "bits_per_byte": 1.1},
     }  # fmt: skip
     line = "[Epoch 007] [Test] Loss: 2 Accuracy: Top1: 33%, Top5: 83.5%, Balanced: 29.07%"
     assert record_of(line)["test"] == {"loss": 2, "top1": 33, "top5": 83.5, "balanced": 29.07}
@@ -341,6 +341,39 @@ def test_arguments_that_are_none(tmp_path):
     (tmp_path / "args.txt").write_text("nothing to see here")
     with pytest.raises(ValueError, match="no arguments can be read"):
         read_arguments(tmp_path / "args.txt")
+
+
+TWO_VALUES = [
+    "epochs: 2\nlr: 0.1\nlr: 0.2\n", "epochs: 2\nnum_epochs: 4\n", "lr = 0.1\n--lr = 0.2\n",
+    "learning-rate: 0.1\nlr: 1\n", '{"lr": 0.1,\n "a": {"b": 1, "b": 2}}',
+    "Namespace(epochs=2, lr=0.1, learning_rate=0.2)", "act: ReLU\nactivation: GELU\n",
+    "lr: 0.1\nMade by: this: program\nlr: 0.2\n",
+]  # fmt: skip
+ONE_VALUE = [
+    "epochs: 2\nlr: 0.1\nlr: 1.0e-1\n", "epochs: 2\nnum_epochs: 2.0\nlr: 0.1\n",
+    "lr = 0.1\n--lr = '0.1'\n", "learning-rate: null\nlr: 0.1\n", "lr: 0.1\nlearning_rate: None\n",
+    "Namespace(lr=0.1, learning_rate=0.1)", "lr: 0.1\nact: relu\nactivation: ReLU\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", TWO_VALUES)
+def test_two_values_of_one_argument_are_none(tmp_path, arguments):
+    """Neither counts; a last one that does, without a word, may be another run's."""
+    assert read_run(foreign(tmp_path / "a", arguments, 91)).kind == "unreadable"
+    lines = arguments.splitlines(keepends=True)
+    if len(lines) > 1 and not arguments.startswith("{"):
+        assert read_run(foreign(tmp_path / "b", "".join(lines[:-1]), 91)).kind != "unreadable"
+
+
+def test_where_the_two_values_stand_is_said(tmp_path):
+    reason = read_run(foreign(tmp_path / "a", "\nepochs: 2\nlr: 1\nn_epochs: 3\n", 91)).reason
+    assert re.search(r"epochs 2 \(line 2\) and n_epochs 3 \(line 4\)", reason)
+
+
+@pytest.mark.parametrize("arguments", ONE_VALUE)
+def test_one_value_twice_counts_once(tmp_path, arguments):
+    run = read_run(foreign(tmp_path / "a", arguments, 91))
+    assert (run.kind, run.flags["lr"]) == ("finished", 0.1)
 
 
 def foreign(folder, arguments, final, lines=FOREIGN_LINES, **more):

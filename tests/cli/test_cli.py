@@ -191,10 +191,9 @@ def test_the_command_line_overrides_the_config_file(tmp_path):
     ("text", "message"),
     [
         ("learning_rate: 1", "unknown flag 'learning_rate'"),
-        ("lr: [1, 2]", "--lr: expected a number"),
+        ("lr: [1, 2]", "--lr: expected one value"),
         ("augment: maybe", "--augment: expected true or false"),
-        ("on: true", "unknown flag True"),
-        ("output_dir: 2024-13-45", "not a readable YAML file"),
+        ("on: true", "unknown flag 'on'"),
         ("- lr", "expected lines of the form"),
         ("lr: {", "not a readable YAML file"),
         ("config: other.yaml", "unknown flag 'config'"),

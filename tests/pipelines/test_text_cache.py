@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines import stamps
 from pipelines.text import cache, corpora, hub, tokenizer
 from utils import UserError, one_at_a_time
 
@@ -32,7 +33,7 @@ def _no_hub(monkeypatch):
 @pytest.fixture
 def settled(monkeypatch):
     """Files are old enough for their stamps to be trusted as soon as they are written."""
-    monkeypatch.setattr(cache, "CLOCK_TICK", -1)
+    monkeypatch.setattr(stamps, "COARSE_TICK", -1)
 
 
 @pytest.fixture

@@ -72,6 +72,17 @@ class TestHuggingFacesCache:
         )
         assert text_of(load("wikitext103", tmp_path / "data").test) == changed["test"]
 
+    @pytest.mark.parametrize("name", ["wiki.train.tokens", "train.txt", "wikitext-103-v1.zip"])
+    def test_local_files_that_are_refused_do_too(self, tmp_path, hub_cache, name):
+        for alias in ("train", "valid", "test"):
+            path = tmp_path / "data" / name.replace("train", alias)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"\xef\xbb\xbf \n = Title = \n")
+        put_in_cache(
+            hub_cache, "datasets/wikitext", lambda x: as_parquet(x / "wikitext-103-v1", V1)
+        )
+        assert f"{tmp_path / 'data' / name}: " in error_of("wikitext103", tmp_path / "data")
+
     @needs_data
     @pytest.mark.parametrize("repository", ["models/openai-community/gpt2", "models/gpt2"])
     def test_gpt2(self, tmp_path, hub_cache, repository):

@@ -1,7 +1,7 @@
 """The one table of metrics: what a result line says is found by name."""
 
 from run_folder.metrics import METRICS, metrics_in
-from run_folder.records import record_of
+from run_folder.result_lines import record_of
 
 LINES = {
     "[Test] Loss: 2 Accuracy: Top1: 33%, Top5: 83.5%, Balanced: 29.07%": {

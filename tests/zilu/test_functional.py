@@ -1,6 +1,7 @@
 """Test the functions against many-digit arithmetic, torch's own functions, and autograd."""
 
 import math
+import re
 
 import mpmath
 import pytest
@@ -338,10 +339,74 @@ def test_empty_scalar_and_strided_inputs():
 
 
 @by_function
-@pytest.mark.parametrize("sigma", [0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    "sigma", [0, -1.0, math.nan, math.inf, None, [1.0], 1j, 10**400, "wide", {}], ids=type
+)
 def test_a_bad_sigma_is_refused(function, sigma):
     with pytest.raises(ValueError, match="sigma must be a finite number above 0"):
         function(torch.zeros(1), sigma)
+
+
+@by_function
+@pytest.mark.parametrize("shape", [(0,), (2,), (1, 3)])
+def test_a_sigma_of_several_numbers_is_refused(function, shape):
+    with pytest.raises(ValueError, match="sigma must hold one number"):
+        function(torch.zeros(3), torch.ones(shape))
+
+
+NO_INPUT = {
+    "int64": torch.ones(3, dtype=torch.int64),
+    "uint8": torch.ones(3, dtype=torch.uint8),
+    "bool": torch.ones(3, dtype=torch.bool),
+    "complex": torch.ones(3, dtype=torch.complex64),
+    "float8": torch.ones(3).to(torch.float8_e4m3fn),
+    "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "sparse": torch.ones(3).to_sparse(),
+    "csr": torch.eye(3).to_sparse_csr(),
+    "mkldnn": torch.ones(3).to_mkldnn(),
+    "nested": torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]),
+    "list": [1.0, 2.0],
+    "number": 2.0,
+    "None": None,
+}
+
+
+@pytest.mark.parametrize("x", NO_INPUT.values(), ids=NO_INPUT)
+@pytest.mark.parametrize("function", [*ALL, F.squareplus], ids=lambda f: f.__name__)
+def test_inputs_without_a_meaning_are_refused_in_one_line(function, x):
+    with pytest.raises(
+        TypeError, match=rf"^{function.__name__}\(\) takes .*not|^.*jagged"
+    ) as caught:
+        function(x)
+    assert "\n" not in str(caught.value)
+    # The remedy that the line names is one.
+    remedy = re.search(r"x\.(\w+)\(\)", str(caught.value))
+    if remedy:
+        y = function(getattr(x, remedy[1])())
+        torch.testing.assert_close(
+            y, function(torch.ones(y.shape) if y.dim() == 1 else x.to_dense())
+        )
+
+
+@by_function
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_a_sigma_tensor_of_another_type_is_refused(function, dtype):
+    with pytest.raises(TypeError, match="sigma must be a float or a floating-point tensor"):
+        function(torch.ones(3), torch.ones(()).to(dtype))
+
+
+@by_function
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_the_shape_of_a_sigma_is_not_that_of_the_result(function, dtype):
+    for x in (torch.tensor(1.5), torch.randn(3), torch.randn(2, 3)):
+        for shape in ((), (1,), (1, 1, 1)):
+            sigma = torch.full(shape, 0.5, dtype=dtype, requires_grad=True)
+            y = function(x, sigma)
+            assert y.shape == x.shape
+            assert y.dtype == x.dtype
+            torch.testing.assert_close(y, function(x, 0.5))
+            y.sum().backward()
+            assert sigma.grad.shape == shape
 
 
 def test_squareplus():

@@ -18,24 +18,29 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
 
 from zilu.replacement.kinds import (
-    FUNCTIONS,
+    BOUNDING,
+    GATES,
     OPERATORS,
+    OWN_FUNCTIONS,
     Function,
     function_name,
     is_activation_function,
+    kind_of_call,
     kind_of_module,
+    may_be_a_bound,
     works_in_place,
 )
+from zilu.replacement.written import Step, Written, rectifies
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
 
 _ERFS = frozenset((torch.erf, Tensor.erf, Tensor.erf_, torch.special.erf))
-_PRODUCTS = frozenset((torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__))
-_SUMS = frozenset((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__))
+_BOUNDS = ("ReLU", "ReLU6", "Hardtanh")  # kinds of activations that may also be bounds on numbers
+_SILU = "x * sigmoid(x), written out in operations"
+_GATE = "relu6(x + 3), written out: part of a gate"
 # Modules whose frames lie between a call and the line of code that makes it.
 _BETWEEN = (
     "zilu.replacement.", "torch.overrides", "torch.nn.functional", "torch._tensor", "torch._ops",
@@ -58,9 +63,10 @@ class Call:
         location: where in the code it is made: equal for the same lines reached in the same way.
         source: the line of code: "torchvision.models.densenet:216".
         problem: why it cannot be replaced.
-        function_kind: the kind that FUNCTIONS gives the function; None if it has none.
+        function_kind: the kind that kind_of_call gives the function; None if it has none.
         attribute: the module and the name of its attribute that is the function: self.activation.
         writes_back: it works in place, and its input's memory is read later.
+        bound: why it is taken for a bound on numbers, not for an activation.
     """
 
     kind: str
@@ -74,6 +80,7 @@ class Call:
     function_kind: str | None
     attribute: tuple[nn.Module, str] | None
     writes_back: bool = False
+    bound: str | None = None
 
 
 @dataclass
@@ -134,9 +141,10 @@ class Observer(TorchFunctionMode):
         training: the network runs in training, not in evaluation.
         marking: wrap functions that are attributes, to record through which attribute they are
             called. A network may notice that (self.activation is F.relu).
+        inputs: what the network is run on.
     """
 
-    def __init__(self, modules: set[nn.Module], training: bool, marking: bool) -> None:
+    def __init__(self, modules: set[nn.Module], training: bool, marking: bool, inputs: Any) -> None:
         super().__init__()
         self.observation = Observation()
         self._modules = modules
@@ -160,21 +168,31 @@ class Observer(TorchFunctionMode):
         self._in_place = _InPlaceCalls()
         self._attribute: tuple[nn.Module, str] | None = None  # the one that is being called
         self._with_options: set[tuple[nn.Module, str]] = set()
-        # Results of sigmoid(x), x * 1.702 and x + 3, each with the x that it was computed from.
-        self._sigmoids, self._scaled, self._shifted = (WeakIdKeyDictionary() for _ in range(3))
+        self._written = Written((p for module in modules for p in module.parameters(False)), inputs)
 
     def __torch_function__(
         self, function: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not _reads_no_values(function):
-            self._in_place.record_uses((args, kwargs))
-        call = self._recognise(function, args, kwargs)
+        if _reads_no_values(function):
+            return function(*args, **kwargs)
+        self._in_place.record_uses((args, kwargs))
+        step = self._look_at(function, args, kwargs)
+        call = self._recognise(function, args, kwargs, step)
         result = self._run(function, args, kwargs, call is not None)
-        self._remember_origin(function, args, kwargs, result)
+        seen = result
         if call and call.problem is None and works_in_place(function, args, kwargs):
-            return self._in_place.watch(call, result)
-        return result
+            seen = self._in_place.watch(call, result)
+        changed = args[0] if function is Tensor.__setitem__ else None
+        self._written.finish(step, (result, seen, changed))
+        return seen
+
+    def _look_at(self, function: Function, args: Args, kwargs: Kwargs) -> Step:
+        before, self._explained = self._explained, True  # the operators that it runs are its own
+        try:
+            return self._written.step(function, args, kwargs)
+        finally:
+            self._explained = before
 
     def _run(self, function: Function, args: Args, kwargs: Kwargs, explained: bool) -> Any:
         before, self._explained = self._explained, self._explained or explained
@@ -244,43 +262,55 @@ class Observer(TorchFunctionMode):
 
     # --- recognising activations ---
 
-    def _recognise(self, function: Function, args: Args, kwargs: Kwargs) -> Call | None:
+    def _recognise(self, function: Function, args: Args, kwargs: Kwargs, step: Step) -> Call | None:
         """Record a call and return it if it is one of an activation, else return None."""
-        kind = FUNCTIONS.get(function)
-        # torch's module of ReLU6 is a Hardtanh from 0 to 6.
-        if kind in ("ReLU6", "Hardtanh") and _first(args, kwargs) in self._shifted:
-            gate = "relu6(x + 3), written out: part of a gate"
-            return self._add("Hardsigmoid", function, args, kwargs, gate, kind)
-        if kind:
-            problem = "writes to a given tensor (out=)" if "out" in kwargs else None
-            return self._add(kind, function, args, kwargs, problem, kind)
-        if function in _ERFS:
-            written = "erf: GELU, it seems, written out in operations"
-            return self._add("GELU", function, args, kwargs, written, None)
-        if function in _PRODUCTS and self._is_silu(args):
-            written = "x * sigmoid(x), written out in operations"
-            return self._add("SiLU", function, args, kwargs, written, None)
-        return None
+        kind = kind_of_call(function, args, kwargs)
+        if kind is None:
+            return self._recognise_written(function, args, kwargs, step)
+        problem = "writes to a given tensor (out=)" if "out" in kwargs else None
+        known = (kind, *(part.kind for part in step.inner))
+        if step.kind is None or step.kind in known or step.source is step.own:
+            call = self._add(kind, function, args, kwargs, problem, kind)
+        else:  # it is the last operation of another activation
+            problem = _GATE if step.kind == "Hardsigmoid" else _written_out(step.kind)
+            call = self._add(step.kind, function, args, kwargs, problem, kind)
+        if call and call.kind in _BOUNDS and may_be_a_bound(function):
+            call.bound = self._bound(step.led, _first(args, kwargs))
+        return self._recorded(call, step)
 
-    def _remember_origin(self, function: Function, args: Args, kwargs: Kwargs, result: Any) -> None:
-        """Remember from which x the parts of written-out activations were computed."""
-        x = _first(args, kwargs)
-        if not isinstance(x, Tensor) or not isinstance(result, Tensor) or result is x:
-            return
-        with_number = len(args) > 1 and isinstance(args[1], int | float)
-        if FUNCTIONS.get(function) == "Sigmoid":
-            self._sigmoids[result] = self._scaled.get(x, WeakIdRef(x))
-        elif function in _PRODUCTS and with_number:
-            self._scaled[result] = WeakIdRef(x)
-        elif function in _SUMS and with_number and args[1] == 3:
-            self._shifted[result] = WeakIdRef(x)
+    def _recognise_written(
+        self, function: Function, args: Args, kwargs: Kwargs, step: Step
+    ) -> Call | None:
+        """Record a call that completes an activation, written out in operations."""
+        if function in OWN_FUNCTIONS:
+            problem = "is a call of zilu.functional, which torch.compile would not show"
+            return self._add(OWN_FUNCTIONS[function], function, args, kwargs, problem, None)
+        if function in BOUNDING and step.source is step.own and _has_numbers_alone(args, kwargs):
+            return None  # its numbers say that it is none
+        kind, problem = step.kind, _SILU if step.kind == "SiLU" else _written_out(step.kind)
+        if kind is None and function in _ERFS:
+            kind, problem = "GELU", "erf: GELU, it seems, written out in operations"
+        if kind is None or kind in {call.kind for call in step.inner}:
+            return None
+        call = self._add(kind, function, args, kwargs, problem, None)
+        if call:
+            if kind in _BOUNDS:
+                call.bound = self._bound(step.led, step.source_tensor())
+            for part in step.inner:
+                if part.kind not in GATES:
+                    part.kind, part.problem = kind, problem
+        return self._recorded(call, step)
 
-    def _is_silu(self, args: Args) -> bool:
-        """Return whether a product is x * sigmoid(x), or x * sigmoid(1.702 * x) as in QuickGELU."""
-        return len(args) == 2 and any(
-            isinstance(b, Tensor) and b in self._sigmoids and self._sigmoids[b]() is a
-            for a, b in (args, args[::-1])
-        )
+    def _recorded(self, call: Call | None, step: Step) -> Call | None:
+        if call:
+            step.record(call)
+        return call
+
+    def _bound(self, led: int, x: Any) -> str | None:
+        """Return why a call that rectifies x is a bound on numbers, if it is one."""
+        if not self._written.is_feature(led):
+            return "no activation: no input leads to it, or no gradient"
+        return None if rectifies(x) else "no activation: nothing that it got was below 0"
 
     # --- where a call is made ---
 
@@ -370,6 +400,14 @@ def _problem_of(owner: nn.Module | None, frames: list[FrameType]) -> str | None:
     if isinstance(owner, torch.fx.GraphModule):
         return "is a node of a torch.fx graph, from which the code is generated again"
     return None
+
+
+def _has_numbers_alone(args: Args, kwargs: Kwargs) -> bool:
+    return len([leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]) == 1
+
+
+def _written_out(kind: str | None) -> str:
+    return f"{kind}, written out in operations"
 
 
 def _first_of_forward(frame: FrameType) -> object:

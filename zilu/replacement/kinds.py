@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -40,7 +41,7 @@ _BY_LOWER |= {alias.lower(): kind for alias, kind in ALIASES.items()}
 
 # The functions' names in torch.nn.functional, torch, Tensor and torch.ops.aten. Some have an
 # in-place form, whose name ends with an underscore.
-_FUNCTION_NAMES = {
+FUNCTION_NAMES = {
     "relu": "ReLU",
     "relu6": "ReLU6",
     "rrelu": "RReLU",
@@ -62,26 +63,75 @@ _FUNCTION_NAMES = {
 }
 
 
-def _functions() -> dict[Function, str]:
-    found: dict[Function, str] = {}
-    for name, kind in _FUNCTION_NAMES.items():
-        for form in (name, f"{name}_"):
-            for home in (F, torch, Tensor, torch._C._nn):
-                if hasattr(home, form):
-                    found[getattr(home, form)] = kind
-            packet = getattr(torch.ops.aten, form, None)
-            if packet is not None:
-                found |= {packet: kind, packet.default: kind}
-    return found
+def _forms(name: str) -> Iterator[Function]:
+    """Yield all functions of a name that a TorchFunctionMode may see, in-place forms included."""
+    for form in (name, f"{name}_"):
+        for home in (F, torch, Tensor, torch._C._nn):
+            if hasattr(home, form):
+                yield getattr(home, form)
+        packet = getattr(torch.ops.aten, form, None)
+        if packet is not None:
+            yield packet
+            yield packet.default
 
 
-# The kind of each function that a TorchFunctionMode may see.
-FUNCTIONS = _functions()
+# The kind of each function that is an activation whatever its numbers are.
+FUNCTIONS = {form: kind for name, kind in FUNCTION_NAMES.items() for form in _forms(name)}
+
+# zilu's own functions. torch.compile does not show them to a TorchFunctionMode.
+OWN_FUNCTIONS = {getattr(functional, n.lower()): n for n in (*SIGMA_NAMES, "SquarePlus")}
+
+# Functions that bound their input, and that are activations for some numbers: with the names of the
+# numbers. clamp and clip also serve many other purposes.
+_NUMBERS = {
+    "clamp": ("min", "max"),
+    "clip": ("min", "max"),
+    "clamp_min": ("min",),
+    "hardtanh": ("min_val", "max_val"),
+    "threshold": ("threshold", "value"),
+}
+BOUNDING = {form: name for name in _NUMBERS for form in _forms(name)}
+_KIND_OF_BOUNDS = {(0, math.inf): "ReLU", (0, 6): "ReLU6", (-1, 1): "Hardtanh"}
+
+
+def kind_of_call(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Return the kind of activation that a call is, by its function and its numbers, or None.
+
+    Values of tensors are not looked at, so that torch.compile gets the same answer.
+    """
+    name = BOUNDING.get(function)
+    if name is None:
+        return FUNCTIONS.get(function)
+    x = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    if isinstance(x, Tensor) and not x.is_floating_point():
+        return None
+    numbers = dict(zip(_NUMBERS[name], args[1:], strict=False)) | kwargs
+    return _kind_of_numbers(name, *(numbers.get(each) for each in _NUMBERS[name]))
+
+
+def _kind_of_numbers(name: str, low: Any, high: Any = None) -> str | None:
+    if name == "threshold":  # replaces what is not above `low` by the second number
+        return "ReLU" if _is_number(low) and _is_number(high) and low == high == 0 else None
+    if name == "hardtanh":
+        low, high = -1 if low is None else low, 1 if high is None else high
+    high = math.inf if high is None else high
+    kind = _KIND_OF_BOUNDS.get((low, high)) if _is_number(low) and _is_number(high) else None
+    return "Hardtanh" if kind is None and name == "hardtanh" else kind
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def may_be_a_bound(function: Function) -> bool:
+    """Return whether a function with bounds is no activation by its name."""
+    return BOUNDING.get(function, "threshold") not in ("threshold", "hardtanh")
+
 
 # Operators that are one kind of activation wherever they run.
 OPERATORS = {
     form: kind
-    for name, kind in _FUNCTION_NAMES.items()
+    for name, kind in FUNCTION_NAMES.items()
     if name in ("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish")
     for form in (name, f"{name}_")
 }
@@ -106,7 +156,8 @@ def works_in_place(function: Function, args: tuple[Any, ...], kwargs: dict[str, 
 def function_name(function: Function) -> str:
     """Return a function's bare name: "relu" for torch.relu and for torch.ops.aten.relu.default."""
     name: str = getattr(function, "__name__", str(function))
-    return name.removesuffix(".default").rsplit(".", 1)[-1]
+    name = name.removesuffix(".default").rsplit(".", 1)[-1]
+    return name if name.startswith("__") else name.removeprefix("_")  # F.threshold is "_threshold"
 
 
 # --- modules ---
@@ -149,6 +200,8 @@ def kind_of_module(module: nn.Module) -> str | None:
     package, is recognised by its name and by the values it gives: a class called GELU may well
     contain a linear layer.
     """
+    if type(module).forward in (nn.Hardtanh.forward, nn.Threshold.forward):
+        return _kind_by_bounds(module)
     if type(module) in CLASSES:
         return CLASSES[type(module)]
     bases = [base for base in type(module).__mro__ if base in CLASSES]
@@ -156,6 +209,13 @@ def kind_of_module(module: nn.Module) -> str | None:
         return CLASSES[bases[0]]
     kind = CLASSES[bases[0]] if bases else _kind_by_name(module)
     return kind if kind and _computes(module, kind) else None
+
+
+def _kind_by_bounds(module: Any) -> str | None:
+    """Return the kind of a module that runs torch's Threshold, or its Hardtanh, as ReLU6 does."""
+    if isinstance(module, nn.Threshold):
+        return _kind_of_numbers("threshold", module.threshold, module.value)
+    return _kind_of_numbers("hardtanh", module.min_val, module.max_val)
 
 
 def _kind_by_name(module: nn.Module) -> str | None:
@@ -189,7 +249,7 @@ def _references(kind: str) -> tuple[Function, ...]:
         return F.gelu, functools.partial(F.gelu, approximate="tanh"), quick
     if kind == "SquarePlus":
         return (functional.squareplus,)
-    return (getattr(F, next(name for name, of in _FUNCTION_NAMES.items() if of == kind)),)
+    return (getattr(F, next(name for name, of in FUNCTION_NAMES.items() if of == kind)),)
 
 
 # --- the caller's request ---
@@ -244,7 +304,15 @@ class Request:
             if base in self._by_class:
                 return self._by_class[base]
         named = self._by_class_name.get(type(module).__name__)
-        return named or self.for_kind(kind)
+        # A Hardtanh from 0 to 6 is a ReLU6, and also what the name Hardtanh asks for.
+        return named or self.for_kind(kind) or self.for_kind(CLASSES.get(type(module)))
+
+    def for_call(self, function: Function, kind: str, function_kind: str | None) -> Factory | None:
+        """Return the factory for a call that is of `function_kind` by its function and numbers."""
+        factory = self.for_kind(kind)
+        if factory is None and kind == function_kind:
+            return self.for_kind(FUNCTIONS.get(function))
+        return factory
 
     def for_kind(self, kind: str | None) -> Factory | None:
         """Return the factory for a kind, or None if it is not to be replaced."""

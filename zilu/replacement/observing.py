@@ -64,10 +64,10 @@ def _run(model: nn.Module, example_input: ExampleInput, training: bool, marking:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-        observer = Observer(modules_of(model), training, marking)
+        example = tree_map_only(Tensor, _copy, _with_plain_dict(example_input))
+        observer = Observer(modules_of(model), training, marking, example)
         # Compiled code has no frames to look at; checkpointing only acts where gradients are on.
         with torch.compiler.set_stance("force_eager"), torch.set_grad_enabled(training):
-            example = tree_map_only(Tensor, _copy, _with_plain_dict(example_input))
             with observer.watching():
                 output = _output(model, example)
             observer.finish(output)

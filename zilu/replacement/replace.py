@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from zilu.names import did_you_mean
 from zilu.replacement.calls import Observations
 from zilu.replacement.kinds import (
     FUNCTIONS,
@@ -43,6 +44,7 @@ def replace_activations(
     example_input: ExampleInput | None = None,
     strict: bool = False,
     functional: str = "report",
+    leave: Collection[str] = (),
 ) -> Report:
     """Replace a network's activations, in place.
 
@@ -82,8 +84,11 @@ def replace_activations(
 
     Only the ways that example_input takes are seen, and only calls inside `forward` are reached:
     not those in another method that is called from outside, nor those that activation checkpointing
-    of a method runs again in backward (checkpointing of modules is fine). copy.copy and torch.fx's
-    tracer do not support the new forward; copy.deepcopy, pickle, torch.export and torch.compile do.
+    of a method runs again in backward (checkpointing of modules is fine). copy.copy and
+    torch.jit.script do not support a new forward; copy.deepcopy, pickle, torch.export,
+    torch.jit.trace and torch.compile do. torch.fx does where the new forward is not that of the
+    outermost module (which it runs by its class: trace nn.Sequential(model)), and where the calls
+    are functions and not methods.
 
     Returns:
         What was replaced, and what was left and why, site by site.
@@ -107,6 +112,7 @@ def replace_activations(
     modules = find_modules(model, request, observed)
     activations = {site.slot.module for site in modules}
     calls = find_calls(model, request, observed, activations, functional == "rewrite")
+    _leave((*modules, *calls), leave)
     planner = Planner(calls, observed)
     if example_input is None:
         notes = tuple(_hints_of_calls(model, request, activations))
@@ -196,7 +202,7 @@ def _counted(sites: Sequence[Site | ActivationSite]) -> str:
 
 
 def _reported(site: ActivationSite) -> Site:
-    reasons = [site.problem if site.factory else "not named"]
+    reasons = [site.problem if site.factory else site.remark or "not named"]
     if site.new and site.writes_back:
         reasons.append("in place, and its input is read later: it gets the result as well")
     calls = max(site.runs.values(), default=None)
@@ -208,6 +214,24 @@ def _reported(site: ActivationSite) -> Site:
 
 
 # --- refusing ---
+
+
+def _leave(sites: Sequence[ActivationSite], names: Collection[str]) -> None:
+    """Let the sites be that the caller names by a path, or by a line of code.
+
+    Raises:
+        ValueError: a name is that of no site.
+    """
+    for name in [names] if isinstance(names, str) else names:
+        named = [
+            site for site in sites if name == site.source or f"{site.path}.".startswith(f"{name}.")
+        ]
+        if not named:
+            known = {each: None for site in sites for each in (site.path, site.source) if each}
+            hint = did_you_mean(name, {each.lower(): each for each in known})
+            raise ValueError(f"leave names {name!r}, where no activation is; {hint}".rstrip("; "))
+        for site in named:
+            site.let_be("to be left")
 
 
 def _check(
@@ -236,6 +260,8 @@ def _shortfall(sites: Sequence[ActivationSite], notes: Sequence[str]) -> str:
     parts += [str(_reported(site)) for site in missed[:8]] + (["..."] if missed[8:] else [])
     if any(site.problem == FUNCTION_CALL for site in missed):
         parts.append('functional="rewrite" replaces function calls')
+    if missed:
+        parts.append('leave=["..."] lets activations be, by path or by line')
     return "; ".join((*parts, *notes))
 
 

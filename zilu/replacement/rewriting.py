@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from zilu.dynamo import not_traced
 from zilu.replacement.calls import Args, Call, Kwargs, Observations
-from zilu.replacement.kinds import CALLING_NONE, FUNCTIONS, Function
+from zilu.replacement.kinds import BOUNDING, CALLING_NONE, FUNCTIONS, Function, kind_of_call
 from zilu.replacement.sites import CallSite, SiteKey, key_of
 
 MANY_WAYS = "its forward takes several ways, and one of its calls has to stay"
@@ -201,6 +201,13 @@ class _Forward(functools.partial[Any]):
         module, previous, *_ = self.args
         return inspect.signature(_bound(module, previous))
 
+    @property
+    def __globals__(self) -> dict[str, Any]:  # torch.jit.script reads it
+        raise AttributeError(
+            "torch.jit.script cannot compile a forward whose calls of functions were replaced; "
+            "torch.jit.trace and torch.export can record it"
+        )
+
 
 def _bound(module: nn.Module, previous: Function | None) -> Function:
     return functools.partial(type(module).forward, module) if previous is None else previous
@@ -240,10 +247,30 @@ def _substituting(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
+    entries = plan.training if module.training else plan.evaluation
     if torch.compiler.is_compiling():
         _show_to_compiler()
-    with _Substitution(holder, plan.training if module.training else plan.evaluation):
-        return _bound(module, previous)(*args, **kwargs)
+        proxy = None
+    else:
+        proxy = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.fx.Proxy)), None)
+    nodes = len(proxy.tracer.graph.nodes) if proxy is not None else 0
+    with _Substitution(holder, entries):
+        result = _bound(module, previous)(*args, **kwargs)
+    if proxy is not None:
+        _check_methods(list(proxy.tracer.graph.nodes)[nodes:], entries)
+    return result
+
+
+def _check_methods(nodes: Sequence[torch.fx.Node], entries: Entries) -> None:
+    """Raise RuntimeError if torch.fx recorded x.relu(), which it does not show to any mode."""
+    replaced = {kind for kind, of_kind in entries if any(entry.name for entry in of_kind)}
+    for node in nodes:
+        method: Any = getattr(Tensor, str(node.target), None)
+        if node.op == "call_method" and kind_of_call(method, node.args, node.kwargs) in replaced:
+            raise RuntimeError(
+                f"torch.fx records the method .{node.target}() before it can be replaced; "
+                "torch.export and torch.compile trace it"
+            )
 
 
 def _writing_back(module: nn.Module, previous: Function | None, /, input: Tensor) -> Tensor:
@@ -259,7 +286,7 @@ def _show_to_compiler() -> None:
     # here, because importing dynamo is slow
     from torch._dynamo.variables.torch import get_overridable_functions
 
-    get_overridable_functions().update(FUNCTIONS)
+    get_overridable_functions().update([*FUNCTIONS, *BOUNDING])
 
 
 class _Substitution(TorchFunctionMode):
@@ -278,7 +305,7 @@ class _Substitution(TorchFunctionMode):
         self, function: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        kind = FUNCTIONS.get(function)
+        kind = kind_of_call(function, args, kwargs)
         if kind is None or kind not in self.entries:
             return function(*args, **kwargs)
         entries = self.entries[kind]

@@ -15,6 +15,7 @@ from zilu.replacement.calls import Call, Observations
 from zilu.replacement.kinds import Factory, Function, Request, function_name, kind_of_module
 
 FUNCTION_CALL = "a function call"  # the problem of a call site without functional="rewrite"
+BOUND = "bound"  # the kind of a call that only keeps numbers in their range
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 # The attributes that torch.nn.Module itself uses. Of these only _modules holds modules.
@@ -154,6 +155,7 @@ class ActivationSite:
         runs: how often it ran on example_input, in training (True) and in evaluation (False).
         writes_back: it works in place, and its input's memory is read later.
         new: the new module, once it is made.
+        remark: why it counts as not asked for, where it was named.
     """
 
     kind: str
@@ -166,6 +168,11 @@ class ActivationSite:
     runs: dict[bool, int] = field(default_factory=dict)
     writes_back: bool = False
     new: nn.Module | None = None
+    remark: str | None = None
+
+    def let_be(self, remark: str) -> None:
+        """Count the site as one that the caller did not ask for."""
+        self.factory, self.remark = None, remark
 
     @property
     def replaceable(self) -> bool:
@@ -311,16 +318,24 @@ def find_calls(
     """
     paths, holders = _paths_and_holders(model)
     sites: dict[SiteKey, CallSite] = {}
+    bounds: dict[SiteKey, list[str | None]] = {}  # of the calls in the first mode that made any
     for training in sorted(observed, reverse=True):
         calls = [call for call in observed[training].calls if call.owner not in activations]
         counts = Counter(key_of(call) for call in calls)
+        found = set(sites)
         for call in calls:
             key = key_of(call)
+            if key not in found:
+                bounds.setdefault(key, []).append(call.bound)
             if key not in sites:
                 path, holder = paths.get(key[0], ""), holders.get(key[0], Holder(None, "", ""))
                 sites[key] = _call_site(call, request, path, holder, rewriting)
             sites[key].writes_back |= call.writes_back
             sites[key].runs[training] = counts[key]
+    for key, reasons in bounds.items():
+        if all(reasons):
+            sites[key].kind = BOUND
+            sites[key].let_be(str(reasons[0]))
     for site in sites.values():
         site.runs = {training: site.runs.get(training, 0) for training in observed}
     return list(sites.values())
@@ -346,7 +361,7 @@ def _call_site(
         was=f"{function_name(call.function)}()",
         path=path,
         owner=call.attribute[0] if call.attribute else call.owner,
-        factory=request.for_kind(call.kind),
+        factory=request.for_call(call.function, call.kind, call.function_kind),
         problem=problem,
         source=call.source,
         key=key_of(call),
