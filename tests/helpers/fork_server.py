@@ -131,8 +131,12 @@ FAULTS = {
 }  # fmt: skip
 
 
-def run(module, arguments, output, faults, processes, joined) -> list[int]:
-    """The exit codes of `processes` processes, ranks of one run if `joined`; `faults` by rank."""
+def run(
+    module, arguments, output, faults, processes, joined, prepare=lambda rank: None
+) -> list[int]:
+    """The exit codes of `processes` processes, ranks of one run if `joined`; `faults` by rank.
+
+    `prepare` is called in each, with its rank, before the program is."""
     children, port = [], free_port()
     for rank in range(processes):
         child = os.fork()
@@ -142,7 +146,7 @@ def run(module, arguments, output, faults, processes, joined) -> list[int]:
                     "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                 }  # fmt: skip
-            work(module, arguments, output, faults.get(str(rank)))
+            work(module, arguments, output, faults.get(str(rank)), lambda: prepare(rank))
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
@@ -153,7 +157,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def work(module, arguments, output, fault) -> None:
+def work(module, arguments, output, fault, prepare) -> None:
     os.setpgid(0, 0)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
@@ -161,10 +165,11 @@ def work(module, arguments, output, fault) -> None:
     from cli.errors import one_line_errors
 
     sys.argv = [f"{module}.py", *arguments]
-    if fault:
-        name, number, passes = fault
-        FAULTS[name](number, passes)
     try:
+        prepare()
+        if fault:
+            name, number, passes = fault
+            FAULTS[name](number, passes)
         with one_line_errors():
             code = importlib.import_module(module).main()
         sys.exit(code)
@@ -178,9 +183,10 @@ def work(module, arguments, output, fault) -> None:
         os._exit(1)
 
 
-def main() -> None:
+def load() -> None:
+    """Load whatever a run imports."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    # Whatever a run imports, but nothing that starts threads, which a fork would lose.
+    # Nothing that starts threads, which a fork would lose.
     for name in (
         "torch", "torchvision.transforms.v2", "sklearn.datasets", "torch.optim", "torch._dynamo",
         "train_eval", "tasks.vision", "tasks.language", "vision_main", "language_main",
@@ -188,6 +194,10 @@ def main() -> None:
     ):  # fmt: skip
         importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def main() -> None:
+    load()
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(**json.loads(line))), flush=True)
