@@ -26,16 +26,16 @@ from zilu.names import kernel_mode
 # Computes f(x) from x and sigma.
 Operator = Callable[[Tensor, float | Tensor], Tensor]
 
+_is_compiling = torch.compiler.is_compiling
+
 _DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 # Other subclasses of Tensor (DTensor, fake tensors) only know how to run torch's own operations.
 _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 MODE = kernel_mode()
 
-_FLOAT32 = torch.float32
-
-# Whether there are operators: by a type of device, its index, and a dtype.
-_READY: dict[tuple[str, int, torch.dtype], bool] = {}
+# Whether there are operators for a dtype on a device.
+_READY: dict[tuple[torch.device, torch.dtype], bool] = {}
 _OPERATORS: dict[str, tuple[Operator, Operator]] = {}  # by unit: for a fixed sigma, for a learned
 
 
@@ -48,21 +48,25 @@ def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
     Raises:
         RuntimeError: ZILU_KERNELS=fused, but the operators cannot be built.
     """
-    if MODE == "plain" or type(x) not in _TENSORS or x.dtype not in _DTYPES:
+    if MODE == "plain" or type(x) not in _TENSORS:
         return None
-    if MODE == "auto" and torch.compiler.is_compiling():
+    compiling = _is_compiling()
+    if MODE == "auto" and compiling:
         return None
-    learned = isinstance(sigma, Tensor)
-    if isinstance(sigma, Tensor) and sigma.device != x.device:
+    key = x.device, x.dtype
+    # torch.compile keeps what _ready returns as a constant. Other calls save its time.
+    ready = None if compiling else _READY.get(key)
+    if ready is None:
+        ready = _ready(*key)
+    if not ready:
         return None
-    if x.is_cuda:
-        ready = _ready("cuda", x.get_device(), x.dtype)
-    else:
-        ready = x.is_cpu and _ready("cpu", 0, _FLOAT32)
-    return _OPERATORS[unit][learned] if ready else None
+    if isinstance(sigma, float):
+        return _OPERATORS[unit][0]
+    assert isinstance(sigma, Tensor)
+    return _OPERATORS[unit][1] if sigma.device == x.device else None
 
 
-def backend(device: str, dtype: torch.dtype = _FLOAT32) -> str:
+def backend(device: str, dtype: torch.dtype = torch.float32) -> str:
     """Return "fused" or "plain": how a device computes gated units of a dtype in eager mode.
 
     The operators are built first, if they have not been.
@@ -76,35 +80,42 @@ def backend(device: str, dtype: torch.dtype = _FLOAT32) -> str:
     where = torch.device(device)
     if MODE == "plain" or where.type not in ("cpu", "cuda"):
         return "plain"
-    if where.type == "cpu":
-        return "fused" if _ready("cpu", 0, _FLOAT32) else "plain"
-    index = torch.cuda.current_device() if where.index is None else where.index
-    return "fused" if _ready("cuda", index, dtype) else "plain"
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
+    return "fused" if _ready(where, dtype) else "plain"
 
 
 @not_traced
-def _ready(device: str, index: int, dtype: torch.dtype) -> bool:
+def _ready(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether there are operators; build, load and try them in the first call.
 
     A GPU's are tried for each dtype, because old ones may lack bf16: Triton 3.2, that of torch 2.6,
     cannot compile it for those before Ampere.
     """
-    key = device, index, dtype
+    key = device, dtype
     if key not in _READY:
-        _READY[key] = _load(*key)
+        _READY[key] = _find(device, dtype)
     return _READY[key]
 
 
-def _load(device: str, index: int, dtype: torch.dtype) -> bool:
+def _find(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type not in ("cpu", "cuda") or dtype not in _DTYPES:
+        return False
+    if device.type == "cpu" and dtype != torch.float32:
+        return _ready(device, torch.float32)  # one build for all, and one warning
+    return _load(device, dtype)
+
+
+def _load(device: torch.device, dtype: torch.dtype) -> bool:
     from zilu.kernels import operators  # here, because it loads what only operators need
 
     try:
-        _OPERATORS.update(operators.load(device))
-        if device == "cuda":
-            operators.try_on_gpu(index, dtype)
+        _OPERATORS.update(operators.load(device.type))
+        if device.type == "cuda":
+            operators.try_on_gpu(device, dtype)
     except Exception as error:
         reason = textwrap.shorten(str(error), 300)
-        where = f"this {device}" + f" for {dtype}" * (device == "cuda")
+        where = f"this {device.type}" + f" for {dtype}" * (device.type == "cuda")
         if MODE == "fused":
             raise RuntimeError(
                 f"ZILU_KERNELS=fused, but there are no kernels on {where}: {reason}"

@@ -9,6 +9,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
 #include <c10/core/DeviceGuard.h>
 
 #include <mutex>
@@ -138,6 +139,12 @@ void run(
 
 // --- layouts ---
 
+// As at::empty_like, but without its way through torch's dispatcher where x is dense.
+Tensor empty_as(const Tensor& x) {
+  return x.is_non_overlapping_and_dense() ? at::empty_strided(x.sizes(), x.strides(), x.options())
+                                          : at::empty_like(x);
+}
+
 // x with the dense strides of `like`: the kernels go through memory in its order.
 Tensor laid_out_as(const Tensor& like, const Tensor& x) {
   return x.strides() == like.strides() ? x : at::empty_like(like).copy_(x);
@@ -170,7 +177,7 @@ void check_gradient(const Tensor& grad, const Tensor& x) {
 Tensor gpu_value(Unit unit, const Tensor& x, const Sigma& sigma) {
   check_input(x, sigma);
   const c10::DeviceGuard guard(x.device());
-  Tensor y = at::empty_like(x);
+  Tensor y = empty_as(x);
   if (x.numel() > 0)
     run(Pass::Value, unit, {laid_out_as(y, x), y}, &sigma, x.numel(), programs_for(x));
   return y;
@@ -180,7 +187,7 @@ Tensor gpu_gradient(Unit unit, const Tensor& grad, const Tensor& x, const Sigma&
   check_input(x, sigma);
   check_gradient(grad, x);
   const c10::DeviceGuard guard(x.device());
-  Tensor grad_x = at::empty_like(x);
+  Tensor grad_x = empty_as(x);
   if (x.numel() > 0) {
     // The last stands for the numbers that only a learned sigma needs.
     const Tensor tensors[] = {laid_out_as(grad_x, grad), laid_out_as(grad_x, x), grad_x, grad_x};
@@ -195,7 +202,7 @@ std::tuple<Tensor, Tensor> gpu_gradients(
   check_input(x, sigma);
   check_gradient(grad, x);
   const c10::DeviceGuard guard(x.device());
-  Tensor grad_x = at::empty_like(x), grad_sigma = at::empty_like(learned);
+  Tensor grad_x = empty_as(x), grad_sigma = empty_as(learned);
   const int64_t programs = programs_for(x);
   const Tensor partials = at::empty({programs}, x.options().dtype(at::kFloat));
   if (x.numel() > 0) {

@@ -68,13 +68,13 @@ def _backward_with_autograd(
 # --- GPU ---
 
 
-def try_on_gpu(index: int, dtype: torch.dtype) -> None:
+def try_on_gpu(device: torch.device, dtype: torch.dtype) -> None:
     """Compute one number: Triton compiles for the GPU, and needs a C compiler to do so.
 
     Raises:
         Exception: what Triton says if it cannot.
     """
-    torch.ops.zilu.zilu_approx(torch.zeros(1, dtype=dtype, device=f"cuda:{index}"), 1.0)
+    torch.ops.zilu.zilu_approx(torch.zeros(1, dtype=dtype, device=device), 1.0)
 
 
 def _gpu_kernels() -> torch.library.Library:
