@@ -1,0 +1,57 @@
+"""How the kernels' operators launch: once for each pass, on the tensors' device and stream."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from zilu import kernels
+
+pytestmark = pytest.mark.skipif(
+    kernels.backend("cpu") != "fused", reason="no fused kernels on this machine"
+)
+
+
+@pytest.fixture
+def launches(null_cuda):
+    """Call a function of null_cuda/launches.py; returns its result and what was noted."""
+
+    def call(name, **looks):
+        ran = null_cuda("null_cuda.launches", name, **looks)
+        assert ran.codes == [0], ran.output
+        return json.loads(ran.output.split("RESULT ")[1]), ran
+
+    return call
+
+
+def test_triton_launches_a_kernel_once(launches):
+    found, _ = launches("kinds")
+    # Triton also launches the try-out; a learned sigma's gradient is added up by a third kernel.
+    assert found == [[3, 0], [0, 2], [0, 2], [3, 0], [0, 3], [0, 3]]
+
+
+def test_another_device_than_the_current_one(launches):
+    found, ran = launches("elsewhere", devices=2)
+    assert found == [1] * 5
+    assert ran.of_devices("contexts") == [0, 1]
+
+
+def test_the_current_stream_also_in_autograds_threads(launches):
+    found, _ = launches("streams")
+    assert found["own"] != 0
+    assert found["streams"] == [found["own"]] * 2 + [0] * 2
+    assert found["threads"] == 2
+
+
+def test_a_graph_captures_the_launches(launches):
+    found, ran = launches("captured")
+    assert found == [0, 2]
+    assert ran.of_devices("graph_launches") == [1]
+
+
+def test_sizes(launches):
+    found, _ = launches("large")
+    assert found == [[2**20 + 1], []]
+
+
