@@ -46,7 +46,7 @@ def addresses() -> list[int]:
     driver = Launch(first)
 
     def launch(function, x, *rest):
-        *_, stream, parameters, extra = rest
+        stream = rest[-3]
         launched.append(
             {
                 "grid": x,

@@ -53,5 +53,3 @@ def test_a_graph_captures_the_launches(launches):
 def test_sizes(launches):
     found, _ = launches("large")
     assert found == [[2**20 + 1], []]
-
-
