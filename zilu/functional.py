@@ -49,6 +49,19 @@ def _apply(function: Callable[..., Tensor], formulas: Formulas, x: Tensor, sigma
     return operator(x, sigma)
 
 
+def learned_on_gpu(unit: str, x: Tensor, sigma: Tensor, rho: Tensor) -> Tensor | None:
+    """Compute a gated unit with the sharpness sigma e^rho in one kernel; None where there is none.
+
+    Modules call it, whose learned sigma is such a product.
+    """
+    if type(x) not in _TENSORS or not x.is_cuda or x.layout is not _STRIDED or x.is_nested:
+        return None
+    if has_torch_function_variadic(x, sigma, rho) or _is_compiling() or _is_transformed():
+        return None
+    operator = kernels.product_operator(unit, x, sigma, rho)
+    return None if operator is None else operator(x, sigma, rho)
+
+
 def _is_overridden(x: Tensor, sigma: Sigma) -> bool:
     """Return whether an argument's class or a mode takes the call, by `__torch_function__`.
 

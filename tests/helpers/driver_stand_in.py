@@ -44,19 +44,16 @@ def main() -> int:
 
 
 def compile_and_launch(
-    kind: int, unit: int, tensors: list[Tensor], sigma: Any, programs: int
+    kind: int, unit: int, tensors: list[Tensor], sigma: Any, rho: Tensor | None, programs: int
 ) -> SimpleNamespace:
     """Run a kernel as K.launch does, and return it as Triton would."""
-    learned = isinstance(sigma, Tensor)
     types = ["*"] * len(tensors)
-    if kind != TOTAL:
-        types += ["*" if learned else "fp32", "fp32"]
+    types += ["fp32" if isinstance(sigma, float) else "*", "fp32" if rho is None else "*"]
     signature = dict(enumerate([*types, "i64", *extra_types, "constexpr"]))
     dtypes = [tensor.dtype for tensor in tensors]
-    interpret(kind, unit, tensors, sigma, programs)
-    compiled.append(
-        {"kind": kind, "unit": unit, "dtypes": dtypes, "sigma": sigma.dtype if learned else None}
-    )
+    interpret(kind, unit, tensors, sigma, rho, programs)
+    of_sigma = [getattr(each, "dtype", None) for each in (sigma, rho)]
+    compiled.append({"kind": kind, "unit": unit, "dtypes": dtypes, "sigma": of_sigma})
     return SimpleNamespace(
         function=len(compiled),
         src=SimpleNamespace(signature=signature),
@@ -77,22 +74,26 @@ def launch(function, x, y, z, threads, block_y, block_z, shared, stream, paramet
     kind, dtypes = kernel["kind"], kernel["dtypes"]
     at = iter(parameters[i] for i in range(len(dtypes) + 5))
     pointers = [ctypes.c_uint64.from_address(next(at)).value for _ in dtypes]
-    sigma: Any = 0.0
-    if kind != TOTAL and kernel["sigma"]:
-        pointer = ctypes.c_uint64.from_address(next(at)).value
-        sigma = tensor_at(pointer, 1, kernel["sigma"])
-        assert ctypes.c_float.from_address(next(at)).value == 0
-    elif kind != TOTAL:
-        sigma = sum(ctypes.c_float.from_address(next(at)).value for _ in range(2))
+    sigma, rho = (
+        ctypes.c_float.from_address(next(at)).value
+        if dtype is None
+        else tensor_at(ctypes.c_uint64.from_address(next(at)).value, 1, dtype)
+        for dtype in kernel["sigma"]
+    )
+    if isinstance(sigma, float):
+        sigma, rho = sigma + rho, None
+    elif isinstance(rho, float):
+        assert rho == 0
+        rho = None
     n = ctypes.c_int64.from_address(next(at)).value
     assert [ctypes.c_uint64.from_address(next(at)).value for _ in range(2)] == [0, 0]
     counts = [n] * len(dtypes)
     if kind == TOTAL:
         counts[1] = 1
-    if kind == GRADIENTS and kernel["sigma"]:
+    if kind == GRADIENTS and not isinstance(sigma, float):
         counts[3] = x
     tensors = [tensor_at(*each) for each in zip(pointers, counts, dtypes, strict=True)]
-    interpret(kind, kernel["unit"], tensors, sigma, x)
+    interpret(kind, kernel["unit"], tensors, sigma, rho, x)
     return 0
 
 
@@ -130,15 +131,35 @@ def tensor_at(address: int, count: int, dtype: torch.dtype) -> Tensor:
 def call(name: str, *inputs: Any, key: Any = torch._C.DispatchKey.CUDA) -> list[Tensor]:
     """Call an operator for CUDA tensors, or that of another key, on CPU tensors."""
     packet = getattr(torch.ops.zilu, name)
-    operator = packet.learned if isinstance(inputs[-1], Tensor) else packet.default
+    sigmas = inputs[2:] if name.endswith("_backward") else inputs[1:]
+    learned = packet.learned if isinstance(sigmas[0], Tensor) else packet.default
+    operator = packet.product if len(sigmas) == 2 else learned
     result = operator.redispatch(torch._C.DispatchKeySet(key), *inputs)
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def both(unit: str, grad: Tensor, x: Tensor, sigma: Any, **options: Any) -> list[Tensor]:
+def both(unit: str, grad: Tensor, x: Tensor, *sigma: Any) -> list[Tensor]:
     """Return value and gradients."""
-    value = call(unit, x, sigma, **options)
-    return value + call(f"{unit}_backward", grad, x, sigma, **options)
+    return call(unit, x, *sigma) + call(f"{unit}_backward", grad, x, *sigma)
+
+
+def expected(unit: str, grad: Tensor, x: Tensor, *sigma: Any) -> list[Tensor]:
+    """Return the same by the CPU's operators."""
+    product = sigma[0] * sigma[1].exp().reshape(()) if len(sigma) == 2 else sigma[0]
+    key = torch._C.DispatchKey.CPU
+    y = call(unit, x, product, key=key)
+    grad_x, *others = call(f"{unit}_backward", grad, x, product, key=key)
+    if len(sigma) == 2:
+        others[0] = (others[0] * product).reshape(sigma[1].shape)
+    return [*y, grad_x, *others]
+
+
+SIGMAS = (
+    (0.7,),
+    (torch.tensor(0.7),),
+    (torch.tensor([1.3], dtype=torch.float64),),
+    (torch.tensor(0.7), torch.tensor([-0.4])),
+)
 
 
 def memory(dtype: torch.dtype, aligned: bool, count: int) -> Tensor:
@@ -153,14 +174,14 @@ def numbers() -> dict[str, Any]:
     different, empty = [], 0
     for unit in K.UNIT_NAMES:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            for sigma in (0.7, torch.tensor(0.7), torch.tensor([1.3], dtype=torch.float64)):
+            for sigma in SIGMAS:
                 for aligned in (True, False):
                     for count in (2000, 5000, 0):
                         x = memory(dtype, aligned, count)
                         grad = memory(dtype, aligned, count)
-                        want = both(unit, grad, x, sigma, key=torch._C.DispatchKey.CPU)
+                        want = expected(unit, grad, x, *sigma)
                         before = len(compiled) + len(launched)
-                        got, again = (both(unit, grad, x, sigma) for _ in range(2))
+                        got, again = (both(unit, grad, x, *sigma) for _ in range(2))
                         empty += (len(compiled) + len(launched) - before) * (count == 0)
                         for a, b, c in zip(got, again, want, strict=True):
                             same = a.dtype == b.dtype == c.dtype and torch.equal(a, b)

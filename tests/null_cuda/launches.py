@@ -9,14 +9,18 @@ import ctypes
 import json
 import sys
 import threading
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import zilu
 from zilu import functional as F
+from zilu import kernels
 from zilu.kernels import operators
 from zilu.kernels import triton_kernels as K
+from zilu.names import GATED_NAMES
 
 Address = ctypes.c_void_p
 Launch = ctypes.CFUNCTYPE(
@@ -84,6 +88,48 @@ def kinds() -> list[list[int]]:
             both_ways(torch.ones(5000, device="cuda"), sigma)
             found.append([len(by_triton), len(launched)])
     return found
+
+
+def modules() -> dict[str, list[int]]:
+    """Return how many kernels the modules launch, forward and backward."""
+    counts = {}
+    for name in (*GATED_NAMES, "ArcTan"):
+        for learnable in (False, True):
+            module = getattr(zilu, name)(0.7, learnable=learnable).cuda()
+            found = []
+            for _ in range(2):
+                x = torch.ones(5000, device="cuda", requires_grad=True)
+                launched.clear()
+                y = module(x)
+                found = [len(launched)]
+                launched.clear()
+                y.backward(torch.ones_like(y))
+                found.append(len(launched))
+            assert x.grad is not None
+            assert all(parameter.grad is not None for parameter in module.parameters())
+            counts[f"{name} {learnable}"] = found
+    return counts
+
+
+def old_gpu() -> dict[str, Any]:
+    """Return how each dtype is computed where Triton cannot compile bf16."""
+    try_on_gpu = operators.try_on_gpu
+
+    def fail(device: torch.device, dtype: torch.dtype) -> None:
+        if dtype == torch.bfloat16:
+            raise RuntimeError("ptxas: Feature '.bf16' requires .target sm_80 or higher")
+        try_on_gpu(device, dtype)
+
+    operators.try_on_gpu = fail
+    found = {}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.bfloat16):
+            x = torch.ones(5000, device="cuda", dtype=dtype, requires_grad=True)
+            y = F.zilu(x)
+            y.backward(torch.ones_like(y))
+            found[str(dtype)] = [str(y.grad_fn).split()[0], kernels.backend("cuda", dtype)]
+    return {"found": found, "said": [str(warning.message) for warning in said]}
 
 
 def elsewhere() -> list[int]:

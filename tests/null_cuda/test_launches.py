@@ -53,3 +53,25 @@ def test_a_graph_captures_the_launches(launches):
 def test_sizes(launches):
     found, _ = launches("large")
     assert found == [[2**20 + 1], []]
+
+
+def test_modules_with_a_learned_sigma_launch_one_kernel_more(launches):
+    """It adds up sigma's gradient; the product sigma0 e^rho is computed in the other kernels."""
+    found, _ = launches("modules")
+    gates = {name: counts for name, counts in found.items() if name.startswith("ArcTan")}
+    assert set(map(tuple, gates.values())) == {(0, 0)}  # plain operations
+    for name in found.keys() - gates:
+        assert found[name] == [1, 2 if name.endswith("True") else 1], name
+
+
+def test_old_gpus_compute_by_plain_operations_what_does_not_compile(launches):
+    found, _ = launches("old_gpu", capability=75)
+    assert {name: backend for name, (_, backend) in found["found"].items()} == {
+        "torch.bfloat16": "plain",
+        "torch.float16": "fused",
+        "torch.float32": "fused",
+    }
+    assert "Analytic" in found["found"]["torch.bfloat16"][0]
+    assert "Analytic" not in found["found"]["torch.float16"][0]
+    (said,) = found["said"]
+    assert "no fused kernels on this cuda for torch.bfloat16 (ptxas: Feature" in said

@@ -85,22 +85,23 @@ def exact(unit, x, sigma, grad=None):
     return y.detach(), slope, by_sigma
 
 
-def operator(name, sigma):
-    """Return the operator for CUDA tensors, of a fixed or a learned sigma."""
+def operator(name, sigma, rho=()):
+    """Return the operator for CUDA tensors, of a fixed or a learned sigma, or a product."""
     packet = getattr(torch.ops.zilu, name)
     found = packet.learned if isinstance(sigma, torch.Tensor) else packet.default
+    found = packet.product if rho else found
     if GPU:
         return found
     return functools.partial(found.redispatch, torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA))
 
 
-def value_of(unit, x, sigma):
-    return operator(unit, sigma)(x, sigma)
+def value_of(unit, x, sigma, *rho):
+    return operator(unit, sigma, rho)(x, sigma, *rho)
 
 
-def gradients_of(unit, grad, x, sigma):
-    """Return the gradient for x; with a learned sigma also the gradient for it."""
-    return operator(f"{unit}_backward", sigma)(grad, x, sigma)
+def gradients_of(unit, grad, x, sigma, *rho):
+    """Return the gradient for x; with a learned sigma also the gradient for it, or for rho."""
+    return operator(f"{unit}_backward", sigma, rho)(grad, x, sigma, *rho)
 
 
 def gradient(unit, x, sigma):
@@ -266,9 +267,9 @@ def test_sizes_around_the_block_stay_inside_their_memory(dtype):
         y, grad_x, again = buffers[:, :size]
         programs = -(-size // block)
         partials = torch.full((programs + 100,), math.nan, device=DEVICE)
-        K.launch(0, 1, [x, y], 0.7, programs)
-        K.launch(1, 1, [grad, x, again, again], 0.7, programs)
-        K.launch(1, 1, [grad, x, grad_x, partials[:programs]], sigma, programs)
+        K.launch(0, 1, [x, y], 0.7, None, programs)
+        K.launch(1, 1, [grad, x, again, again], 0.7, None, programs)
+        K.launch(1, 1, [grad, x, grad_x, partials[:programs]], sigma, None, programs)
         assert buffers[:, size:].isnan().all()
         assert partials[programs:].isnan().all()
         close = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-6}
@@ -285,7 +286,8 @@ def test_sigmas_gradient_is_added_up_in_fp64(count, dtype):
     partials = torch.full((count,), 2.0**-30, device=DEVICE)
     partials[:1] = 1
     found = torch.full((3,), math.nan, dtype=dtype, device=DEVICE)
-    K.launch(2, 0, [partials, found[:1]], 0.0, 1)
+    sigma = torch.tensor(0.7, device=DEVICE)
+    K.launch(2, 0, [partials, found[:1]], sigma, None, 1)
     limit = torch.finfo(dtype).eps * (1 if dtype == torch.bfloat16 else 0.5)
     assert found[0].item() == pytest.approx(partials.double().sum().item(), rel=limit)
     assert found[1:].isnan().all()
@@ -328,6 +330,28 @@ def test_a_learned_sigma_gives_what_the_fixed_one_does(unit):
 
 @by_unit
 @by_dtype
+@pytest.mark.parametrize("rho", [0.0, -0.3, 2.0])
+def test_a_product_gives_what_its_value_does(unit, dtype, rho):
+    """Take sigma e^rho: exactly sigma at first, and in fp64 too, and with one dimension."""
+    x, grad = torch.randn(3000).mul_(3), torch.randn(3000)
+    x, grad = x.to(DEVICE, dtype), grad.to(DEVICE, dtype)
+    for kind in (torch.float32, torch.float64):
+        sigma = torch.tensor(0.7, dtype=kind, device=DEVICE)
+        exponent = torch.tensor([rho], dtype=kind, device=DEVICE)
+        product = sigma.float() * exponent.float().exp().reshape(())
+        close = {"rtol": 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps, "atol": 1e-6}
+        y, want = value_of(unit, x, sigma, exponent), value_of(unit, x, product)
+        torch.testing.assert_close(y, want, **close)
+        assert rho or torch.equal(y, want)
+        grad_x, grad_rho = gradients_of(unit, grad, x, sigma, exponent)
+        want_x, want_sigma = gradients_of(unit, grad, x, product)
+        torch.testing.assert_close(grad_x, want_x, **close)
+        assert (grad_rho.dtype, grad_rho.shape) == (kind, (1,))
+        torch.testing.assert_close(grad_rho[0].float(), want_sigma * product, rtol=1e-5, atol=1e-6)
+
+
+@by_unit
+@by_dtype
 def test_twice_the_same_bits(unit, dtype):
     x = torch.randn(10_007).mul_(3).to(DEVICE, dtype)
     grad = torch.randn(10_007).to(DEVICE, dtype)
@@ -349,7 +373,7 @@ def test_16_bit_tensors_take_the_fast_forms(dtype, monkeypatch):
 
     monkeypatch.setattr(K, "_value_kernel", Kernel())
     x = torch.zeros(3, dtype=dtype, device=DEVICE)
-    K.launch(0, 0, [x, x], 1.0, 1)
+    K.launch(0, 0, [x, x], 1.0, None, 1)
     assert [options["SHORT"] for options in launched] == [dtype != torch.float32]
 
 
@@ -383,9 +407,9 @@ def assembled(ptx):  # Triton ships one assembler or two, and chooses
 
 for unit, dtype, size, learnable, backward in json.loads(sys.argv[1]):
     kernel = K._gradients_kernel if backward else K._value_kernel
-    scalar = {"sigma": "*fp32" if learnable else "fp32", "sigma_low": "fp32", "n": "i64"}
+    scalar = {"sigma": "*fp32" if learnable else "fp32", "second": "fp32", "n": "i64"}
     pointers = {name: "*" + dtype for name in ("grad", "x", "y", "grad_x", "partials")}
-    constants = {"UNIT": unit, "SHORT": size == 2, "LEARNABLE": learnable}
+    constants = {"UNIT": unit, "SHORT": size == 2, "LEARNABLE": int(learnable)}
     constants["BLOCK"] = K.BLOCK_BYTES // size
     if learnable:
         pointers["partials"] = "*fp32"

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from zilu.dynamo import not_traced
-from zilu.names import kernel_mode
+from zilu.names import FUSED_NAMES, kernel_mode
 
-# Computes f(x) from x and sigma.
-Operator = Callable[[Tensor, float | Tensor], Tensor]
+# Computes f(x) from x and sigma, or from x, sigma and rho.
+Operator = Callable[..., Tensor]
 
+_UNITS = frozenset(name.lower() for name in FUSED_NAMES)
 _is_compiling = torch.compiler.is_compiling
 
 _DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
@@ -36,7 +37,8 @@ MODE = kernel_mode()
 
 # Whether there are operators for a dtype on a device.
 _READY: dict[tuple[torch.device, torch.dtype], bool] = {}
-_OPERATORS: dict[str, tuple[Operator, Operator]] = {}  # by unit: for a fixed sigma, for a learned
+# By unit: for a fixed sigma, for a learned one, and for sigma e^rho.
+_OPERATORS: dict[str, tuple[Operator, ...]] = {}
 
 
 def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
@@ -64,6 +66,19 @@ def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
         return _OPERATORS[unit][0]
     assert isinstance(sigma, Tensor)
     return _OPERATORS[unit][1] if sigma.device == x.device else None
+
+
+def product_operator(unit: str, x: Tensor, sigma: Tensor, rho: Tensor) -> Operator | None:
+    """Return the operator of x, sigma and rho for the sharpness sigma e^rho, or None.
+
+    It takes one kernel, where the product beforehand takes two more. GPUs alone have it.
+
+    Args:
+        unit: as for `operator`; or another name, for which there is none.
+    """
+    if not x.is_cuda or unit not in _UNITS or type(rho) not in _TENSORS or rho.device != x.device:
+        return None
+    return None if operator(unit, x, sigma) is None else _OPERATORS[unit][2]
 
 
 def backend(device: str, dtype: torch.dtype = torch.float32) -> str:

@@ -65,14 +65,15 @@ const Kernel* find(int64_t key) {
 }
 
 // Triton compiles one kernel for each device, types, and which addresses are multiples of 16.
-int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Tensor* learned) {
+int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Sigma& sigma) {
   int64_t key = (tensors[0].get_device() * 4 + int64_t(pass)) * 4 + int64_t(unit);
   const auto add = [&](const Tensor& tensor) {
     const bool aligned = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
     key = key * 256 + 2 * (int64_t(tensor.scalar_type()) + 1) + aligned;
   };
   for (const Tensor& tensor : tensors) add(tensor);
-  if (learned) add(*learned);
+  if (sigma.learned) add(*sigma.learned);
+  if (sigma.rho) add(*sigma.rho);
   return key;
 }
 
@@ -81,9 +82,9 @@ int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Tensor* learned) 
 // cuLaunchKernel takes the address of each argument. The kernels of newer Tritons have one or two
 // more at the end, addresses of memory that these kernels do not need; older ones ignore them.
 void launch(
-    const Kernel& kernel, TensorList tensors, const Sigma* sigma, int64_t n, int64_t programs) {
-  void* pointers[5];
-  void* parameters[10];
+    const Kernel& kernel, TensorList tensors, const Sigma& sigma, int64_t n, int64_t programs) {
+  void* pointers[6];  // of four tensors, sigma and rho at most
+  void* parameters[9];
   int count = 0;
   const auto add = [&](const Tensor& tensor) {
     pointers[count] = tensor.data_ptr();
@@ -91,17 +92,11 @@ void launch(
     ++count;
   };
   for (const Tensor& tensor : tensors) add(tensor);
-  float high = 0, low = 0;
-  if (sigma) {
-    if (sigma->learned) {
-      add(*sigma->learned);
-    } else {
-      high = float(sigma->fixed);
-      low = float(sigma->fixed - high);
-      parameters[count++] = &high;
-    }
-    parameters[count++] = &low;
-  }
+  float high = float(sigma.fixed), low = float(sigma.fixed - high);
+  if (sigma.learned) add(*sigma.learned);
+  else parameters[count++] = &high;
+  if (sigma.rho) add(*sigma.rho);
+  else parameters[count++] = &low;
   void* none = nullptr;
   for (void* last : {static_cast<void*>(&n), static_cast<void*>(&none), static_cast<void*>(&none)})
     parameters[count++] = last;
@@ -123,18 +118,19 @@ void launch(
 
 // Runs a kernel on the current device. `tensors` are its first arguments, in their order.
 void run(
-    Pass pass, Unit unit, TensorList tensors, const Sigma* sigma, int64_t n, int64_t programs) {
-  const Tensor* learned = sigma ? sigma->learned : nullptr;
-  const int64_t key = key_of(pass, unit, tensors, learned);
+    Pass pass, Unit unit, TensorList tensors, const Sigma& sigma, int64_t n, int64_t programs) {
+  const int64_t key = key_of(pass, unit, tensors, sigma);
   if (const Kernel* kernel = find(key)) return launch(*kernel, tensors, sigma, n, programs);
+  using Maybe = std::optional<Tensor>;
   using ByTriton = void(
-      int64_t, int64_t, int64_t, TensorList, double, const std::optional<Tensor>&, int64_t);
+      int64_t, int64_t, int64_t, TensorList, double, const Maybe&, const Maybe&, int64_t);
   static const auto by_triton = c10::Dispatcher::singleton()
                                     .findSchemaOrThrow("zilu::launch_by_triton", "")
                                     .typed<ByTriton>();
+  const auto maybe = [](const Tensor* tensor) { return tensor ? Maybe(*tensor) : std::nullopt; };
   by_triton.call(
-      key, int64_t(pass), int64_t(unit), tensors, sigma ? sigma->fixed : 0,
-      learned ? std::optional<Tensor>(*learned) : std::nullopt, programs);
+      key, int64_t(pass), int64_t(unit), tensors, sigma.fixed, maybe(sigma.learned),
+      maybe(sigma.rho), programs);
 }
 
 // --- layouts ---
@@ -161,9 +157,11 @@ void check_input(const Tensor& x, const Sigma& sigma) {
   TORCH_CHECK_TYPE(
       type == at::kFloat || type == at::kBFloat16 || type == at::kHalf,
       "zilu's operators take float32, bfloat16 or float16, not ", type);
-  TORCH_CHECK_VALUE(
-      !sigma.learned || (sigma.learned->device() == x.device() && sigma.learned->numel() == 1),
-      "sigma must hold one number, on the input's device");
+  for (const Tensor* one : {sigma.learned, sigma.rho}) {
+    TORCH_CHECK_VALUE(
+        !one || (one->device() == x.device() && one->numel() == 1),
+        "sigma must hold one number, on the input's device");
+  }
 }
 
 void check_gradient(const Tensor& grad, const Tensor& x) {
@@ -179,7 +177,7 @@ Tensor gpu_value(Unit unit, const Tensor& x, const Sigma& sigma) {
   const c10::DeviceGuard guard(x.device());
   Tensor y = empty_as(x);
   if (x.numel() > 0)
-    run(Pass::Value, unit, {laid_out_as(y, x), y}, &sigma, x.numel(), programs_for(x));
+    run(Pass::Value, unit, {laid_out_as(y, x), y}, sigma, x.numel(), programs_for(x));
   return y;
 }
 
@@ -191,25 +189,24 @@ Tensor gpu_gradient(Unit unit, const Tensor& grad, const Tensor& x, const Sigma&
   if (x.numel() > 0) {
     // The last stands for the numbers that only a learned sigma needs.
     const Tensor tensors[] = {laid_out_as(grad_x, grad), laid_out_as(grad_x, x), grad_x, grad_x};
-    run(Pass::Gradients, unit, tensors, &sigma, x.numel(), programs_for(x));
+    run(Pass::Gradients, unit, tensors, sigma, x.numel(), programs_for(x));
   }
   return grad_x;
 }
 
 std::tuple<Tensor, Tensor> gpu_gradients(
-    Unit unit, const Tensor& grad, const Tensor& x, const Tensor& learned) {
-  const Sigma sigma(learned);
+    Unit unit, const Tensor& grad, const Tensor& x, const Sigma& sigma) {
   check_input(x, sigma);
   check_gradient(grad, x);
   const c10::DeviceGuard guard(x.device());
-  Tensor grad_x = empty_as(x), grad_sigma = empty_as(learned);
+  Tensor grad_x = empty_as(x), grad_sigma = empty_as(sigma.rho ? *sigma.rho : *sigma.learned);
   const int64_t programs = programs_for(x);
   const Tensor partials = at::empty({programs}, x.options().dtype(at::kFloat));
   if (x.numel() > 0) {
     const Tensor tensors[] = {laid_out_as(grad_x, grad), laid_out_as(grad_x, x), grad_x, partials};
-    run(Pass::Gradients, unit, tensors, &sigma, x.numel(), programs);
+    run(Pass::Gradients, unit, tensors, sigma, x.numel(), programs);
   }
-  run(Pass::Total, Unit::ZiLU, {partials, grad_sigma}, nullptr, programs, 1);
+  run(Pass::Total, Unit::ZiLU, {partials, grad_sigma}, sigma, programs, 1);
   return {grad_x, grad_sigma};
 }
 

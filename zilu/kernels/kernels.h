@@ -20,21 +20,25 @@ at::Tensor value(Unit unit, const at::Tensor& x, double sigma);
 at::Tensor gradient(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 Gradients gradients(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 
-// A number, or a tensor on x's device: the kernel reads it there, and the CPU need not wait for it.
+// A number; a tensor on x's device, where the kernel reads it and the CPU need not wait for its
+// value; or one times e^rho, for another such tensor.
 struct Sigma {
   Sigma(double number) : fixed(number) {}
   Sigma(const at::Tensor& tensor) : learned(&tensor) {}
+  Sigma(const at::Tensor& tensor, const at::Tensor& rho) : learned(&tensor), rho(&rho) {}
 
   double fixed = 0;
   const at::Tensor* learned = nullptr;
+  const at::Tensor* rho = nullptr;
 };
 
-// The same for CUDA tensors.
+// The same for CUDA tensors. `gpu_gradients` gives the gradient for rho, if there is one, else for
+// the tensor.
 at::Tensor gpu_value(Unit unit, const at::Tensor& x, const Sigma& sigma);
 at::Tensor gpu_gradient(
     Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma);
 std::tuple<at::Tensor, at::Tensor> gpu_gradients(
-    Unit unit, const at::Tensor& grad, const at::Tensor& x, const at::Tensor& sigma);
+    Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma);
 
 // To be called first. `addresses`: of cuLaunchKernel, cuCtxGetCurrent, cuCtxSetCurrent and torch's
 // aoti_torch_get_current_cuda_stream; none if Triton is to launch every time.

@@ -11,16 +11,17 @@ from torch import Tensor
 
 from zilu import reference
 from zilu.kernels import build
-from zilu.reference import UNITS, Formulas, Sigma
+from zilu.reference import UNITS, Formulas
 
 _libraries: list[torch.library.Library] = []  # their registrations last as long as the objects do
 
 
-def load(device: str) -> dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]:
+def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
     """Make the operators ready for a type of device, "cpu" or "cuda".
 
     Returns:
-        For each gated unit, the operator for a fixed sigma and the one for a learned sigma.
+        For each gated unit, the operators for a fixed sigma, for a learned one, and for
+        sigma e^rho, which a CPU does not have.
 
     Raises:
         OSError, RuntimeError: the operators cannot be built.
@@ -31,7 +32,7 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], Callable[..., Te
     if device == "cuda" and len(_libraries) == 1:
         _libraries.append(_gpu_kernels())
     packets = {unit: getattr(torch.ops.zilu, unit) for unit in UNITS}
-    return {unit: (packet.default, packet.learned) for unit, packet in packets.items()}
+    return {unit: (p.default, p.learned, p.product) for unit, p in packets.items()}
 
 
 # --- second derivatives ---
@@ -41,28 +42,37 @@ def _second_derivatives() -> torch.library.Library:
     library = torch.library.Library("zilu", "IMPL")
     for unit, formulas in UNITS.items():
         packet = getattr(torch.ops.zilu, f"{unit}_backward")
-        for operator in (packet.default, packet.learned):
+        for operator in (packet.default, packet.learned, packet.product):
             library.impl(operator, _backward_with_autograd(operator, formulas), "Autograd")
     return library
 
 
-def _backward_with_autograd(
-    operator: Callable[..., Any], formulas: Formulas
-) -> Callable[[Tensor, Tensor, Sigma], Any]:
+def _backward_with_autograd(operator: Callable[..., Any], formulas: Formulas) -> Callable[..., Any]:
     """Make a backward operator that can be differentiated.
 
     Where its result will be differentiated, it runs plain operations instead of the kernel.
     """
 
-    def backward(grad: Tensor, x: Tensor, sigma: Sigma) -> Any:  # one tensor or two, as `operator`
-        tensors = [t for t in (grad, x, sigma) if isinstance(t, Tensor)]
+    def backward(grad: Tensor, x: Tensor, *sigma: Any) -> Any:  # one tensor or two, as `operator`
+        tensors = [t for t in (grad, x, *sigma) if isinstance(t, Tensor)]
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            gradients = reference.differentiable_gradients(formulas, grad, x, sigma)
+            if len(sigma) == 2:
+                return _product_gradients(formulas, grad, x, *sigma)
+            gradients = reference.differentiable_gradients(formulas, grad, x, *sigma)
             return gradients if len(gradients) == 2 else gradients[0]
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(grad, x, sigma)
+            return operator(grad, x, *sigma)
 
     return backward
+
+
+def _product_gradients(
+    formulas: Formulas, grad: Tensor, x: Tensor, sigma: Tensor, rho: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients for x and rho, where a unit's sharpness is sigma e^rho."""
+    product = sigma * rho.reshape(()).exp()
+    grad_x, by_product = reference.differentiable_gradients(formulas, grad, x, product)
+    return grad_x, (by_product * product).reshape(rho.shape)
 
 
 # --- GPU ---
@@ -87,11 +97,11 @@ def _gpu_kernels() -> torch.library.Library:
 
     def launch_by_triton(
         key: int, kind: int, unit: int, tensors: list[Tensor], sigma: float,
-        learned: Tensor | None, programs: int,
+        learned: Tensor | None, rho: Tensor | None, programs: int,
     ) -> None:  # fmt: skip
         either = sigma if learned is None else learned
-        compiled = triton_kernels.launch(kind, unit, tensors, either, programs)
-        if addresses and triton_kernels.is_as_expected(compiled, kind, tensors, either):
+        compiled = triton_kernels.launch(kind, unit, tensors, either, rho, programs)
+        if addresses and triton_kernels.is_as_expected(compiled, tensors, either, rho):
             kept.append(compiled)
             metadata = compiled.metadata
             torch.ops.zilu.keep_kernel(

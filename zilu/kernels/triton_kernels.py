@@ -32,9 +32,13 @@ _TOTAL_BLOCK = 4096
 
 UNIT_NAMES = ("zilu", "zilu_approx", "gelu_s", "silu_s")  # in the order of C++'s enum Unit
 _VALUE, _GRADIENTS, _TOTAL = range(3)  # as C++'s enum Pass
+# What sigma is: a number in two floats; a tensor; a tensor, times e to the power of another.
+_FIXED, _LEARNED, _PRODUCT = range(3)
 
 
-def launch(kind: int, unit: int, tensors: list[Tensor], sigma: Sigma, programs: int) -> Any:
+def launch(
+    kind: int, unit: int, tensors: list[Tensor], sigma: Sigma, rho: Tensor | None, programs: int
+) -> Any:
     """Run a kernel on the current device, as gpu.cpp asks for it.
 
     Args:
@@ -42,27 +46,26 @@ def launch(kind: int, unit: int, tensors: list[Tensor], sigma: Sigma, programs: 
         unit: index of UNIT_NAMES.
         tensors: the kernel's first arguments, dense and of one size and layout.
         sigma: a float, or a one-element tensor on the device.
+        rho: another, if sigma is to be multiplied by e^rho.
         programs: the number of blocks of BLOCK_BYTES in a tensor.
 
     Returns:
         Triton's compiled kernel; None in its interpreter.
     """
-    first, learnable = tensors[0], isinstance(sigma, Tensor)
+    first = tensors[0]
+    high, second = _two_floats(sigma) if isinstance(sigma, float) else (sigma, 0.0)
+    learnable = _FIXED if isinstance(sigma, float) else _LEARNED if rho is None else _PRODUCT
+    arguments = (*tensors, high, second if rho is None else rho, first.numel())
+    options = {"LEARNABLE": learnable, "num_warps": _WARPS, "enable_fp_fusion": True}
     if kind == _TOTAL:
-        return _total_kernel[(1,)](*tensors, first.numel(), BLOCK=_TOTAL_BLOCK, num_warps=_WARPS)
+        return _total_kernel[(1,)](*arguments, BLOCK=_TOTAL_BLOCK, **options)
     kernel = _gradients_kernel if kind == _GRADIENTS else _value_kernel
-    high, low = (sigma, 0.0) if isinstance(sigma, Tensor) else _two_floats(sigma)
     return kernel[(programs,)](
-        *tensors,
-        high,
-        low,
-        first.numel(),
+        *arguments,
         UNIT=UNIT_NAMES[unit],
         SHORT=first.dtype != torch.float32,
-        LEARNABLE=learnable,
         BLOCK=BLOCK_BYTES // first.element_size(),
-        num_warps=_WARPS,
-        enable_fp_fusion=True,
+        **options,
     )
 
 
@@ -72,19 +75,17 @@ def _two_floats(sigma: float) -> tuple[float, float]:
     return high, sigma - high
 
 
-def is_as_expected(compiled: Any, kind: int, tensors: list[Tensor], sigma: Sigma) -> bool:
+def is_as_expected(compiled: Any, tensors: list[Tensor], sigma: Sigma, rho: Tensor | None) -> bool:
     """Return whether gpu.cpp can launch a kernel: has it the arguments and needs that it expects?
 
     Versions of Triton differ, and so do kernels that its debugging options instrument.
     """
     expected = ["*"] * len(tensors)
-    if kind != _TOTAL:
-        expected += ["*" if isinstance(sigma, Tensor) else "fp32", "fp32"]
+    expected += ["fp32" if isinstance(sigma, float) else "*", "fp32" if rho is None else "*", "i64"]
     types = [name for name in compiled.src.signature.values() if name != "constexpr"]
-    names = ["*" if name.startswith("*") else name for name in types]
     needs = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
     return (
-        names == [*expected, "i64"]
+        ["*" if name.startswith("*") else name for name in types] == expected
         and compiled.metadata.num_ctas == 1
         and not any(getattr(compiled.metadata, need, 0) for need in needs)
     )
@@ -100,14 +101,14 @@ def _value_kernel(
     x,
     y,
     sigma,
-    sigma_low,
+    second,
     n: tl.int64,
     UNIT: tl.constexpr,
     SHORT: tl.constexpr,
     LEARNABLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    high, low = _read_sigma(sigma, sigma_low, LEARNABLE)
+    high, low = _read_sigma(sigma, second, LEARNABLE)
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = tl.arange(0, BLOCK)
     x = x + start + at
@@ -131,14 +132,14 @@ def _gradients_kernel(
     grad_x,
     partials,  # used for a learned sigma alone: one number for each program
     sigma,
-    sigma_low,
+    second,
     n: tl.int64,
     UNIT: tl.constexpr,
     SHORT: tl.constexpr,
     LEARNABLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    high, low = _read_sigma(sigma, sigma_low, LEARNABLE)
+    high, low = _read_sigma(sigma, second, LEARNABLE)
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = tl.arange(0, BLOCK)
     grad = grad + start + at
@@ -173,8 +174,16 @@ def _gradients_block(
 
 
 @triton.jit(do_not_specialize=["n"])
-def _total_kernel(partials, total, n: tl.int64, BLOCK: tl.constexpr):
-    """Add up sigma's gradient in fp64, always in the same order."""
+def _total_kernel(
+    partials,
+    total,
+    sigma,
+    second,
+    n: tl.int64,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Add up sigma's gradient in fp64, always in the same order; for rho, multiply it by sigma."""
     at = tl.arange(0, BLOCK)
     sums = tl.zeros((BLOCK,), tl.float64)
     start = n * 0  # an int64, as n is
@@ -182,6 +191,9 @@ def _total_kernel(partials, total, n: tl.int64, BLOCK: tl.constexpr):
         sums += tl.load(partials + start + at, mask=at < n - start, other=0.0).to(tl.float64)
         start += BLOCK
     found = tl.sum(sums, axis=0)
+    if LEARNABLE == 2:
+        high, _ = _read_sigma(sigma, second, LEARNABLE)
+        found *= high
     if total.dtype.element_ty != tl.float64:
         found = found.to(tl.float32)  # Triton converts from fp64 to bf16 in two steps alone
     tl.store(total, found.to(total.dtype.element_ty))
@@ -195,15 +207,18 @@ def _load(pointers, mask):
 
 
 @triton.jit
-def _read_sigma(sigma, sigma_low, LEARNABLE: tl.constexpr):
-    """Return sigma as the sum of two floats, from the arguments or from the tensor."""
-    if LEARNABLE:
+def _read_sigma(sigma, second, LEARNABLE: tl.constexpr):
+    """Return sigma as the sum of two floats, from the arguments or from memory."""
+    if LEARNABLE == 0:
+        high = tl.full((), sigma, tl.float32)
+        low = tl.full((), second, tl.float32)
+    elif LEARNABLE == 1:
         whole = tl.load(sigma)
         high = whole.to(tl.float32)
         low = (whole - high).to(tl.float32)
     else:
-        high = tl.full((), sigma, tl.float32)
-        low = tl.full((), sigma_low, tl.float32)
+        high = tl.load(sigma).to(tl.float32) * tl.exp(tl.load(second).to(tl.float32))
+        low = tl.full((), 0, tl.float32)
     return high, low
 
 
