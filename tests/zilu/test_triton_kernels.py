@@ -7,12 +7,7 @@ interpreter truncates to bf16, and before Triton 3.5 its fma rounds twice.
 """
 
 import functools
-import json
 import math
-import os
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -375,96 +370,6 @@ def test_16_bit_tensors_take_the_fast_forms(dtype, monkeypatch):
     x = torch.zeros(3, dtype=dtype, device=DEVICE)
     K.launch(0, 0, [x, x], 1.0, None, 1)
     assert [options["SHORT"] for options in launched] == [dtype != torch.float32]
-
-
-# Compile for an H100 without having one, and print for each case the assembly and what ptxas -v
-# says.
-COMPILE = """
-import json, re, subprocess, sys
-from pathlib import Path
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from zilu import kernels
-from zilu.kernels import operators
-from zilu.kernels import triton_kernels as K
-
-if kernels.backend("cpu") != "fused":
-    pytest.skip("no C++ compiler on this machine", allow_module_level=True)
-operators.load("cuda")
-
-
-def assembled(ptx):  # Triton ships one assembler or two, and chooses
-    said = ""
-    Path("kernel.ptx").write_text(ptx)
-    flags = ["-v", "-arch", re.search(r"[.]target (\\w+)", ptx)[1], "kernel.ptx", "-o", "cubin"]
-    for ptxas in sorted(Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")):
-        run = subprocess.run([ptxas, *flags], capture_output=True, text=True)
-        if run.returncode == 0:
-            said = run.stderr
-    return said
-
-
-for unit, dtype, size, learnable, backward in json.loads(sys.argv[1]):
-    kernel = K._gradients_kernel if backward else K._value_kernel
-    scalar = {"sigma": "*fp32" if learnable else "fp32", "second": "fp32", "n": "i64"}
-    pointers = {name: "*" + dtype for name in ("grad", "x", "y", "grad_x", "partials")}
-    constants = {"UNIT": unit, "SHORT": size == 2, "LEARNABLE": int(learnable)}
-    constants["BLOCK"] = K.BLOCK_BYTES // size
-    if learnable:
-        pointers["partials"] = "*fp32"
-    names = kernel.arg_names
-    source = ASTSource(
-        fn=kernel,
-        signature={name: (scalar | pointers).get(name, "constexpr") for name in names},
-        constexprs={(names.index(k),): v for k, v in constants.items() if k in names},
-        attrs={(i,): [["tt.divisibility", 16]] for i, k in enumerate(names) if k in pointers},
-    )
-    options = {"num_warps": K._WARPS, "enable_fp_fusion": True}
-    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-    print(json.dumps({"ptx": ptx, "ptxas": assembled(ptx)}))
-"""
-
-CASES = (  # unit, dtype, bytes per element, learnable, backward, most instructions per element
-    ("zilu", "fp32", 4, False, False, 40),
-    ("zilu", "bf16", 2, False, False, 40),
-    ("zilu", "fp16", 2, False, True, 50),
-    ("zilu", "bf16", 2, True, True, 70),
-    ("zilu_approx", "fp32", 4, True, True, 60),
-    ("gelu_s", "bf16", 2, False, True, 50),
-)
-
-
-def test_compiled_accesses_are_wide_and_nothing_spills(tmp_path):
-    import triton
-
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
-        pytest.skip("Triton 3.2 takes its arguments differently")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.getcwd()}
-    run = subprocess.run(
-        [sys.executable, "-c", COMPILE, json.dumps([case[:5] for case in CASES])],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    if re.search("ptxas.*No such file|libcuda|0 active drivers", run.stderr):
-        pytest.skip("Triton cannot compile here: " + run.stderr.splitlines()[-1])
-    assert run.returncode == 0, run.stderr
-    for case, line in zip(CASES, run.stdout.splitlines(), strict=True):
-        found = json.loads(line)
-        loads = 2 if case[4] else 1
-        accesses = re.findall(r"(ld|st)\.global\.v4\.b32", found["ptx"])
-        assert (accesses.count("ld"), accesses.count("st")) == (loads, 1), case
-        assert (
-            not found["ptxas"] or "0 bytes spill stores, 0 bytes spill loads" in found["ptxas"]
-        ), case
-        # The code holds the block twice, with and without a mask, at 16 bytes per thread.
-        instructions = len(re.findall(r"^\t[@a-z].*;$", found["ptx"], re.MULTILINE))
-        assert instructions / 2 / (16 / case[2]) <= case[5], case
 
 
 @by_unit
