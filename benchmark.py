@@ -204,9 +204,10 @@ def measure(options: Options) -> None:
         training,
         vision,
     )
-    from training.devices import resolve_device
+    from training.devices import make_current, resolve_device
 
     devices = list(dict.fromkeys(map(resolve_device, options.device)))
+    make_current(devices[0])
     sigma, learn_sigma = options.sigma, options.learn_sigma
     if not options.chosen:
         names = options.activations or ACTIVATIONS

@@ -28,7 +28,13 @@ from training import evaluation, processes
 from training.diagnostics.recorder import StatsRecorder
 from training.evaluation import Diverged
 from training.objective import Objective
-from training.optimization import Plateau, build_optimizer, lr_factor, schedule_length
+from training.optimization import (
+    Plateau,
+    build_optimizer,
+    lr_factor,
+    make_gradients,
+    schedule_length,
+)
 from training.random_state import random_state, set_random_state
 from training.run_log import RunLog, costs
 from training.task import Batch, D, Loader, Task, in_groups, size_of_batch
@@ -119,6 +125,11 @@ class Trainer(Generic[D]):
         self.steps_per_epoch, self.total_steps, self.warmup = length
         self.optimizer = build_optimizer(self.model, config)
         self.plateau = Plateau(config.lr_step, config.lr_gamma)
+        # Otherwise the gradients of the first batch are memory of a CUDA graph, which the next
+        # batch of the same step writes over.
+        self.keeps_gradients = objective.uses_cuda_graphs and config.grad_accum_steps > 1
+        if self.keeps_gradients:
+            make_gradients(self.model)
         uses_fp16 = objective.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=uses_fp16)
         self.replicas = processes.replicated(objective, self.device)
@@ -211,7 +222,7 @@ class Trainer(Generic[D]):
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
         state.step += 1
         state.place.steps += 1
         bad_step = torch.where(finite, NEVER, state.step)

@@ -64,12 +64,17 @@ def warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
-def printable(name: str) -> str:
-    """Return a file's name as text that can be written: a byte that is no UTF-8 becomes \\udce9.
+def writable(text: str) -> str:
+    """Return a text that can be written as UTF-8: a byte of a name that is none becomes \\udce9.
 
     Python holds such a byte as half of a surrogate pair.
     """
-    return name.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def printable(name: str) -> str:
+    """Return a name as one line of `writable` text, with \\n and the like in it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 # --- seeds ---
@@ -252,7 +257,7 @@ def may_draw() -> bool:
 
 def progress_bar(what: str, progress: bool, iterable: Any = None, **options: Any) -> Any:
     """Return a tqdm bar on a terminal; print one plain line elsewhere, or where none is wanted."""
-    show = progress and may_draw()
+    show, what = progress and may_draw(), printable(what)
     if not show:
         print(what)
     return _tqdm(iterable, desc=what, disable=not show, **options)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.yaml_files import read_entries
-from utils import printable
+from utils import writable
 from zilu.names import ACTIVATIONS, ALIASES, canonical_name
 
 # Other code's names for the flags that describe a run.
@@ -109,7 +109,7 @@ def _entries(text: str) -> list[Entry]:
 def _as_text(value: Any) -> Any:
     """Return a value with all strings in it fit to be written: paths may hold any bytes."""
     if isinstance(value, str):
-        return printable(value)
+        return writable(value)
     if isinstance(value, dict):
         return {name: _as_text(each) for name, each in value.items()}
     return [_as_text(each) for each in value] if isinstance(value, list) else value

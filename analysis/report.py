@@ -15,7 +15,7 @@ from analysis.sections import SECTIONS
 from analysis.sections.summary import verdict
 from analysis.written_files import earlier_files, write_list
 from run_folder.folder import RunFolder
-from utils import UserError, printable, replacing
+from utils import UserError, replacing, writable
 
 FIGURES, TABLES = "figures", "tables"
 
@@ -103,7 +103,7 @@ def _csv_texts(sections: list[Section]) -> dict[str, str]:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(printable(text), encoding="utf-8")
+        temporary.write_text(writable(text), encoding="utf-8")
 
 
 def default_folder(paths: list[Path]) -> Path:

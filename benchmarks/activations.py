@@ -31,7 +31,7 @@ from benchmarks.timing import (
     saved_bytes,
     timed,
 )
-from training.devices import keep_heap
+from training.devices import keep_heap, make_current
 from utils import UserError
 from zilu.names import kernel_mode
 
@@ -92,6 +92,7 @@ def measure(plan: Plan, output_dir: str) -> None:
     rows: list[Row] = []
     with runner(plan.compares_plain) as run:
         for device in plan.devices:
+            make_current(device)
             machine = tables.machine_columns(device)
             for dtype in plan.dtypes:
                 cells = [Cell(str(device), dtype, size) for size in plan.sizes]

@@ -73,7 +73,9 @@ def repeats_for(sample: Callable[[int], float], least: float) -> int:
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done its work."""
-    if device.type != "cpu":
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 

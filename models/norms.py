@@ -5,6 +5,7 @@ initialisation (Fixup, Zhang et al. 2019, arXiv 1901.09321). Such networks show 
 does on its own, divergence included; deep ones may well diverge.
 """
 
+import torch
 from torch import nn
 
 MAX_GROUPS = 32
@@ -25,8 +26,22 @@ def conv_norm(width: int, norm: str) -> nn.Module:
             or "none".
     """
     if norm == "gn":
-        return nn.GroupNorm(min(MAX_GROUPS, width // MIN_CHANNELS), width)
+        return GroupNorm(min(MAX_GROUPS, width // MIN_CHANNELS), width)
     return nn.BatchNorm2d(width) if norm == "bn" else no_norm()
+
+
+class GroupNorm(nn.GroupNorm):
+    """Normalise groups of channels, and keep channels last in memory where they are.
+
+    On CUDA torch returns them first. The convolution behind would put them last again; until there
+    an addition of two layouts is slow.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            return y.contiguous(memory_format=torch.channels_last)
+        return y
 
 
 def layer_norm(width: int, norm: str, eps: float) -> nn.Module:

@@ -67,15 +67,28 @@ def make_imagenet_classifier(
 class PoolTo7(nn.AdaptiveAvgPool2d):
     """Average features (B, C, H, W) to (B, C, 7, 7).
 
-    Those of 224-pixel images have that size already. They are passed on as they are, because the
-    operation's backward pass is not deterministic on CUDA.
+    Those of 224-pixel images have that size already. Others are averaged row by row where results
+    are to be deterministic on CUDA, since torch's backward pass is not.
     """
 
     def __init__(self) -> None:
         super().__init__(7)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.shape[-2:] == (7, 7) else super().forward(x)
+        if x.shape[-2:] == (7, 7):
+            return x
+        if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return averaged(averaged(x, 7, dim=2), 7, dim=3)
+        return super().forward(x)
+
+
+def averaged(x: torch.Tensor, size: int, dim: int) -> torch.Tensor:
+    """Average parts of a dimension, as adaptive average pooling cuts it into `size` of them."""
+    length = x.shape[dim]
+    starts = [i * length // size for i in range(size)]
+    ends = [-(-(i + 1) * length // size) for i in range(size)]  # rounded up
+    parts = [x.narrow(dim, start, end - start) for start, end in zip(starts, ends, strict=True)]
+    return torch.cat([part.mean(dim, keepdim=True) for part in parts], dim)
 
 
 class VGG(nn.Sequential):

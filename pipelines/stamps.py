@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TypeAlias
 
 SECOND = 10**9  # in nanoseconds
 # A file can change twice within a tick of its file system's clock, the second time unseen.
@@ -11,22 +11,24 @@ COARSE_TICK = 2 * SECOND  # FAT's, the coarsest
 FINE_TICK = SECOND // 10  # ten times what Linux takes for a tick where it counts parts of a second
 
 
-class Stamp(NamedTuple):
-    """Hold what the file system says of a file: no change leaves all of it the same.
-
-    The time of a file's last change (ctime) cannot be set by a program, as its mtime can; a file
-    that is put in the place of another has another inode.
-    """
-
-    size: int  # in bytes
-    mtime: int  # in nanoseconds, as the next
-    ctime: int
-    inode: int
+# What the file system says of a file: its size in bytes, its mtime and its ctime in nanoseconds,
+# its inode. No change of a file leaves all of these the same: a program cannot set the ctime, and a
+# file put in the place of another has another inode. A plain tuple, because a million named ones
+# would keep the garbage collector busy, which doubles the time to list them.
+Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 def stamp(stat: os.stat_result) -> Stamp:
     """Return a file's stamp, from its stat."""
-    return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def stamp_of(path: str) -> Stamp:
+    """Return the stamp of the file at `path`, or of a link to nowhere."""
+    try:
+        return stamp(os.stat(path))
+    except OSError:
+        return stamp(os.lstat(path))
 
 
 def are_settled(stamps: Iterable[Stamp]) -> bool:
@@ -43,4 +45,4 @@ def settle(stamps: Iterable[Stamp]) -> None:
 
 
 def _newest(stamps: Iterable[Stamp]) -> int:
-    return max(stamp.ctime for stamp in stamps)
+    return max(ctime for _, _, ctime, _ in stamps)

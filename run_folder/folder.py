@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from run_folder.lock import FolderLock
-from utils import UserError, printable, replacing, torchrun_id
+from utils import UserError, replacing, torchrun_id, writable
 
 # In args.txt an item of `resumed:` has num_epochs_before where the run was made longer then.
 BEFORE = "_before"
@@ -190,7 +190,7 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         with self._replacing(name) as temporary:
-            temporary.write_text(printable(text), encoding="utf-8")
+            temporary.write_text(writable(text), encoding="utf-8")
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
@@ -240,7 +240,7 @@ class RunFolder:
         if not self.writes:
             return
         with self._writing(name), open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(printable(line) + "\n")
+            file.write(writable(line) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner
 

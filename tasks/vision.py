@@ -41,7 +41,7 @@ class Classification:
     Args:
         criterion: "CrossEntropy", or "MSE" between the outputs and one-hot targets.
         label_smoothing: of the training targets; evaluation has none.
-        class_weights: factor of an image's training loss, by its class.
+        class_weights: factor of an image's training loss, by its class, on the network's device.
         shows_balanced: lines of results have the balanced accuracy.
     """
 
@@ -52,7 +52,7 @@ class Classification:
         self,
         criterion: str,
         label_smoothing: float = 0.0,
-        class_weights: list[float] | None = None,
+        class_weights: Tensor | None = None,
         shows_balanced: bool = False,
     ):
         self.criterion, self.label_smoothing = criterion, label_smoothing
@@ -81,7 +81,7 @@ class Classification:
         if self.class_weights is None or not training:
             return F.cross_entropy(logits, targets, label_smoothing=smoothing)
         losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-        return (losses * logits.new_tensor(self.class_weights)[targets]).mean()
+        return (losses * self.class_weights[targets]).mean()
 
     def metrics(self, sums: list[float], loader: Loader) -> dict[str, float]:
         """Return mean loss and accuracies in percent, with the number of images."""
@@ -146,11 +146,14 @@ class VisionProgram(Program[VisionConfig, ImageData]):
 
     def task(self, data: ImageData) -> Classification:
         training = self.config.training
-        beta = training.class_balanced
+        weights = None
+        if training.class_balanced is not None:
+            balanced = class_balanced_weights(data.class_sizes, training.class_balanced)
+            weights = torch.tensor(balanced, device=self.device)
         return Classification(
             training.criterion,
             training.label_smoothing,
-            None if beta is None else class_balanced_weights(data.class_sizes, beta),
+            weights,
             shows_balanced=self.config.data.is_long_tailed,
         )
 

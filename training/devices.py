@@ -7,12 +7,17 @@ import re
 import resource
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from cli.config import TrainingConfig
 from utils import UserError, local_rank, world_size
+
+# How torch, cuBLAS and cuDNN say that memory has run out.
+NO_MEMORY = "out of memory|DefaultCPUAllocator|ALLOC_FAILED|not enough memory"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -34,6 +39,15 @@ def resolve_device(name: str) -> torch.device:
         last = torch.cuda.device_count() - 1
         raise UserError(f"--device {name}: the last CUDA device here is cuda:{last}")
     return device
+
+
+def make_current(device: torch.device) -> None:
+    """Make a CUDA device the one that is meant where none is named: by kernels, by torch's queries.
+
+    Without that, cuda:1 would also open a context on GPU 0, and be asked for GPU 0's abilities.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def set_arithmetic(device: torch.device, deterministic: bool) -> None:
@@ -70,15 +84,42 @@ def keep_heap() -> None:
 def amp_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
     """Return the autocast dtype, None without --use_amp; auto is bf16 where the hardware has it.
 
-    On a CPU auto is always bf16: without bf16 instructions it is emulated, but fp16 is slower.
+    On a CPU auto is always bf16: without bf16 instructions it is emulated, but fp16 is slower. On a
+    GPU it is not emulated: convolutions would end in an error of cuDNN's.
+
+    Raises:
+        UserError: bf16 is asked for on a GPU without it.
     """
     if not config.use_amp:
         return None
     name = config.amp_dtype
+    native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bf16" and not native:
+        raise UserError(
+            f"--amp_dtype bf16: {torch.cuda.get_device_name(device)} has no bf16; take fp16 or auto"
+        )
     if name == "auto":
-        native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
         name = "bf16" if native else "fp16"
     return {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """Turn running out of memory inside the block into a UserError.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the first
+        reason = str(error).splitlines()[0] if str(error) else "no memory"
+        if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, reason):
+            raise
+        raise UserError(
+            f"{device} has too little memory for a batch ({reason}); take a smaller --batch_size, "
+            "and --grad_accum_steps for as many samples in a step as before; what was saved is kept"
+        ) from None
 
 
 def check_compiler() -> None:
@@ -127,6 +168,13 @@ PEAK_TFLOPS = {
     r"NVIDIA H100 80GB HBM3": (989.4, 494.7),
     r"NVIDIA GH200 480GB": (989.4, 494.7),
     r"NVIDIA H100 PCIe": (756.0, 378.0),
+    r"NVIDIA H100 NVL": (835.5, 417.5),
+    r"NVIDIA B200": (2250.0, 1125.0),
+    r"NVIDIA A30": (165.0, 82.0),
+    r"NVIDIA A10G": (70.0, 35.0),
+    r"NVIDIA L40": (181.05, 90.5),
+    r"NVIDIA GeForce RTX 5090": (209.5, 104.8),
+    r"Tesla V100-PCIE.*": (112.0, 14.0),
     r"NVIDIA A100.*": (312.0, 156.0),
     r"NVIDIA A40": (149.7, 74.8),
     r"NVIDIA A10": (125.0, 62.5),

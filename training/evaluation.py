@@ -31,6 +31,13 @@ def do_nothing() -> None:
     """Do nothing after a batch."""
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU without waiting for a GPU: it is there after a synchronisation."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
 @torch.no_grad()
 def evaluate(
     objective: Objective,
@@ -84,8 +91,10 @@ def write_predictions(
     parts = []
     for batch in loader.batches(0):
         part = objective.predictions(batch) if len(batch[0]) else {}
-        parts.append({name: tensor.cpu() for name, tensor in part.items()})
+        parts.append({name: to_host(tensor) for name, tensor in part.items()})
         after_batch()
+    if objective.device.type == "cuda":
+        torch.cuda.synchronize(objective.device)
     if (ranks := processes.gathered(parts)) is None:
         return
     # A batch's shares, in the order of the ranks, are the batch.

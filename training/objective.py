@@ -37,6 +37,8 @@ class Objective(nn.Module):
         self.model, self.task = model, task
         self.device, self.amp_dtype = torch.device(device), amp_dtype
         self.has_data = True  # off while the batch only stands in for an empty one
+        in_graphs = compile_mode in ("reduce-overhead", "max-autotune")
+        self.uses_cuda_graphs = in_graphs and self.device.type == "cuda"
         self._compiled: Callable[[Batch], Any] | None = None
         if compile_mode is not None:
             self._compiled = compiled(lambda batch: self.forward(batch, False), compile_mode)

@@ -16,9 +16,29 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     groups = parameter_groups(model, config.weight_decay)
     common: dict[str, Any] = {"lr": config.lr, "fused": device.type in ("cpu", "cuda")}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, **common)
+        optimizer = torch.optim.SGD(groups, momentum=config.momentum, **common)
+        fill_momentum(optimizer)
+        return optimizer
     classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return classes[config.optimizer](groups, betas=(config.beta1, config.beta2), **common)
+
+
+def fill_momentum(optimizer: torch.optim.SGD) -> None:
+    """Start the momentum at zero, from where the first step makes it the gradient.
+
+    SGD makes it in its first step. If the gradient scaler of fp16 skips that step, the fused kernel
+    leaves it as the memory was (torch 2.6 to 2.14), and adds it to every step that follows.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def make_gradients(model: nn.Module) -> None:
+    """Give every parameter that is trained a gradient of zeros, to be added to."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

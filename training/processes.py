@@ -22,8 +22,11 @@ T = TypeVar("T")
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(device: str) -> Iterator[None]:
     """Connect the ranks inside: by NCCL for CUDA tensors, by Gloo for others.
+
+    Args:
+        device: what --device says. For cpu no process opens a CUDA context.
 
     Raises:
         UserError: they do not find each other, or another process has ended.
@@ -32,7 +35,7 @@ def joined() -> Iterator[None]:
         yield
         return
     backend = "gloo"
-    if torch.cuda.is_available():
+    if device in ("auto", "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     try:

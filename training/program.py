@@ -33,6 +33,8 @@ from training.devices import (
     amp_dtype,
     check_compiler,
     device_description,
+    enough_memory,
+    make_current,
     own_device,
     resolve_device,
     set_arithmetic,
@@ -66,6 +68,7 @@ class Program(Generic[C, D]):
         self.check()
         run, training = config.run, config.training
         self.device = own_device(resolve_device(run.device))
+        make_current(self.device)
         set_arithmetic(self.device, run.deterministic)
         if training.use_compiled:
             check_compiler()
@@ -146,7 +149,7 @@ class Program(Generic[C, D]):
             Interrupted: by a signal; what has been done is saved.
         """
         command, folder, signals = session.command, session.folder, session.signals
-        with processes.joined():
+        with processes.joined(command.config.run.device):
             mine = resuming.find(command.config.run, folder) if is_main() else None
             saved, path = processes.from_main(mine) or (None, None)
             config = command.config
@@ -155,7 +158,7 @@ class Program(Generic[C, D]):
             program = cls(config)
             trainer = program.trainer(folder, saved, path, lambda: signals.requested)
             try:
-                with signals.deferred():
+                with signals.deferred(), enough_memory(program.device):
                     trainer.fit()
             except Diverged as error:
                 return report_divergence(error, folder)
@@ -290,7 +293,8 @@ class Program(Generic[C, D]):
         model = program._tested_network(data, checkpoint, settings, path)
         objective = program.objective(model, data)
         try:
-            result = objective.task.describe(evaluate(objective, data.test, "Test"))
+            with enough_memory(program.device):
+                result = objective.task.describe(evaluate(objective, data.test, "Test"))
         except Diverged as error:
             raise UserError(f"{what}: {error}; these weights give no numbers") from None
         precision = str(program.amp_dtype or "float32").removeprefix("torch.")
@@ -379,9 +383,19 @@ class Program(Generic[C, D]):
         if self.config.model.activation not in FUSED_NAMES:
             return None
         try:
-            return kernels.backend(self.device.type)
+            backend = kernels.backend(self.device.type)
         except RuntimeError as error:
             raise UserError(str(error)) from None
+        if self.device.type == "cuda":
+            self._call_activation()
+        return backend
+
+    def _call_activation(self) -> None:
+        """Call the activation once in the run's precision: Triton compiles kernels at a call."""
+        x = torch.zeros(
+            16, dtype=self.amp_dtype or torch.float32, device=self.device, requires_grad=True
+        )
+        self.activation()().to(self.device)(x).sum().backward()
 
     def _print_notes(self) -> None:
         print(f"Device: {device_description(self.device)}")

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.images.cache import cached
-from pipelines.images.decode import decode
+from pipelines.images.decode import BrokenImage, decode
 from pipelines.images.folders import Files, Splits
 from pipelines.images.interfaces import Images, Paths
 from pipelines.images.readers import for_each
@@ -57,13 +57,17 @@ def _are_broken(files: Files, progress: bool) -> npt.NDArray[np.bool_]:
 
 
 def _check(paths: Paths, what: str, progress: bool) -> Images:
-    """Return 1 for each file that cannot be read, else 0: uint8 (N,)."""
+    """Return 1 for each file that is broken, else 0: uint8 (N,).
+
+    Raises:
+        UserError: a file cannot be read now, which says nothing of it.
+    """
     broken = np.zeros(len(paths), np.uint8)
 
     def work(i: int) -> None:
         try:
             decode(paths[i])
-        except UserError:
+        except BrokenImage:
             broken[i] = 1
 
     for_each(len(paths), work, what, progress)

@@ -5,18 +5,20 @@ of everything that the array depends on: the files' names and stamps among it.
 """
 
 import hashlib
+import operator
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 
 from pipelines.images.folders import Files
 from pipelines.images.interfaces import Images
 from pipelines.images.readers import FolderReader, decode_all
-from pipelines.stamps import settle
-from utils import one_at_a_time, replacing, warn
+from pipelines.stamps import settle, stamp_of
+from utils import UserError, one_at_a_time, replacing, warn
 
 FORMAT = 2  # part of the key: raise it when the same files would give other bytes
 
@@ -40,6 +42,9 @@ def cached(files: Files, what: str, shape: tuple[int, ...], make: Callable[[], I
     """Return what `make` makes of `files`, uint8 of that shape, from the cache if it is there.
 
     `what` says it in a word. Of several processes one makes it.
+
+    Raises:
+        UserError: the files change while it is made.
     """
     folder = Path(files.root, ".cache")
     prefix = f"{files.split}-{what}-"
@@ -51,9 +56,19 @@ def cached(files: Files, what: str, shape: tuple[int, ...], make: Callable[[], I
             if array is None:
                 settle(files.stamps)
                 array = make()
+                _check_unchanged(files)
                 _keep(path, prefix, array)
                 return Cached(array, False)
     return Cached(array, True)
+
+
+def _check_unchanged(files: Files) -> None:
+    try:
+        same = all(map(operator.eq, map(stamp_of, files.paths), files.stamps))
+    except OSError:
+        same = False
+    if not same:
+        raise UserError(f"{files.folder}: its files change while they are read; start again")
 
 
 def _keep(path: Path, prefix: str, array: Images) -> None:
@@ -67,7 +82,7 @@ def _keep(path: Path, prefix: str, array: Images) -> None:
 
 
 def _key(files: Files, what: str, shape: tuple[int, ...]) -> str:
-    facts = repr((FORMAT, what, shape, files.names(), [tuple(stamp) for stamp in files.stamps]))
+    facts = repr((FORMAT, PIL.__version__, what, shape, files.names(), files.stamps))
     return hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
 
 

@@ -4,6 +4,7 @@ The numbers in image files have many meanings. What has a meaning in eight bits 
 and 255 white. What has none (floating-point numbers, integers without a range) is refused.
 """
 
+import errno
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # Nothing but the orientation is read of a photo's EXIF data, whatever is odd in the rest.
 warnings.filterwarnings("ignore", module=TiffImagePlugin.__name__)
 
-# 4 bytes a pixel in memory, so at most a quarter of a GiB of a JPEG, one GiB of others.
+# A pixel takes 4 bytes in memory, and an image with transparency is there twice. (The decoder of
+# progressive JPEGs takes 6 more for every pixel of the file, however small the result.)
 MOST_JPEG_PIXELS = 2**26
 MOST_PIXELS = 2**28
 
-GROUND = (255, 255, 255, 255)  # white, as browsers show what is transparent
+GROUND = (255, 255, 255)  # white, as browsers show what is transparent
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,7 +40,14 @@ UPRIGHT = {
 WITH_ALPHA = ("P", "PA", "LA", "La", "RGBA", "RGBa")  # a palette's colours may have it
 WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
 SIGNED = 2  # of TIFF's SampleFormat
+RAW, PLANES = 1, 2  # of TIFF's Compression and PlanarConfiguration
+WITH_PADDING = ("TGA", "ICO")  # formats whose fourth byte may be alpha or nothing
+JPEG_2000_START = b"\xff\x4f\xff\x51"  # of its codestream and of the sizes in it
 SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000", "ICO")  # formats whose long numbers end at 65535
+
+
+class BrokenImage(UserError):
+    """Say that a file is damaged, or holds what is no image: reading it again will not help."""
 
 
 def decode(path: str | Path) -> Image.Image:
@@ -48,7 +57,8 @@ def decode(path: str | Path) -> Image.Image:
     quarter or an eighth of its size.
 
     Raises:
-        UserError: the file cannot be read as an image, or its numbers have no meaning in 8 bits.
+        BrokenImage: the file is damaged, or its numbers have no meaning in 8 bits.
+        UserError: the file cannot be read now: no permission, too little memory, a failing disk.
     """
     # torchvision's decode_jpeg gives the same pixels in half the time, but only for JPEG, and it
     # is deprecated and warns about that.
@@ -62,10 +72,19 @@ def decode(path: str | Path) -> Image.Image:
             return image if turn is None else image.transpose(turn)
     except Exception as error:  # PIL raises half a dozen kinds, by format and damage
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
+        if _is_passing(error):
+            raise UserError(f"{path}: cannot be read now ({reason}); try again") from None
+        raise BrokenImage(
             f"{path}: cannot be read as an image ({reason}); put a readable one in its place, and"
             " --resume goes on; or start with --skip_broken, which leaves such files out"
         ) from None
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return whether an error is the system's, and not the file's."""
+    if isinstance(error, OSError):  # Pillow's own have no number
+        return error.errno not in (None, errno.ENOENT, errno.ELOOP)  # a link to nowhere is broken
+    return isinstance(error, MemoryError)
 
 
 def _bound_size(file: Image.Image) -> None:
@@ -98,14 +117,47 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _stored_form(file: Image.Image) -> str:
-    """Return how a PNG stores its pixels, "L;2" for example; Pillow forgets it while loading."""
-    return str(file.tile[0][3]) if isinstance(file, PngImagePlugin.PngImageFile) else ""
+    """Return how a file stores its pixels, where that matters; Pillow forgets it while loading.
+
+    It is "L;2" for example of a PNG, and the number of bits of a JPEG 2000.
+
+    Raises:
+        ValueError: Pillow does not read this form right.
+    """
+    if isinstance(file, PngImagePlugin.PngImageFile):
+        return str(file.tile[0][3])
+    bits = np.max(_tag(file, TiffImagePlugin.BITSPERSAMPLE, 8))
+    in_planes = _tag(file, TiffImagePlugin.PLANAR_CONFIGURATION, 1) == PLANES
+    if in_planes and bits > 8 and _tag(file, TiffImagePlugin.COMPRESSION, RAW) == RAW:
+        raise ValueError(f"a TIFF of planes of {bits} bits, which Pillow reads as 8")
+    return str(_jpeg_2000_bits(file)) if file.format == "JPEG2000" else ""
+
+
+def _jpeg_2000_bits(file: Any) -> int:
+    """Return the bits of a number in a JPEG 2000 file.
+
+    Raises:
+        ValueError: Pillow does not read such numbers right: signed ones, and colour of more than 8
+            bits, whose brightest values it makes 0.
+    """
+    place = file.fp.tell()
+    file.fp.seek(0)
+    start = file.fp.read(2**20)
+    file.fp.seek(place)
+    sizes = start[start.find(JPEG_2000_START) :][40:]  # the number of components, 3 bytes for each
+    kinds = set(sizes[2 : 2 + 3 * int.from_bytes(sizes[:2], "big") : 3])
+    bits = max((kind & 127) + 1 for kind in kinds)
+    if max(kinds) > 127 or len(kinds) > 1 or (bits > 8 and file.mode != "I;16"):
+        raise ValueError(f"a JPEG 2000 of {bits} bits in mode {file.mode}, which Pillow misreads")
+    return bits
 
 
 def _rgb(image: Image.Image, stored: str) -> Image.Image:
     alpha = _alpha_of_key(image, stored)
     image = _in_eight_bits(image)
-    if alpha is None and image.mode not in WITH_ALPHA:
+    if stored.isdigit() and int(stored) < 8:
+        image = image.point(_stretched(int(stored)) * len(image.getbands()))
+    if alpha is None and (image.mode not in WITH_ALPHA or _is_padding(image)):
         return image.convert("RGB")
     if alpha is not None:
         image = image.convert("RGB")  # without the key, which Pillow would apply once more
@@ -113,13 +165,30 @@ def _rgb(image: Image.Image, stored: str) -> Image.Image:
     return _on_ground(image)
 
 
+def _stretched(bits: int) -> list[int]:
+    """Return what makes 0..255 of numbers of fewer bits, which Pillow leaves in the upper ones."""
+    white = 256 - 2 ** (8 - bits)
+    return [min(255, round(value * 255 / white)) for value in range(256)]
+
+
+def _is_padding(image: Image.Image) -> bool:
+    """Return whether the fourth channel is 0 everywhere, in a format where that may be no alpha."""
+    return (
+        image.format in WITH_PADDING
+        and image.mode == "RGBA"
+        and image.getchannel("A").getextrema() == (0, 0)
+    )
+
+
 def _on_ground(image: Image.Image) -> Image.Image:
     """Return an image that has alpha on GROUND, as RGB."""
     if image.mode == "La":  # which has no direct way to RGBA
         image = image.convert("LA")
-    image = image.convert("RGBA")
-    ground = Image.new("RGBA", image.size, GROUND)
-    return Image.alpha_composite(ground, image).convert("RGB")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, GROUND)
+    ground.paste(image, mask=image)
+    return ground
 
 
 def _alpha_of_key(image: Image.Image, stored: str) -> Image.Image | None:
@@ -134,13 +203,14 @@ def _alpha_of_key(image: Image.Image, stored: str) -> Image.Image | None:
     if image.mode == "1":
         key = bool(key)
     elif stored in ("L;2", "L;4"):
-        key = key * 255 // (2 ** int(stored[-1]) - 1)
+        white = 2 ** int(stored[-1]) - 1
+        key = (key & white) * 255 // white
     elif stored == "RGB;16B":  # Pillow keeps the upper halves alone; so near is near enough
         key = [part >> 8 for part in key]
     differs = np.asarray(image) != np.array(key)
     if image.mode == "RGB":
         differs = differs.any(2)
-    return Image.fromarray(np.where(differs, 255, 0).astype(np.uint8))
+    return Image.fromarray(differs * np.uint8(255))
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

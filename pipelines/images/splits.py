@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipelines.images.interfaces import (
@@ -23,6 +25,7 @@ from utils import UserError, mixed_seed, progress_bar, usable_cpus
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 DIGEST_IMAGES = 10_000  # nor more pixels, to tell one data set from another
 CHECKED_IMAGES = 1000  # nor more images, to see that they are not all of one colour
+Constant: TypeAlias = npt.NDArray[np.bool_]  # (3,): of each channel, whether it is constant
 CHANNELS = ("red", "green", "blue")
 
 
@@ -195,18 +198,26 @@ def _pixels(pixels: torch.Tensor, choices: Choices, noise: torch.Tensor | None) 
 def constant_channels(split: Split) -> dict[str, int]:
     """Return the channels that have one value in all pixels of all images, with that value.
 
-    Of more than CHECKED_IMAGES images evenly spaced ones are looked at, and in most sets the first
-    is enough.
+    Of more than CHECKED_IMAGES images evenly spaced ones are looked at, and all of them if these
+    are of one colour. In most sets the first image is enough.
     """
-    step = -(-len(split.targets) // CHECKED_IMAGES)
+    count = len(split.targets)
+    step = -(-count // CHECKED_IMAGES)
     first = split.image(0)[0, 0]  # (3,)
-    constant = np.ones(3, bool)
-    for number in range(0, len(split.targets), step):
-        constant &= (split.image(number) == first).all((0, 1))
-        if not constant.any():
-            break
+
+    def is_constant(numbers: range, goes_on: Callable[[Constant], np.bool_]) -> Constant:
+        constant = np.ones(3, bool)
+        for number in numbers:
+            constant &= (split.image(number) == first).all((0, 1))
+            if not goes_on(constant):
+                break
+        return constant
+
+    constant = is_constant(range(0, count, step), np.any)
+    if constant.all() and step > 1:
+        constant = is_constant(range(count), np.all)
     values = zip(CHANNELS, first.tolist(), constant, strict=True)
-    return {name: value for name, value, is_constant in values if is_constant}
+    return {name: value for name, value, is_one in values if is_one}
 
 
 # --- memory ---

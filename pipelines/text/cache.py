@@ -24,7 +24,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from pipelines.stamps import Stamp, are_settled
+from pipelines.stamps import are_settled
 from pipelines.text import corpora, encoding, tokenizer
 from pipelines.text.corpora import Corpus, StampedPath
 from pipelines.text.forms import Split, reading
@@ -151,7 +151,7 @@ def _valid_by_content(cached: list[Tokens], corpus: Corpus | None, progress: boo
 
 def _settled(stamped: list[StampedPath]) -> list[StampedPath] | None:
     """Return the stamps; None where a file is so new that a next change might not show in them."""
-    return stamped if are_settled(Stamp(*rest) for _, *rest in stamped) else None
+    return stamped if are_settled(tuple(rest) for _, *rest in stamped) else None
 
 
 # --- names and checks of a folder ---

@@ -54,6 +54,32 @@ def tiff(bits, photometric, row, width, sample_format=1, byte_order="<"):
     return start + padded + count + b"".join(entries) + bytes(4)
 
 
+def tiff_of_planes(planes, width, compression):
+    """Return an RGB TIFF of 16 bits and one row, its three planes behind each other.
+
+    Args:
+        planes: the stored bytes of each.
+        width: in pixels.
+        compression: 1 none, 8 zlib.
+    """
+    offsets, place = [], 8 + 18 * 2
+    for plane in planes:
+        offsets.append(place)
+        place += len(plane) + len(plane) % 2
+    shorts, longs, sizes = struct.pack("<3H", 16, 16, 16), offsets, [len(plane) for plane in planes]
+    tables = shorts + bytes(2) + struct.pack("<3I", *longs) + struct.pack("<3I", *sizes)
+    tags = [
+        (256, 3, 1, width), (257, 3, 1, 1), (258, 3, 3, 8), (259, 3, 1, compression),
+        (262, 3, 1, 2), (273, 4, 3, 16), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 3, 28),
+        (284, 3, 1, 2),
+    ]  # fmt: skip
+    body = tables + bytes(36 - len(tables))
+    body += b"".join(plane + bytes(len(plane) % 2) for plane in planes)
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory
+
+
 def exif(orientation, *, kind=3, others=()):
     """Return an EXIF block with an orientation, and further raw entries of 12 bytes.
 

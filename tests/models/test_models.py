@@ -612,3 +612,15 @@ def test_channels_last_gives_the_same(name, options):
         model.to(memory_format=torch.channels_last)
         out = model(x.contiguous(memory_format=torch.channels_last))
     assert_same(out, expected)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 3), (7, 14), (13, 20)])
+def test_row_by_row_averages_are_those_of_adaptive_pooling(size):
+    """VGG's head at other sizes than 224, where results are to be deterministic on CUDA."""
+    features = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    ours = vgg.averaged(vgg.averaged(features, 7, dim=2), 7, dim=3)
+    theirs = torch.nn.functional.adaptive_avg_pool2d(features, 7)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn_like(ours)
+    gradients = [torch.autograd.grad((y * weights).sum(), features)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(*gradients)

@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from dataset import load_images
+from pipelines import stamps
 from pipelines.images import cache, folders
 from utils import UserError
 
@@ -115,28 +116,53 @@ def test_changes_that_keep_size_and_time_are_noticed(tmp_path, change):
     assert "from its cache" in load_folder(folder).description
 
 
-def test_a_change_within_the_tick_of_the_clock_is_noticed(tmp_path, monkeypatch):
-    """A file that changes as soon as it has been decoded may do so within the same tick."""
-    folder = write_folder(tmp_path / "data", suffix=".bmp")
-    path = folder / "test/ant/1.bmp"
-    other = other_bitmap(path)
-    path.with_name("other.bmp").unlink()
+@pytest.mark.parametrize(
+    ("ctime", "age", "seconds"),
+    [
+        (1_700_000_000_000_000_000, 1.9, 2),  # by a clock that may count two seconds at once
+        (1_700_000_000_000_000_001, 1.9, 0.1),
+        (1_700_000_000_000_000_001, -3.0, 0.1),  # by a file server's clock, which is ahead
+        (1_700_000_000_000_000_000, 2.1, None),
+    ],
+)
+def test_files_that_have_just_changed_are_waited_for(monkeypatch, ctime, age, seconds):
+    """Within a tick of the clock a file may change once more, and have the same stamp."""
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.time_ns", lambda: ctime + int(age * 1e9))
+    older = (1, 1, ctime - 10**12, 1)
+    stamps.settle([older, (1, 1, ctime, 2), older])
+    assert waited == ([] if seconds is None else [seconds])
+
+
+def test_files_that_change_while_they_are_read_are_not_cached(tmp_path, monkeypatch):
+    """A folder is exchanged for another one meanwhile, and put back: no file has changed then."""
+    folder = write_folder(tmp_path / "data")
+    other = write_folder(tmp_path / "other", [("train", 6)])
     real = cache.decode_all
 
-    def then_changed(paths, *rest):
-        images = real(paths, *rest)
-        if str(path) in paths:
-            stat = path.stat()
-            path.write_bytes(other)
-            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        return images
+    def exchanged(paths, *rest):
+        (folder / "train").rename(tmp_path / "away")
+        (other / "train").rename(folder / "train")
+        return real(paths, *rest)
 
-    monkeypatch.setattr(cache, "decode_all", then_changed)
-    for _ in range(3):
-        write_image(path, seed=1)  # a moment before it is loaded
-        load_folder(folder)
-        data = load_folder(folder)
-        assert same_pixels(data.test, folder / "test", data)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "decode_all", exchanged)
+        with pytest.raises(UserError, match="change while"):
+            load_folder(folder)
+    (folder / "train").rename(other / "train")
+    (tmp_path / "away").rename(folder / "train")
+    data = load_folder(folder)
+    assert "decoded" in data.description
+
+
+def test_another_version_of_pillow_decodes_again(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "data")
+    load_folder(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr("PIL.__version__", "0.0")
+        assert "decoded" in load_folder(folder).description
+    assert "decoded" in load_folder(folder).description
 
 
 # --- files that cannot be read ---
@@ -194,6 +220,36 @@ class TestSkipBroken:
         assert [each.from_cache for each in checked] == [True, True]
         break_files(folder, "train/bee/2.png")
         assert len(load_folder(folder, skip_broken=True).left_out) == 4
+
+    @pytest.mark.parametrize(
+        "error", [PermissionError(13, "denied"), OSError(24, "too many files"), MemoryError()]
+    )
+    def test_what_may_pass_is_no_damage(self, tmp_path, monkeypatch, error):
+        """No permission, too many open files, no memory: the run ends, and nothing is kept."""
+        folder = write_folder(tmp_path / "data")
+        break_files(folder, NAMES[0])
+        real = Image.open
+
+        def fails(path, *rest):
+            if str(path).endswith("train/cow/5.png"):
+                raise error
+            return real(path, *rest)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Image, "open", fails)
+            with pytest.raises(UserError, match=r"cow/5\.png"):
+                load_folder(folder, skip_broken=True)
+        assert load_folder(folder, skip_broken=True).left_out == [NAMES[0]]
+
+    def test_a_link_to_nowhere_is_broken(self, tmp_path):
+        folder = write_folder(tmp_path / "data")
+        link = folder / "train/ant/link.png"
+        link.symlink_to(tmp_path / "nowhere.png")
+        with pytest.raises(UserError, match=r"link\.png: cannot be read as an image"):
+            load_folder(folder)
+        assert load_folder(folder, skip_broken=True).left_out == ["train/ant/link.png"]
+        write_image(tmp_path / "nowhere.png")
+        assert load_folder(folder, skip_broken=True).left_out == []
 
     def test_a_class_of_which_nothing_is_left(self, tmp_path):
         folder = write_folder(tmp_path / "data")
@@ -282,13 +338,16 @@ def test_what_is_passed_over_is_counted(tmp_path, capsys):
         path.parent.mkdir(exist_ok=True)
         path.write_text("no image")
     (folder / "test/labels.csv").write_text("no image")
+    write_image(folder / "train/loose.png")
+    os.mkfifo(folder / "train/ant/pipe.png")  # reading it would wait for ever
     write_image(folder / "unlabelled/x/0.png")
     data = load_folder(folder)
     assert (data.train.num_samples, data.test.num_samples) == (18, 9)
     notes = [x for x in capsys.readouterr().out.splitlines() if "passed over" in x]
     assert len(notes) == 1
-    assert "5 files" in notes[0]
-    for part in ("2 .txt", "1 .json", "1 .csv", "1 without an ending", "unlabelled"):
+    assert "7 files" in notes[0]
+    others = ("outside of a class's folder", "no plain file", "unlabelled")
+    for part in ("2 .txt", "1 .json", "1 .csv", "1 without an ending", *others):
         assert part in notes[0]
 
 
@@ -301,6 +360,14 @@ def test_names_of_the_validation_split(tmp_path, name, capsys):
     alone = write_folder(tmp_path / "alone", [("train", 4), (name, 2)])
     assert load_folder(alone).test.num_samples == 6
     assert "passed over" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_a_folder_of_that_name_without_classes_is_passed_over(tmp_path, name, capsys):
+    folder = write_folder(tmp_path)
+    write_image(folder / name / "loose.png")
+    assert load_folder(folder).val is None
+    assert name in capsys.readouterr().out
 
 
 def test_two_validation_splits_are_refused(tmp_path):
@@ -347,6 +414,15 @@ def test_one_pixel_is_enough(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "all test images" in said
     assert "all training images" not in said
+
+
+def test_blank_images_in_between_are_no_error(tmp_path, monkeypatch):
+    """Of a large set evenly spaced images are looked at, which may be just the blank ones."""
+    monkeypatch.setattr("pipelines.images.splits.CHECKED_IMAGES", 9)
+    folder = write_folder(tmp_path)
+    for path in folder.glob("train/*/[024].png"):
+        Image.new("RGB", (12, 12)).save(path)
+    assert load_folder(folder).train.num_samples == 18
 
 
 @pytest.mark.parametrize("streamed", [False, True])

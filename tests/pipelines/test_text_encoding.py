@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tokenizers as small
+from helpers import made_tokenizers as small
 from helpers.made_runs import report_on
 from tokenizers import AddedToken, decoders
 

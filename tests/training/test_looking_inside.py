@@ -103,7 +103,7 @@ def test_class_balanced_weights_are_the_papers():
     assert np.allclose(np.array(weights) * effective, weights[0] * effective[0])
     assert sum(weights) == pytest.approx(3)
     assert vision.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
-    task = vision.Classification("CrossEntropy", class_weights=weights)
+    task = vision.Classification("CrossEntropy", class_weights=torch.tensor(weights))
     logits, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     loss, _ = task(nn.Identity(), (logits, targets))
     rows = nn.functional.cross_entropy(logits, targets, reduction="none")

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
+import vision_main
 from cli.config import RunConfig, TrainingConfig
 from models.activation import ZiLU
 from run_folder.checkpoint import load_checkpoint
@@ -557,6 +558,62 @@ def test_the_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
     fit(tmp_path, data=Data(ListLoader(480, 4), ListLoader(8, 4)), num_epochs=1)
     # Two log intervals in 120 steps, the end of the epoch, the evaluation, its cost, two saves.
     assert len(reads) <= 2 * 2 + 2 + 1 + 1 + 2
+
+
+def test_a_skipped_first_step_leaves_nothing_in_sgds_momentum():
+    """fp16's scaler skips steps whose gradients overflow, and the first scale often is too large.
+
+    Memory that nobody has written is filled with NaN here, so that its use shows.
+    """
+    weights = []
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        for steps in ([math.inf, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0]):
+            torch.manual_seed(0)
+            model = nn.Linear(5, 3)
+            config = replace(TRAINING, optimizer="sgd", weight_decay=0.1)
+            optimizer = optimization.build_optimizer(model, config)
+            scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+            for factor in steps:
+                scaler.scale(model(torch.ones(2, 5)).square().sum() * factor).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+            weights.append([p.detach() for p in model.parameters()])
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.use_deterministic_algorithms(False)
+    assert all(p.isfinite().all() for p in weights[0])
+    assert all(map(torch.equal, *weights))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_one_line(monkeypatch, tmp_path, mistake_in, error):
+    calls = []
+    step = Trainer.train_step
+
+    def third_step_fails(trainer, batches):
+        calls.append(None)
+        if len(calls) == 3:
+            raise error
+        return step(trainer, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", third_step_fails)
+    flags = ["--model", "resnet20", "--dataset", "digits", "--resize", "8", "--device", "cpu"]
+    flags += ["--batch_size", "64", "--save_interval", "2", "--output_dir", str(tmp_path)]
+    line = mistake_in(vision_main, *flags)
+    assert "--batch_size" in line
+    assert "--grad_accum_steps" in line
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=False)["step"] == 2
 
 
 @pytest.mark.gpu

@@ -59,8 +59,10 @@ def test_one_call_is_replaced(form, compiled):
     report = rewritten(model)
     assert [site.kind for site in report.replaced] == ["ReLU6" if "6" in form else "ReLU"]
     assert not report.left
-    torch.compiler.reset()
-    run = torch.compile(model, fullgraph=True, backend="eager") if compiled else model
+    run = model
+    if compiled:
+        torch.compiler.reset()
+        run = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(run(X), model.b(f(model.a(X))))
 
 
@@ -155,7 +157,6 @@ WRITTEN = {
         "where": lambda x: torch.where(x > 0, x, 0.2 * x),
         "two": lambda x: F.relu(x) - 0.3 * F.relu(-x),
     },
-    "SquarePlus": {"sqrt": lambda x: (x + torch.sqrt(x * x + 4)) / 2},
     "ZiLU": {"atan": lambda x: x * (0.5 + torch.atan(x) / math.pi)},
 }
 ALL_WRITTEN = [(kind, form) for kind, forms in WRITTEN.items() for form in forms]
@@ -195,6 +196,16 @@ def test_a_written_activation_of_one_mode_alone():
         rewritten(Modes(None))
 
 
+def test_activations_after_what_shows_no_functions():
+    """Find them after TorchScript, inside vmap, on a meta device, and with frozen weights."""
+    scripted = nn.Sequential(torch.jit.script(nn.Linear(8, 8)), Network(lambda x: x.clamp(min=0)))
+    mapped = Network(torch.vmap(lambda row: row.clamp(min=0)))
+    frozen = Network(lambda x: x.clamp(min=0)).requires_grad_(False)
+    empty = Network(lambda x: x.clamp(min=0)).to("meta")
+    for model, x in ((scripted, X), (mapped, X), (frozen, X), (empty, X.to("meta"))):
+        assert [site.was for site in rewritten(model, x=x).replaced] == ["clamp()"]
+
+
 # --- bounds ---
 
 BOUNDS = {
@@ -207,6 +218,7 @@ BOUNDS = {
     "indices": lambda x: x[:, (torch.arange(8) - 2).clamp(min=0)],
     "rounded": lambda x: x[:, x.mean(0).round().clamp(min=0).long() % 8],
     "counts": lambda x: x[:, (x > 0).sum(0).sub(2).clamp(min=0)],
+    "real counts": lambda x: x * ((x > 0).float().sum(0) - 2).clamp(min=0),
     "positions": lambda x: x * (1 - torch.arange(8) / 4).clamp(min=0),
     "window": lambda x: x * torch.maximum(torch.linspace(-1, 1, 8), torch.zeros(8)),
     "where on positions": lambda x: x + torch.where(torch.arange(8) > 3, torch.arange(8.0), 0.0),
@@ -216,6 +228,10 @@ BOUNDS = {
     "upper bound": lambda x: x.clamp(max=4),
     "both sides": lambda x: x.clamp_(-5, 5) * x.clamp(-1, 1),
     "attention mask": lambda x: x.masked_fill(torch.ones(4, 8).tril() == 0, -1e9),
+    "scale": lambda x: x.clamp(min=1e-10).abs().mean() * x,
+    "eps after 0": lambda x: (x + 0).clamp(min=1e-7) * (x * 1).clamp(0, 400),
+    "maximum of eps": lambda x: torch.maximum(x, torch.tensor(1e-4)).log(),
+    "positive scale": lambda x: (x + torch.sqrt(x * x + 4)) / 2,
     "dropout": lambda x: x * (torch.rand_like(x) > 0.5) / 0.5,
     "two tensors": lambda x: torch.maximum(x, x.flip(-1)) * torch.where(x > 0, x, x.flip(-1)),
     "absolute": lambda x: x.abs() + torch.where(x > 0, x, -x),

@@ -24,6 +24,8 @@ These nouns have one meaning in the whole package:
     stand-in      computes what a replacement's sites computed before; takes its place on trial
     plan, entry   which new module each call of an owner's forward goes to; an entry is one call's
     changes       what was done to the network, and how to undo it
+    bound         a clamp, or a rectifier in operations, that keeps numbers in their range and is no
+                  activation
     note          what could not be looked at, for the report
 
 The files, in reading order:
@@ -31,6 +33,7 @@ The files, in reading order:
     replace.py    `replace_activations`, its report, and what it refuses
     kinds.py      which activation a module or function is; the caller's request
     sites.py      the slots of a network, and the sites of its activations
+    written.py    recognises activations that are written out in operations, by their values
     calls.py      records the calls while the network runs
     observing.py  runs the network, and restores what a run changes
     rewriting.py  plans which call goes to which module, and rewrites forwards to do that

@@ -43,8 +43,9 @@ _SILU = "x * sigmoid(x), written out in operations"
 _GATE = "relu6(x + 3), written out: part of a gate"
 # Modules whose frames lie between a call and the line of code that makes it.
 _BETWEEN = (
-    "zilu.replacement.", "torch.overrides", "torch.nn.functional", "torch._tensor", "torch._ops",
-    "torch._dynamo.", "torch._compile", "torch.utils._python_dispatch", "torch.jit.",
+    "zilu.replacement.", "zilu.functional", "torch.overrides", "torch.nn.functional",
+    "torch._tensor", "torch._ops", "torch._dynamo.", "torch._compile",
+    "torch.utils._python_dispatch", "torch.jit.",
 )  # fmt: skip
 # Methods and attributes that tell what a tensor is, without reading its values.
 _PROPERTIES = frozenset(("size", "dim", "numel", "stride", "is_contiguous"))
@@ -268,8 +269,8 @@ class Observer(TorchFunctionMode):
         if kind is None:
             return self._recognise_written(function, args, kwargs, step)
         problem = "writes to a given tensor (out=)" if "out" in kwargs else None
-        known = (kind, *(part.kind for part in step.inner))
-        if step.kind is None or step.kind in known or step.source is step.own:
+        known = (kind, step.own_kind, *(part.kind for part in step.inner))
+        if step.kind is None or step.kind in known:
             call = self._add(kind, function, args, kwargs, problem, kind)
         else:  # it is the last operation of another activation
             problem = _GATE if step.kind == "Hardsigmoid" else _written_out(step.kind)
@@ -285,7 +286,8 @@ class Observer(TorchFunctionMode):
         if function in OWN_FUNCTIONS:
             problem = "is a call of zilu.functional, which torch.compile would not show"
             return self._add(OWN_FUNCTIONS[function], function, args, kwargs, problem, None)
-        if function in BOUNDING and step.source is step.own and _has_numbers_alone(args, kwargs):
+        itself = step.kind is not None and step.kind == step.own_kind
+        if itself and function in BOUNDING and _has_numbers_alone(args, kwargs):
             return None  # its numbers say that it is none
         kind, problem = step.kind, _SILU if step.kind == "SiLU" else _written_out(step.kind)
         if kind is None and function in _ERFS:

@@ -125,7 +125,7 @@ def _is_number(value: object) -> bool:
 
 def may_be_a_bound(function: Function) -> bool:
     """Return whether a function with bounds is no activation by its name."""
-    return BOUNDING.get(function, "threshold") not in ("threshold", "hardtanh")
+    return BOUNDING.get(function) in ("clamp", "clip", "clamp_min")
 
 
 # Operators that are one kind of activation wherever they run.
@@ -200,8 +200,9 @@ def kind_of_module(module: nn.Module) -> str | None:
     package, is recognised by its name and by the values it gives: a class called GELU may well
     contain a linear layer.
     """
-    if type(module).forward in (nn.Hardtanh.forward, nn.Threshold.forward):
-        return _kind_by_bounds(module)
+    for base in (nn.Hardtanh, nn.Threshold):  # ReLU6 is a Hardtanh
+        if isinstance(module, base) and type(module).forward is base.forward:
+            return _kind_by_bounds(module)
     if type(module) in CLASSES:
         return CLASSES[type(module)]
     bases = [base for base in type(module).__mro__ if base in CLASSES]
@@ -212,7 +213,7 @@ def kind_of_module(module: nn.Module) -> str | None:
 
 
 def _kind_by_bounds(module: Any) -> str | None:
-    """Return the kind of a module that runs torch's Threshold, or its Hardtanh, as ReLU6 does."""
+    """Return the kind of a module that runs the forward of torch's Threshold or Hardtanh."""
     if isinstance(module, nn.Threshold):
         return _kind_of_numbers("threshold", module.threshold, module.value)
     return _kind_of_numbers("hardtanh", module.min_val, module.max_val)
@@ -305,7 +306,8 @@ class Request:
                 return self._by_class[base]
         named = self._by_class_name.get(type(module).__name__)
         # A Hardtanh from 0 to 6 is a ReLU6, and also what the name Hardtanh asks for.
-        return named or self.for_kind(kind) or self.for_kind(CLASSES.get(type(module)))
+        hardtanh = "Hardtanh" if type(module) is nn.Hardtanh else None
+        return named or self.for_kind(kind) or self.for_kind(hardtanh)
 
     def for_call(self, function: Function, kind: str, function_kind: str | None) -> Factory | None:
         """Return the factory for a call that is of `function_kind` by its function and numbers."""

@@ -71,16 +71,26 @@ def replace_activations(
         example_input: a tensor, a tuple of arguments or a mapping of keyword arguments. The network
             is run on it, in training and in evaluation mode (BatchNorm in evaluation both times;
             buffers and random states are restored), to find activations that are called as
-            functions: F.relu(x), torch.relu(x), x.relu(), F.gelu, F.silu, in-place forms. Then all
-            places are tried out with stand-ins that compute what was there before: the network must
-            do what it did, or nothing is changed.
-        strict: fail, and change nothing, if an activation that is to be replaced would be left.
+            functions: F.relu(x), torch.relu(x), x.relu(), F.gelu, F.silu, in-place forms; and
+            x.clamp(min=0), clip, clamp_min, clamp(0, 6), F.threshold(x, 0, 0), F.hardtanh(x, 0, 6).
+            Then all places are tried out with stand-ins that compute what was there before: the
+            network must do what it did, or nothing is changed.
+        strict: fail, and change nothing, if an activation that is to be replaced would be left,
+            also one that is written out in several operations, which is recognised by its values:
+            torch.maximum(x, zeros), x * (x > 0), x * sigmoid(x).
         functional: "report" function calls, or "rewrite" them: each place in the code gets a
             module, which its owner registers under the names relu_call_0 and so on. (A function
             that is an attribute of its owner becomes a module there.) Within one run of the owner's
             forward, calls of one kind are told apart by their order. Calls beyond those that
             example_input showed go to the last module. Where forward takes several ways, all calls
             of a kind go to one module.
+        leave: activations that stay: by the path of a module, which means all that is below it, or
+            by a line of code, as a report names it ("package.module:216").
+
+    A clamp or a written-out rectifier is a bound on numbers and no activation where the network's
+    input does not lead to it (positions), where no gradient would go back (rounded numbers), where
+    it holds whole numbers, and where nothing that it got on example_input was below 0 (variances,
+    norms). The report lists such bounds, and they stay.
 
     Only the ways that example_input takes are seen, and only calls inside `forward` are reached:
     not those in another method that is called from outside, nor those that activation checkpointing
@@ -96,7 +106,8 @@ def replace_activations(
     Raises:
         ValueError: there is nothing to replace; with `strict`, something would be left; on trial,
             the network does something else; a name is unknown; sigma is not above 0; `learnable` is
-            set for an activation without sigma; `strict` or "rewrite" come without example_input.
+            set for an activation without sigma; `strict` or "rewrite" come without example_input;
+            `leave` names no activation.
             The network is then unchanged.
         TypeError: a target makes no module, or is one.
     """

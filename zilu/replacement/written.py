@@ -27,7 +27,8 @@ from zilu.replacement.kinds import FUNCTION_NAMES, Function, function_name
 POINTS = torch.cat((torch.linspace(-8, 8, 65), torch.tensor((-300, -40, 40, 300)))).double()
 
 _Values = Callable[[Tensor], Tensor]
-# Approximations of GELU count as GELU; the numerator of a Hardsigmoid counts as one.
+# Approximations of GELU count as GELU; the numerator of a Hardsigmoid counts as one. SquarePlus is
+# left out: written out, it makes the scales of distributions positive.
 _KNOWN: tuple[tuple[str, _Values], ...] = (
     ("ReLU", F.relu),
     ("ReLU6", F.relu6),
@@ -39,7 +40,6 @@ _KNOWN: tuple[tuple[str, _Values], ...] = (
     ("ELU", F.elu),
     ("SELU", F.selu),
     ("Hardswish", F.hardswish),
-    ("SquarePlus", functional.squareplus),
     ("ZiLU", functional.zilu),
     ("ZiLU_Approx", functional.zilu_approx),
     ("Sigmoid", torch.sigmoid),
@@ -50,8 +50,9 @@ _KNOWN: tuple[tuple[str, _Values], ...] = (
     ("Softplus", F.softplus),
     ("Softsign", F.softsign),
 )
-_TOLERANCE = 1e-3  # approximations of GELU differ by less from one another, and no two kinds do
 _KNOWN_VALUES = torch.stack([values(POINTS) for _, values in _KNOWN])
+# GELU and SELU are written with constants of few digits.
+_TOLERANCES = torch.tensor([1e-3 if kind in ("GELU", "SELU") else 1e-5 for kind, _ in _KNOWN])
 
 # Functions that work element by element, by their names without underscores.
 _ELEMENTWISE = frozenset((
@@ -71,10 +72,8 @@ _CASTS = frozenset((
     "alias", "bfloat16", "clone", "contiguous", "detach", "double", "float", "half", "to",
     "type", "type_as",
 ))  # fmt: skip
-# Their results give no gradient.
-_WITHOUT_GRADIENT = frozenset(
-    ("argmax", "argmin", "argsort", "ceil", "detach", "floor", "round", "sign", "trunc")
-)
+# Their results give no gradient, nor do whole numbers.
+_WITHOUT_GRADIENT = frozenset(("ceil", "detach", "floor", "round", "sign", "trunc"))
 _MOST_SOURCES = 8  # of one tensor; written-out activations take fewer steps
 
 # What led to a tensor: the network's input; something that gradients are for, which are weights and
@@ -119,16 +118,16 @@ class Step:
     Attributes:
         values, calls: as in `_Known`, of the result.
         led: which of INPUT and GRADIENT led to its arguments.
-        own: the first tensor among the arguments.
         kind: the activation that the result is, as a function of `source`.
+        own_kind: the activation that it is as a function of the first tensor among the arguments.
     """
 
     values: dict[_Source, Tensor]
     calls: dict[_Source, list[Recorded]]
     led: int
-    own: _Source | None = None
     kind: str | None = None
     source: _Source | None = None
+    own_kind: str | None = None
 
     @property
     def inner(self) -> list[Recorded]:
@@ -179,8 +178,9 @@ class Written:
             known = [self._known_of(tensor) for tensor in tensors]
             for source in dict.fromkeys(s for each in known for s in (*each.values, each.source)):
                 self._add_values(step, source, function, name, args, kwargs)
-            step.own = known[0].source
-            step.kind, step.source = _kind_of(step.values)
+            step.kind, step.source = _completed(step.values, known)
+            if known[0].source in step.values:
+                step.own_kind = _kind_of(step.values[known[0].source])
         return step
 
     def is_feature(self, led: int) -> bool:
@@ -191,7 +191,8 @@ class Written:
         """Keep what a step says of its result, once it has run."""
         for result in tree_leaves(results):
             if isinstance(result, Tensor):
-                self._led[result] = step.led
+                whole = not (result.is_floating_point() or result.is_complex())
+                self._led[result] = step.led & ~GRADIENT if whole else step.led
                 if step.values and (result.is_floating_point() or result.dtype == torch.bool):
                     kept = list(step.values)[-_MOST_SOURCES:]
                     values = {source: step.values[source] for source in kept}
@@ -199,8 +200,11 @@ class Written:
                     self._known[result] = _Known(_source_of(result), values, calls)
 
     def _led_to(self, tensor: Tensor) -> int:
-        known: int = self._led.get(tensor, INPUT | GRADIENT if tensor.requires_grad else 0)
-        return known
+        led: int | None = self._led.get(tensor)
+        if led is None:  # from where no function is seen; vmap and grad give the inner function
+            inside = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+            led = INPUT | GRADIENT if inside or tensor.requires_grad else 0
+        return led
 
     def _known_of(self, tensor: Tensor) -> _Known:
         known: _Known | None = self._known.get(tensor)
@@ -252,36 +256,46 @@ class _NoFunctionError(Exception):
 
 
 def rectifies(x: Any) -> bool:
-    """Return whether setting what is below 0 to 0 changes a tensor by more than rounding errors."""
-    if not isinstance(x, Tensor) or x.is_meta or not x.numel():
+    """Return whether setting what is below 0 to 0 changes a tensor by more than rounding errors.
+
+    A tensor whose values cannot be read may hold any.
+    """
+    try:
+        return not bool(x.min() >= -1e-5 * x.abs().max())
+    except Exception:  # torch has no common error for fake, nested and vmapped tensors
         return True
-    x = x.detach()
-    return not bool(x.min() >= -1e-5 * x.abs().max())
 
 
 def _is_elementwise(name: str, args: Sequence[Any], tensors: list[Tensor]) -> bool:
+    if not tensors:
+        return False
     if name in ("max", "min"):  # with one tensor, they reduce it
         return len(tensors) == 2 and len(args) == 2
     return name in _ELEMENTWISE or name in _CASTS
 
 
-def _kind_of(values: dict[_Source, Tensor]) -> tuple[str | None, _Source | None]:
-    """Return the activation that a result is, by the longest way that gives one."""
+def _completed(
+    values: dict[_Source, Tensor], arguments: list[_Known]
+) -> tuple[str | None, _Source | None]:
+    """Return the activation that a result is and no argument was, by the longest way to one."""
     for source, of_source in values.items():
-        if of_source.is_floating_point():
-            of_source = of_source.double()
-            near = (_KNOWN_VALUES - of_source).abs().amax(1) < _TOLERANCE
-            if near.any():
-                return _KNOWN[int(near.int().argmax())][0], source
-            if _is_leaky(of_source):
-                return "LeakyReLU", source
+        kind = _kind_of(of_source)
+        before = [known.values[source] for known in arguments if source in known.values]
+        if kind and all(_kind_of(each) != kind for each in before):
+            return kind, source
     return None, None
 
 
-def _is_leaky(values: Tensor) -> bool:
+def _kind_of(values: Tensor) -> str | None:
+    if not values.is_floating_point():
+        return None
+    values = values.double()
+    near = (_KNOWN_VALUES - values).abs().amax(1) < _TOLERANCES
+    if near.any():
+        return _KNOWN[int(near.int().argmax())][0]
     slope = float(values[0] / POINTS[0])
     leaky = torch.where(POINTS < 0, slope * POINTS, POINTS)
-    return 0 < slope < 0.9 and bool((values - leaky).abs().max() < _TOLERANCE)
+    return "LeakyReLU" if 0 < slope < 0.9 and torch.allclose(values, leaky) else None
 
 
 def _number(tensor: Tensor) -> Tensor:
