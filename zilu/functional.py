@@ -9,10 +9,12 @@ operations. torch.compile looks inside.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.jit import is_scripting
 from torch.jit._trace import is_tracing
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
@@ -34,13 +36,15 @@ _LAYOUTS = frozenset((torch.strided, torch.jagged))
 
 
 def _apply(function: Callable[..., Tensor], formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
+    if isinstance(sigma, float):
+        found = on_gpu(formulas.operator, x, check_sigma(sigma))
+        if found is not None:
+            return found
     if _is_overridden(x, sigma):
         y: Tensor = handle_torch_function(function, (x, sigma), x, sigma=sigma)
         return y
-    if type(x) not in _TENSORS or x.layout is not _STRIDED or x.is_nested or x.dtype not in _DTYPES:
-        _check_input(function, x)
-    # isinstance is slow where it asks for Tensor in vain, because Tensor's class has its own.
-    sigma = check_sigma(sigma) if isinstance(sigma, float) else _checked_sigma(sigma)
+    _check_input(function, x)
+    sigma = _checked_sigma(sigma)
     if _is_transformed():
         return reference.differentiable(formulas, x, sigma)
     operator = kernels.operator(formulas.operator, x, sigma) if formulas.operator else None
@@ -49,17 +53,38 @@ def _apply(function: Callable[..., Tensor], formulas: Formulas, x: Tensor, sigma
     return operator(x, sigma)
 
 
-def learned_on_gpu(unit: str, x: Tensor, sigma: Tensor, rho: Tensor) -> Tensor | None:
-    """Compute a gated unit with the sharpness sigma e^rho in one kernel; None where there is none.
+def on_gpu(unit: str | None, x: Tensor, sigma: Any, rho: Any = None) -> Tensor | None:
+    """Compute a gated unit by its kernel, in the usual case; None in all others.
 
-    Modules call it, whose learned sigma is such a product.
+    These are few steps without a call between them, because a GPU waits for the host in small
+    networks.
+
+    Args:
+        unit: as `kernels.operator` names it; others have no kernel.
+        sigma: the sharpness, checked; or with rho a tensor, if it is sigma e^rho, whose product
+            would take two kernels more.
     """
-    if type(x) not in _TENSORS or not x.is_cuda or x.layout is not _STRIDED or x.is_nested:
+    if (
+        type(x) not in _TENSORS
+        or not x.is_cuda
+        or _is_compiling()
+        or _is_tracing()
+        or _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or has_torch_function_variadic(x, sigma)
+        or x.layout is not _STRIDED
+        or x.is_nested
+    ):
         return None
-    if has_torch_function_variadic(x, sigma, rho) or _is_compiling() or _is_transformed():
+    found = kernels.ON_GPU.get((unit, x.get_device(), x.dtype))
+    if found is None:
         return None
-    operator = kernels.product_operator(unit, x, sigma, rho)
-    return None if operator is None else operator(x, sigma, rho)
+    if isinstance(sigma, float):
+        return found[0](x, sigma)
+    for tensor in (sigma, rho):
+        if type(tensor) not in _TENSORS or not tensor.is_cuda:
+            return None
+    return found[2](x, sigma, rho)
 
 
 def _is_overridden(x: Tensor, sigma: Sigma) -> bool:
@@ -103,9 +128,10 @@ def _checked_sigma(sigma: Sigma) -> Sigma:
 def _is_transformed() -> bool:
     """Return whether a transform is active that needs to see a function's own operations."""
     return (
-        _are_functorch_transforms_active()
+        _is_exporting()
+        or is_tracing()
+        or _are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or (_is_exporting() or is_tracing() if _is_compiling() else _is_tracing())
     )
 
 
@@ -121,7 +147,7 @@ def arctan(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
             complex, quantized, float8), x is not a dense tensor.
         ValueError: sigma is not a finite number above 0, or a tensor of several numbers.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.arctan(x, sigma)
     else:
         return _apply(arctan, reference.ARCTAN, x, sigma)
@@ -132,7 +158,7 @@ def arctan_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.arctan_approx(x, sigma)
     else:
         return _apply(arctan_approx, reference.ARCTAN_APPROX, x, sigma)
@@ -143,7 +169,7 @@ def zilu(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.zilu(x, sigma)
     else:
         return _apply(zilu, reference.ZILU, x, sigma)
@@ -154,7 +180,7 @@ def zilu_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.zilu_approx(x, sigma)
     else:
         return _apply(zilu_approx, reference.ZILU_APPROX, x, sigma)
@@ -165,7 +191,7 @@ def gelu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.gelu_s(x, sigma)
     else:
         return _apply(gelu_s, reference.GELU_S, x, sigma)
@@ -176,7 +202,7 @@ def silu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.silu_s(x, sigma)
     else:
         return _apply(silu_s, reference.SILU_S, x, sigma)
@@ -187,7 +213,7 @@ def squareplus(x: Tensor) -> Tensor:
 
     Input and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.squareplus(x)
     else:
         return _squareplus(x)

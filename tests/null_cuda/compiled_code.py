@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch._inductor.config
 import triton
+from helpers.gpu_code import facts
 from torch.nn import functional as of_torch
 
-from helpers.gpu_code import facts
 from zilu import functional as F
 
 ELEMENTS = 2**20

@@ -8,8 +8,8 @@ operator, `fused` always does, and `auto` (the default) takes whichever is faste
 - Under torch.compile, plain operations, which Inductor fuses into their neighbours. Measured in
   compiled blocks on a CPU (MLP; convolution, norm, activation; fp32, bf16; each unit): as fast as
   the operator within 3 %, and after a norm backward keeps 24 MiB where it keeps 40 with the
-  operator, whose input and output must both be saved. On a GPU, where fusing saves whole passes over
-  memory, they are those of `zilu.compiled`.
+  operator, whose input and output must both be saved. On a GPU, where fusing saves whole passes
+  over memory, they are those of `zilu.compiled`.
 - Without a compiler, on other devices, for fp64 and for subclasses of Tensor: plain operations.
 """
 
@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from zilu.dynamo import not_traced
-from zilu.names import FUSED_NAMES, kernel_mode
+from zilu.names import kernel_mode
 
 # Computes f(x) from x and sigma, or from x, sigma and rho.
 Operator = Callable[..., Tensor]
 
-_UNITS = frozenset(name.lower() for name in FUSED_NAMES)
 _is_compiling = torch.compiler.is_compiling
 
 _DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
@@ -39,6 +38,8 @@ MODE = kernel_mode()
 _READY: dict[tuple[torch.device, torch.dtype], bool] = {}
 # By unit: for a fixed sigma, for a learned one, and for sigma e^rho.
 _OPERATORS: dict[str, tuple[Operator, ...]] = {}
+# The same, by unit, index of the GPU and dtype, for those that are ready: in a single look-up.
+ON_GPU: dict[tuple[str | None, int, torch.dtype], tuple[Operator, ...]] = {}
 
 
 def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
@@ -66,19 +67,6 @@ def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
         return _OPERATORS[unit][0]
     assert isinstance(sigma, Tensor)
     return _OPERATORS[unit][1] if sigma.device == x.device else None
-
-
-def product_operator(unit: str, x: Tensor, sigma: Tensor, rho: Tensor) -> Operator | None:
-    """Return the operator of x, sigma and rho for the sharpness sigma e^rho, or None.
-
-    It takes one kernel, where the product beforehand takes two more. GPUs alone have it.
-
-    Args:
-        unit: as for `operator`; or another name, for which there is none.
-    """
-    if not x.is_cuda or unit not in _UNITS or type(rho) not in _TENSORS or rho.device != x.device:
-        return None
-    return None if operator(unit, x, sigma) is None else _OPERATORS[unit][2]
 
 
 def backend(device: str, dtype: torch.dtype = torch.float32) -> str:
@@ -110,6 +98,12 @@ def _ready(device: torch.device, dtype: torch.dtype) -> bool:
     key = device, dtype
     if key not in _READY:
         _READY[key] = _find(device, dtype)
+        if _READY[key] and device.type == "cuda":
+            for unit, operators in _OPERATORS.items():
+                # Without OpOverload's __call__, which takes half a microsecond and checks nothing.
+                ON_GPU[unit, device.index, dtype] = tuple(
+                    getattr(operator, "_op", operator) for operator in operators
+                )
     return _READY[key]
 
 
