@@ -48,12 +48,11 @@ def numbers(dtype, count=3000):
     return torch.cat([-positive, positive])
 
 
-def errors(got, want, relative_to=None):
-    """Return the largest relative error; what is subnormal may be off by the smallest number."""
+def errors(got, want, relative_to=None, flushed=TINY):
+    """Return the largest relative error; one up to `flushed` counts as none."""
     scale = (want if relative_to is None else relative_to).abs().clamp(min=TINY)
     error = (got.double() - want).abs()
-    error[error <= TINY] = 0
-    return (error / scale).max().item()
+    return torch.where(error <= flushed, 0, error / scale).max().item()
 
 
 @by_form
@@ -77,7 +76,10 @@ def test_against_float64(name, dtype, sigma, learned):
     limit = 5e-5 if short else 6e-7
     if name != "arctan":  # whose slopes are those of zilu.reference
         assert errors(found.slope(x, given), slope, terms) <= limit
-        assert errors(found.sigma_slope(x, given), by_sigma) <= (5e-5 if short else 3e-7)
+        # GELU's exponential, times x^2, has few digits where it is subnormal.
+        flushed = TINY * (1 + wide * wide) if name == "gelu_s" else TINY
+        found_slope = found.sigma_slope(x, given)
+        assert errors(found_slope, by_sigma, flushed=flushed) <= (5e-5 if short else 3e-7)
 
 
 @by_form
@@ -86,7 +88,7 @@ def test_limits(name, dtype):
     found = form(name, dtype)
     y = found.value(x, 0.5)
     left = -2 / math.pi if name == "zilu" else 0
-    assert y[0].item() == pytest.approx(left)
+    assert y[0].item() == pytest.approx(left, rel=1e-5)
     assert y[1].item() == (1 if name == "arctan" else math.inf)
     assert y[3].item() == (0.5 if name == "arctan" else 0)
     assert y[2].isnan()
