@@ -2,6 +2,7 @@
 
 python benchmark.py                activations one by one: time, bandwidth, memory, error
 python benchmark.py --training     training steps per activation, against ReLU and GELU
+python benchmark.py --host_time    the host's time of an activation's call, forward and backward
 python benchmark.py --stats        what --stats adds to training steps and evaluations
 python benchmark.py --loop         training steps of a vision model against a plain PyTorch loop
 python benchmark.py --language     training steps of GPT-2 against a plain GPT and its loop
@@ -37,6 +38,7 @@ from zilu.names import canonical_name, check_sigma, kernel_mode
 
 MEASUREMENTS = {
     "training": "training steps per activation",
+    "host_time": "the host's time of a call",
     "stats": "what --stats adds",
     "loop": "vision: steps, whole epochs",
     "language": "language: steps",
@@ -52,6 +54,7 @@ class Options:
     """Hold the command line; build_parser explains the flags."""
 
     training: bool
+    host_time: bool
     stats: bool
     loop: bool
     language: bool
@@ -138,7 +141,7 @@ def build_parser() -> Parser:
     for name, text in MEASUREMENTS.items():
         what.add_argument(f"--{name}", action="store_true", help=text)
 
-    both = parser.add_argument_group("Activations, --training (lists: commas between)")
+    both = parser.add_argument_group("Activations, --training, --host_time (lists: commas between)")
     add(both, "activations", None, several(canonical_name),
         "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s)")  # fmt: skip
     add(both, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
@@ -191,7 +194,16 @@ def number_of_elements(text: str) -> int:
 def measure(options: Options) -> None:
     """Make the measurements that are asked for."""
     # These load torch, which --help and mistakes in the flags do without.
-    from benchmarks import activations, arms, diagnostics, language, tables, training, vision
+    from benchmarks import (
+        activations,
+        arms,
+        diagnostics,
+        host_time,
+        language,
+        tables,
+        training,
+        vision,
+    )
     from training.devices import make_current, resolve_device
 
     devices = list(dict.fromkeys(map(resolve_device, options.device)))
@@ -213,6 +225,10 @@ def measure(options: Options) -> None:
         training.measure(setups, compared, sigma, rounds, device, options.output_dir)
     if options.chosen != ["training"]:
         print(tables.machine(device))
+    if options.host_time:
+        names = options.activations or ACTIVATIONS
+        compared = arms.to_compare(names, BASELINES, sigma, learn_sigma)
+        host_time.measure(compared, options.rounds or 15, device)
     if options.stats:
         arm = arms.Arm.of(options.activation or "ReLU", sigma)
         diagnostics.measure(setups, arm, rounds, device)

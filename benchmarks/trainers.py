@@ -95,10 +95,10 @@ def ready_tokens(batch_size: int, device: torch.device) -> Batch:
     return ids, targets
 
 
-def language_trainer(config: LanguageConfig, batch: Batch) -> Trainer:
-    """Return a trainer for steps on `batch`."""
+def language_trainer(config: LanguageConfig, batch: Batch, vocabulary: int = VOCABULARY) -> Trainer:
+    """Return a trainer for steps on `batch`, whose ids are below `vocabulary`."""
     program = LanguageProgram(config)
-    return _trainer(program, program.network_for(VOCABULARY), batch)
+    return _trainer(program, program.network_for(vocabulary), batch)
 
 
 # --- both ---

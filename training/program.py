@@ -73,7 +73,8 @@ class Program(Generic[C, D]):
         if training.use_compiled:
             check_compiler()
         self.amp_dtype = amp_dtype(training, self.device)
-        self.kernels = self._kernels()
+        with enough_memory(self.device):
+            self.kernels = self._kernels()
 
     # --- what a program says of its own ---
 
@@ -156,7 +157,8 @@ class Program(Generic[C, D]):
             if saved:
                 config = resuming.resumed_config(command, saved, path)
             program = cls(config)
-            trainer = program.trainer(folder, saved, path, lambda: signals.requested)
+            with enough_memory(program.device):
+                trainer = program.trainer(folder, saved, path, lambda: signals.requested)
             try:
                 with signals.deferred(), enough_memory(program.device):
                     trainer.fit()
@@ -290,7 +292,8 @@ class Program(Generic[C, D]):
             )
         data = program.load_data(settings)
         print(data.description)
-        model = program._tested_network(data, checkpoint, settings, path)
+        with enough_memory(program.device):
+            model = program._tested_network(data, checkpoint, settings, path)
         objective = program.objective(model, data)
         try:
             with enough_memory(program.device):
@@ -383,7 +386,7 @@ class Program(Generic[C, D]):
         if self.config.model.activation not in FUSED_NAMES:
             return None
         try:
-            backend = kernels.backend(self.device.type)
+            backend = kernels.backend(str(self.device), self.amp_dtype or torch.float32)
         except RuntimeError as error:
             raise UserError(str(error)) from None
         if self.device.type == "cuda":

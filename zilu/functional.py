@@ -9,25 +9,37 @@ operations. torch.compile looks inside.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.jit import is_scripting
 from torch.jit._trace import is_tracing
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from zilu import kernels, reference, scripted
+from zilu import compiled, kernels, reference, scripted
 from zilu.names import check_sigma
 from zilu.reference import Formulas, Sigma
 
 # torch 2.6 has no is_exporting.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
+# A call of GELU takes 6 microseconds of the host's time, and looking these up in torch takes one.
+_is_compiling, _is_tracing = torch.compiler.is_compiling, torch._C._is_tracing
+_are_functorch_transforms_active = torch._C._are_functorch_transforms_active
+_STRIDED = torch.strided
+
 _DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+_TENSORS = frozenset((Tensor, torch.nn.Parameter))
 _LAYOUTS = frozenset((torch.strided, torch.jagged))
 
 
 def _apply(function: Callable[..., Tensor], formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
+    if isinstance(sigma, float):
+        found = on_gpu(formulas.operator, x, check_sigma(sigma))
+        if found is not None:
+            return found
     if _is_overridden(x, sigma):
         y: Tensor = handle_torch_function(function, (x, sigma), x, sigma=sigma)
         return y
@@ -36,7 +48,43 @@ def _apply(function: Callable[..., Tensor], formulas: Formulas, x: Tensor, sigma
     if _is_transformed():
         return reference.differentiable(formulas, x, sigma)
     operator = kernels.operator(formulas.operator, x, sigma) if formulas.operator else None
-    return reference.analytic(formulas, x, sigma) if operator is None else operator(x, sigma)
+    if operator is None:
+        return reference.analytic(compiled.shortest(formulas, x), x, sigma)
+    return operator(x, sigma)
+
+
+def on_gpu(unit: str | None, x: Tensor, sigma: Any, rho: Any = None) -> Tensor | None:
+    """Compute a gated unit by its kernel, in the usual case; None in all others.
+
+    These are few steps without a call between them, because a GPU waits for the host in small
+    networks.
+
+    Args:
+        unit: as `kernels.operator` names it; others have no kernel.
+        sigma: the sharpness, checked; or with rho a tensor, if it is sigma e^rho, whose product
+            would take two kernels more.
+    """
+    if (
+        type(x) not in _TENSORS
+        or has_torch_function_variadic(x, sigma)  # first, because a mode sees attributes of x too
+        or not x.is_cuda
+        or _is_compiling()
+        or _is_tracing()
+        or _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or x.layout is not _STRIDED
+        or x.is_nested
+    ):
+        return None
+    found = kernels.ON_GPU.get((unit, x.get_device(), x.dtype))
+    if found is None:
+        return None
+    if isinstance(sigma, float):
+        return found[0](x, sigma)
+    for tensor in (sigma, rho):
+        if type(tensor) not in _TENSORS or not tensor.is_cuda:
+            return None
+    return found[2](x, sigma, rho)
 
 
 def _is_overridden(x: Tensor, sigma: Sigma) -> bool:
@@ -45,7 +93,7 @@ def _is_overridden(x: Tensor, sigma: Sigma) -> bool:
     While torch.compile traces, classes and modes see the operations inside instead: it does not
     know that a class's own `__torch_function__` turns the check off before it calls the function.
     """
-    return has_torch_function_variadic(x, sigma) and not torch.compiler.is_compiling()
+    return has_torch_function_variadic(x, sigma) and not _is_compiling()
 
 
 def _check_input(function: Callable[..., Tensor], x: Tensor) -> None:
@@ -82,7 +130,7 @@ def _is_transformed() -> bool:
     return (
         _is_exporting()
         or is_tracing()
-        or torch._C._are_functorch_transforms_active()
+        or _are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
 
@@ -99,7 +147,7 @@ def arctan(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
             complex, quantized, float8), x is not a dense tensor.
         ValueError: sigma is not a finite number above 0, or a tensor of several numbers.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.arctan(x, sigma)
     else:
         return _apply(arctan, reference.ARCTAN, x, sigma)
@@ -110,7 +158,7 @@ def arctan_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.arctan_approx(x, sigma)
     else:
         return _apply(arctan_approx, reference.ARCTAN_APPROX, x, sigma)
@@ -121,7 +169,7 @@ def zilu(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.zilu(x, sigma)
     else:
         return _apply(zilu, reference.ZILU, x, sigma)
@@ -132,7 +180,7 @@ def zilu_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.zilu_approx(x, sigma)
     else:
         return _apply(zilu_approx, reference.ZILU_APPROX, x, sigma)
@@ -143,7 +191,7 @@ def gelu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.gelu_s(x, sigma)
     else:
         return _apply(gelu_s, reference.GELU_S, x, sigma)
@@ -154,7 +202,7 @@ def silu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
 
     Arguments and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.silu_s(x, sigma)
     else:
         return _apply(silu_s, reference.SILU_S, x, sigma)
@@ -165,7 +213,7 @@ def squareplus(x: Tensor) -> Tensor:
 
     Input and errors are those of `arctan`.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         return scripted.squareplus(x)
     else:
         return _squareplus(x)

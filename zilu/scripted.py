@@ -32,7 +32,9 @@ def _with_sigma(formulas: Formulas) -> Callable[..., Tensor]:
 
     def scripted(x: Tensor, sigma: Sigma) -> Tensor:
         if not isinstance(sigma, Tensor):
-            sigma = torch.tensor(sigma, dtype=torch.float64, device=x.device)
+            # MPS has no float64.
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            sigma = torch.tensor(sigma, dtype=dtype, device=x.device)
         sigma = sigma.reshape(())
         if not x.is_floating_point():
             raise TypeError("takes float16, bfloat16, float32 or float64; x.float() converts it")

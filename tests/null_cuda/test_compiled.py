@@ -66,7 +66,6 @@ def test_shallow_networks(network, mode, compiled):
     assert_compiled(compiled(recipe, mode, *flags, shallow=True), mode)
 
 
-@pytest.mark.xfail(strict=True, reason="fault 2: gradients lie in a CUDA graph's memory")
 def test_accumulated_with_graphs(compiled):
     recipe, flags = SHALLOW["gpt2"]
     flags = [*flags, "--grad_accum_steps", "2", "--batch_size", "2"]

@@ -21,7 +21,6 @@ RUN = ["--config", f"{ROOT}/recipes/digits_demo.yaml", *VISION, "--max_steps", "
 # --- the chosen device alone ---
 
 
-@pytest.mark.xfail(strict=True, reason="fault 6: the probe of kernels opens a context on GPU 0")
 @pytest.mark.parametrize("precision", [[], ["--use_amp"]], ids=["fp32", "amp"])
 def test_another_device_is_not_touched(precision, null_cuda, tmp_path):
     flags = [*RUN, *precision, "--device", "cuda:1", "--output_dir", tmp_path / "run"]
@@ -33,7 +32,6 @@ def test_another_device_is_not_touched(precision, null_cuda, tmp_path):
         assert second > 0, name
 
 
-@pytest.mark.xfail(strict=True, reason="fault 6: GPU 0 is synchronised")
 def test_a_benchmark_waits_for_its_own_device(null_cuda, tmp_path):
     ran = null_cuda(
         "benchmark", "--activations", "ZiLU", "--dtypes", "fp32", "--sizes", "2^12", "--rounds", 1,
@@ -51,10 +49,7 @@ def test_a_benchmark_waits_for_its_own_device(null_cuda, tmp_path):
             1, "adamw",
             marks=pytest.mark.xfail(strict=True, reason="torch's Adam asks a GPU for its stream"),
         ),
-        pytest.param(
-            2, "sgd",
-            marks=pytest.mark.xfail(strict=True, reason="fault 6: each process opens a context"),
-        ),
+        (2, "sgd"),
     ],
 )  # fmt: skip
 def test_a_run_on_the_cpu_touches_no_device(processes, optimizer, null_cuda, tmp_path):
@@ -95,7 +90,6 @@ def test_torchrun(tmp_path, image_folder):
 # --- memory ---
 
 
-@pytest.mark.xfail(strict=True, reason="fault 7: a traceback")
 def test_too_little_memory_for_a_step_is_one_line(null_cuda, tmp_path):
     flags = [*RUN, "--batch_size", "1024", "--device", "cuda", "--output_dir", tmp_path / "run"]
     ran = null_cuda("vision_main", *flags, mib=500)
@@ -168,10 +162,7 @@ def test_a_step_launches_as_many_kernels_as_with_gelu(program, null_cuda, text_f
 # --- layout ---
 
 
-@pytest.mark.parametrize(
-    "norm",
-    ["bn", pytest.param("gn", marks=pytest.mark.xfail(strict=True, reason="fault 8: GroupNorm"))],
-)
+@pytest.mark.parametrize("norm", ["bn", "gn"])
 @pytest.mark.parametrize("model", ["resnet20", "vgg11", "resnet50"])
 def test_channels_stay_last(model, norm, call):
     assert call("channels_first", model=model, norm=norm) == []
@@ -199,7 +190,6 @@ def test_every_model_is_deterministic(amp, call):
     assert call("deterministic", cases=cases) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="fault 8: backward of adaptive average pooling")
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_vggs_imagenet_head_is_deterministic(size, call):
     case = {"model": "vgg11", "size": size, "head": "imagenet"}

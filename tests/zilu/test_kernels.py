@@ -206,6 +206,26 @@ def test_second_derivatives(name, learned):
     torch.testing.assert_close(grads[0], grads[1], rtol=2e-5, atol=2e-6)
 
 
+@by_unit
+def test_second_derivatives_of_a_product(name):
+    """Differentiate the gradients for x and rho, as GPUs' operators give them, in float64."""
+    x = torch.tensor([-3.0, -1.1, -0.4, 0.3, 2.5], dtype=torch.float64, requires_grad=True)
+    grad = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    rho = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    sigma = torch.tensor(0.7, dtype=torch.float64)
+    got = getattr(torch.ops.zilu, f"{name}_backward").product(grad, x, sigma, rho)
+    y = getattr(F, name)(x, sigma * rho.view(()).exp())
+    want = torch.autograd.grad(y, (x, rho), grad, create_graph=True)
+    for firsts in (got, want):
+        assert firsts[1].shape == (1,)
+    torch.testing.assert_close(got, want)
+    seconds = [
+        torch.autograd.grad(sum(each.square().sum() for each in firsts), (x, rho))
+        for firsts in (got, want)
+    ]
+    torch.testing.assert_close(*seconds)
+
+
 # --- layouts, sizes, threads ---
 
 LAYOUTS = {

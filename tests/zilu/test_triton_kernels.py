@@ -1,16 +1,13 @@
 """Compare the Triton kernels with zilu.functional in float64.
 
-They run on the GPU, or where there is none in Triton's interpreter. The interpreter shows whether
+They run on the GPU, or where there is none in Triton's interpreter, which the operators for CUDA
+tensors then call on CPU tensors. The interpreter shows whether
 formulas, masks and layouts are right. It does not show how fast the GPU is and how it rounds: the
 interpreter truncates to bf16, and before Triton 3.5 its fma rounds twice.
 """
 
-import json
+import functools
 import math
-import os
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +17,13 @@ from zilu import functional as F
 
 pytest.importorskip("triton")
 
+from zilu import kernels
+from zilu.kernels import operators
 from zilu.kernels import triton_kernels as K
+
+if kernels.backend("cpu") != "fused":
+    pytest.skip("no C++ compiler on this machine", allow_module_level=True)
+operators.load("cuda")
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -77,8 +80,27 @@ def exact(unit, x, sigma, grad=None):
     return y.detach(), slope, by_sigma
 
 
+def operator(name, sigma, rho=()):
+    """Return the operator for CUDA tensors, of a fixed or a learned sigma, or a product."""
+    packet = getattr(torch.ops.zilu, name)
+    found = packet.learned if isinstance(sigma, torch.Tensor) else packet.default
+    found = packet.product if rho else found
+    if GPU:
+        return found
+    return functools.partial(found.redispatch, torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA))
+
+
+def value_of(unit, x, sigma, *rho):
+    return operator(unit, sigma, rho)(x, sigma, *rho)
+
+
+def gradients_of(unit, grad, x, sigma, *rho):
+    """Return the gradient for x; with a learned sigma also the gradient for it, or for rho."""
+    return operator(f"{unit}_backward", sigma, rho)(grad, x, sigma, *rho)
+
+
 def gradient(unit, x, sigma):
-    return K.gradient(unit, torch.ones_like(x), x, sigma)
+    return gradients_of(unit, torch.ones_like(x), x, sigma)
 
 
 def ulps(got, want, scale=None, flushed=TINY):
@@ -109,7 +131,7 @@ def small_gates(x, y):
 def test_fp32_holds_four_and_eight_ulp_over_all_magnitudes(unit, sigma):
     x = magnitudes()
     value, slope, _ = exact(unit, x, sigma)
-    assert ulps(K.value(unit, x, sigma), value) <= 4
+    assert ulps(value_of(unit, x, sigma), value) <= 4
     assert ulps(gradient(unit, x, sigma), slope) <= 8
 
 
@@ -120,7 +142,7 @@ def test_fp32_with_exponential_tails(unit, sigma):
     x = magnitudes()
     value, slope, _ = exact(unit, x, sigma)
     limit = 6 if has_true_fma() else 200
-    assert ulps(K.value(unit, x, sigma), value) <= limit
+    assert ulps(value_of(unit, x, sigma), value) <= limit
     scale = largest_term(x, sigma, value, slope)
     assert ulps(gradient(unit, x, sigma), slope, scale) <= limit
 
@@ -135,7 +157,7 @@ def test_every_16_bit_number_is_rounded_once(unit, sigma, dtype):
     value, slope, _ = exact(unit, x, sigma)
     limit = 0.55 if GPU or dtype == torch.float16 else 1.05  # the interpreter truncates bf16
     flushed = small_gates(x, value) if dtype == torch.bfloat16 else TINY
-    assert ulps(K.value(unit, x, sigma), value, flushed=flushed) <= limit
+    assert ulps(value_of(unit, x, sigma), value, flushed=flushed) <= limit
     scale = largest_term(x, sigma, value, slope)
     assert ulps(gradient(unit, x, sigma), slope, scale, flushed=128 * TINY) <= limit
 
@@ -148,8 +170,8 @@ def test_finite_for_every_finite_input(unit, dtype, sigma):
     positive = [info.smallest_normal / 2, info.tiny, 1e-3, 1.0, 1e3, info.max / 2, info.max]
     x = torch.tensor([0.0, *positive, *(-at for at in positive)], dtype=dtype, device=DEVICE)
     learned = torch.tensor(sigma, device=DEVICE)
-    grad_x, grad_sigma = K.gradients(unit, torch.ones_like(x), x, learned)
-    for result in (K.value(unit, x, sigma), gradient(unit, x, sigma), grad_x, grad_sigma):
+    grad_x, grad_sigma = gradients_of(unit, torch.ones_like(x), x, learned)
+    for result in (value_of(unit, x, sigma), gradient(unit, x, sigma), grad_x, grad_sigma):
         assert result.isfinite().all()
 
 
@@ -158,16 +180,16 @@ def test_finite_for_every_finite_input(unit, dtype, sigma):
 def test_infinities_give_the_limits_and_nan_stays(unit, dtype):
     x = torch.tensor([-math.inf, math.inf, math.nan], dtype=dtype, device=DEVICE)
     for sigma in (0.5, 1.0, 3.0):
-        y = K.value(unit, x, sigma)
+        y = value_of(unit, x, sigma)
         assert y[0].item() == pytest.approx(LEFT_LIMIT[unit](sigma), rel=torch.finfo(dtype).eps)
         assert y[1].item() == math.inf
         assert y[2].isnan()
         learned = torch.tensor(sigma, device=DEVICE)
-        grad_x, grad_sigma = K.gradients(unit, torch.ones_like(x[:2]), x[:2], learned)
+        grad_x, grad_sigma = gradients_of(unit, torch.ones_like(x[:2]), x[:2], learned)
         assert grad_x.tolist() == [0, 1]
         assert grad_sigma.item() == pytest.approx(exact(unit, x[:2], sigma)[2].item())
         assert gradient(unit, x, sigma)[2].isnan()
-        assert K.gradients(unit, torch.ones_like(x), x, learned)[1].isnan()
+        assert gradients_of(unit, torch.ones_like(x), x, learned)[1].isnan()
 
 
 def sigma_error(grad_sigma, unit, x, sigma, grad):
@@ -209,17 +231,17 @@ def test_layouts(layout, dtype):
     like = torch.empty_like(x)
     assert (like.stride() == x.stride()) == dense
     flat = x.reshape(-1).clone()
-    y = K.value("zilu", x, 0.7)
+    y = value_of("zilu", x, 0.7)
     assert y.stride() == like.stride()
     assert y.dtype == dtype
-    assert torch.equal(y.reshape(-1), K.value("zilu", flat, 0.7))
+    assert torch.equal(y.reshape(-1), value_of("zilu", flat, 0.7))
     assert torch.equal(x.reshape(-1), flat)
     sigma = torch.tensor(0.7, device=DEVICE)
     for make in GRADS.values():
         grad = make(x)
-        want = K.gradient("zilu", grad.reshape(-1).clone(), flat, 0.7)
-        fixed = K.gradient("zilu", grad, x, 0.7)
-        learned, grad_sigma = K.gradients("zilu", grad, x, sigma)
+        want = gradients_of("zilu", grad.reshape(-1).clone(), flat, 0.7)
+        fixed = gradients_of("zilu", grad, x, 0.7)
+        learned, grad_sigma = gradients_of("zilu", grad, x, sigma)
         for result in (fixed, learned):
             assert result.stride() == like.stride()
             assert result.dtype == dtype
@@ -228,33 +250,42 @@ def test_layouts(layout, dtype):
 
 
 @by_dtype
-def test_sizes_around_the_block_stay_inside_their_memory(dtype, monkeypatch):
+def test_sizes_around_the_block_stay_inside_their_memory(dtype):
     """Put the results at the start of a buffer whose rest must not change."""
-    block = K._BLOCK_BYTES // dtype.itemsize
-    empty_like = torch.empty_like
-
-    def inside_a_buffer(x):
-        nonlocal rest
-        buffer = torch.full((x.numel() + 2 * block,), math.nan, dtype=x.dtype, device=x.device)
-        rest = buffer[x.numel() :]
-        return buffer[: x.numel()]
-
+    block = K.BLOCK_BYTES // dtype.itemsize
+    sigma = torch.tensor(0.7, device=DEVICE)
     for size in (1, 2, 15, 16, 17, block - 1, block, block + 1, 2 * block + 16, 3 * block - 8):
         x = torch.linspace(-9, 5, size, dtype=torch.float32).to(DEVICE, dtype)
         grad = torch.linspace(1, -2, size, dtype=torch.float32).to(DEVICE, dtype)
         value, slope, by_sigma = exact("zilu_approx", x, 0.7, grad)
-        sigma = torch.tensor(0.7, device=DEVICE)
-        rest = None
-        monkeypatch.setattr(torch, "empty_like", inside_a_buffer)
-        y = K.value("zilu_approx", x, 0.7)
-        assert rest.isnan().all()
-        grad_x, grad_sigma = K.gradients("zilu_approx", grad, x, sigma)
-        assert rest.isnan().all()
-        monkeypatch.setattr(torch, "empty_like", empty_like)
+        buffers = torch.full((3, size + 2 * block), math.nan, dtype=dtype, device=DEVICE)
+        y, grad_x, again = buffers[:, :size]
+        programs = -(-size // block)
+        partials = torch.full((programs + 100,), math.nan, device=DEVICE)
+        K.launch(0, 1, [x, y], 0.7, None, programs)
+        K.launch(1, 1, [grad, x, again, again], 0.7, None, programs)
+        K.launch(1, 1, [grad, x, grad_x, partials[:programs]], sigma, None, programs)
+        assert buffers[:, size:].isnan().all()
+        assert partials[programs:].isnan().all()
         close = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-6}
         torch.testing.assert_close(y.cpu().double(), value, **close)
         torch.testing.assert_close(grad_x.cpu().double(), slope, **close)
-        assert grad_sigma.item() == pytest.approx(by_sigma.item(), rel=1e-5)
+        torch.testing.assert_close(again.cpu().double(), slope, **close)
+        assert partials[:programs].sum().item() == pytest.approx(by_sigma.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [0, 1, 4095, 4096, 4097, 10_000])
+def test_sigmas_gradient_is_added_up_in_fp64(count, dtype):
+    """Take 1 and numbers that fp32 loses beside it, and each type that sigma may have."""
+    partials = torch.full((count,), 2.0**-30, device=DEVICE)
+    partials[:1] = 1
+    found = torch.full((3,), math.nan, dtype=dtype, device=DEVICE)
+    sigma = torch.tensor(0.7, device=DEVICE)
+    K.launch(2, 0, [partials, found[:1]], sigma, None, 1)
+    limit = torch.finfo(dtype).eps * (1 if dtype == torch.bfloat16 else 0.5)
+    assert found[0].item() == pytest.approx(partials.double().sum().item(), rel=limit)
+    assert found[1:].isnan().all()
 
 
 @by_unit
@@ -269,7 +300,7 @@ def test_gradient_for_sigma(unit, dtype, sigma):
         torch.tensor([sigma], dtype=torch.float64),
     ):
         learned = learned.to(DEVICE)
-        grad_x, grad_sigma = K.gradients(unit, grad, x, learned)
+        grad_x, grad_sigma = gradients_of(unit, grad, x, learned)
         assert grad_sigma.dtype == learned.dtype
         assert grad_sigma.shape == learned.shape
         limit = 1e-6 if dtype == torch.float32 else 2e-5
@@ -287,9 +318,31 @@ def test_a_learned_sigma_gives_what_the_fixed_one_does(unit):
     """Compare also for a sigma that is no fp32 number, and so is passed as two."""
     x = magnitudes()
     learned = torch.tensor(1.253, dtype=torch.float64, device=DEVICE)
-    assert torch.equal(K.value(unit, x, learned), K.value(unit, x, 1.253))
-    grad_x, _ = K.gradients(unit, torch.ones_like(x), x, learned)
+    assert torch.equal(value_of(unit, x, learned), value_of(unit, x, 1.253))
+    grad_x, _ = gradients_of(unit, torch.ones_like(x), x, learned)
     torch.testing.assert_close(grad_x, gradient(unit, x, 1.253), rtol=1e-6, atol=1e-37)
+
+
+@by_unit
+@by_dtype
+@pytest.mark.parametrize("rho", [0.0, -0.3, 2.0])
+def test_a_product_gives_what_its_value_does(unit, dtype, rho):
+    """Take sigma e^rho: exactly sigma at first, and in fp64 too, and with one dimension."""
+    x, grad = torch.randn(3000).mul_(3), torch.randn(3000)
+    x, grad = x.to(DEVICE, dtype), grad.to(DEVICE, dtype)
+    for kind in (torch.float32, torch.float64):
+        sigma = torch.tensor(0.7, dtype=kind, device=DEVICE)
+        exponent = torch.tensor([rho], dtype=kind, device=DEVICE)
+        product = sigma.float() * exponent.float().exp().reshape(())
+        close = {"rtol": 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps, "atol": 1e-6}
+        y, want = value_of(unit, x, sigma, exponent), value_of(unit, x, product)
+        torch.testing.assert_close(y, want, **close)
+        assert rho or torch.equal(y, want)
+        grad_x, grad_rho = gradients_of(unit, grad, x, sigma, exponent)
+        want_x, want_sigma = gradients_of(unit, grad, x, product)
+        torch.testing.assert_close(grad_x, want_x, **close)
+        assert (grad_rho.dtype, grad_rho.shape) == (kind, (1,))
+        torch.testing.assert_close(grad_rho[0].float(), want_sigma * product, rtol=1e-5, atol=1e-6)
 
 
 @by_unit
@@ -299,7 +352,7 @@ def test_twice_the_same_bits(unit, dtype):
     grad = torch.randn(10_007).to(DEVICE, dtype)
     sigma = torch.tensor(0.7, device=DEVICE)
     first, second = (
-        (K.value(unit, x, sigma), *K.gradients(unit, grad, x, sigma)) for _ in range(2)
+        (value_of(unit, x, sigma), *gradients_of(unit, grad, x, sigma)) for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -314,94 +367,9 @@ def test_16_bit_tensors_take_the_fast_forms(dtype, monkeypatch):
             return lambda *tensors, **options: launched.append(options)
 
     monkeypatch.setattr(K, "_value_kernel", Kernel())
-    K.value("zilu", torch.zeros(3, dtype=dtype, device=DEVICE), 1.0)
+    x = torch.zeros(3, dtype=dtype, device=DEVICE)
+    K.launch(0, 0, [x, x], 1.0, None, 1)
     assert [options["SHORT"] for options in launched] == [dtype != torch.float32]
-
-
-# Compile for an H100 without having one, and print for each case the assembly and what ptxas -v
-# says.
-COMPILE = """
-import json, re, subprocess, sys
-from pathlib import Path
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from zilu.kernels import triton_kernels as K
-
-
-def assembled(ptx):  # Triton ships one assembler or two, and chooses
-    said = ""
-    Path("kernel.ptx").write_text(ptx)
-    flags = ["-v", "-arch", re.search(r"[.]target (\\w+)", ptx)[1], "kernel.ptx", "-o", "cubin"]
-    for ptxas in sorted(Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")):
-        run = subprocess.run([ptxas, *flags], capture_output=True, text=True)
-        if run.returncode == 0:
-            said = run.stderr
-    return said
-
-
-for unit, dtype, size, learnable, backward in json.loads(sys.argv[1]):
-    kernel = K._gradients_kernel if backward else K._value_kernel
-    scalar = {"sigma": "*fp32" if learnable else "fp32", "sigma_low": "fp32", "n": "i32"}
-    pointers = {name: "*" + dtype for name in ("grad", "x", "y", "grad_x")}
-    constants = {"UNIT": unit, "SHORT": size == 2, "LEARNABLE": learnable}
-    constants["BLOCK"] = K._BLOCK_BYTES // size
-    if learnable:
-        pointers["partials"] = "*fp32"
-    else:
-        constants["partials"] = None
-    names = kernel.arg_names
-    source = ASTSource(
-        fn=kernel,
-        signature={name: (scalar | pointers).get(name, "constexpr") for name in names},
-        constexprs={(names.index(k),): v for k, v in constants.items() if k in names},
-        attrs={(i,): [["tt.divisibility", 16]] for i, k in enumerate(names) if k in pointers},
-    )
-    options = {"num_warps": K._WARPS, "enable_fp_fusion": True}
-    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-    print(json.dumps({"ptx": ptx, "ptxas": assembled(ptx)}))
-"""
-
-CASES = (  # unit, dtype, bytes per element, learnable, backward, most instructions per element
-    ("zilu", "fp32", 4, False, False, 40),
-    ("zilu", "bf16", 2, False, False, 40),
-    ("zilu", "fp16", 2, False, True, 50),
-    ("zilu", "bf16", 2, True, True, 70),
-    ("zilu_approx", "fp32", 4, True, True, 60),
-    ("gelu_s", "bf16", 2, False, True, 50),
-)
-
-
-def test_compiled_accesses_are_wide_and_nothing_spills(tmp_path):
-    import triton
-
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
-        pytest.skip("Triton 3.2 takes its arguments differently")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.getcwd()}
-    run = subprocess.run(
-        [sys.executable, "-c", COMPILE, json.dumps([case[:5] for case in CASES])],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    if re.search("ptxas.*No such file|libcuda|0 active drivers", run.stderr):
-        pytest.skip("Triton cannot compile here: " + run.stderr.splitlines()[-1])
-    assert run.returncode == 0, run.stderr
-    for case, line in zip(CASES, run.stdout.splitlines(), strict=True):
-        found = json.loads(line)
-        loads = 2 if case[4] else 1
-        accesses = re.findall(r"(ld|st)\.global\.v4\.b32", found["ptx"])
-        assert (accesses.count("ld"), accesses.count("st")) == (loads, 1), case
-        assert (
-            not found["ptxas"] or "0 bytes spill stores, 0 bytes spill loads" in found["ptxas"]
-        ), case
-        # The code holds the block twice, with and without a mask, at 16 bytes per thread.
-        instructions = len(re.findall(r"^\t[@a-z].*;$", found["ptx"], re.MULTILINE))
-        assert instructions / 2 / (16 / case[2]) <= case[5], case
 
 
 @by_unit
@@ -413,7 +381,7 @@ def test_nothing_waits_and_a_graph_captures_it(unit):
     sigma = torch.tensor(0.7, device="cuda")
 
     def run():
-        return K.value(unit, x, sigma), *K.gradients(unit, grad, x, sigma)
+        return value_of(unit, x, sigma), *gradients_of(unit, grad, x, sigma)
 
     run()  # compiles
     torch.cuda.set_sync_debug_mode("error")
@@ -439,14 +407,14 @@ def test_more_elements_than_32_bits_count():
         pytest.skip("needs 16 GiB of GPU memory")
     x = torch.zeros(n, dtype=torch.bfloat16, device="cuda")
     x[-1], x[2**31 - 1], x[2**31] = -1, -2, -3
-    y = K.value("zilu", x, 1.0)
-    want = K.value("zilu", torch.tensor([-1, -2, -3], dtype=x.dtype, device="cuda"), 1.0)
+    y = value_of("zilu", x, 1.0)
+    want = value_of("zilu", torch.tensor([-1, -2, -3], dtype=x.dtype, device="cuda"), 1.0)
     assert torch.equal(y[[n - 1, 2**31 - 1, 2**31]], want)
     assert y.count_nonzero() == 3
     del y
     sigma = torch.tensor(1.0, device="cuda")
-    grad_x, grad_sigma = K.gradients(
+    grad_x, grad_sigma = gradients_of(
         "zilu", torch.ones((), device="cuda").to(x).expand(n), x, sigma
     )
-    assert grad_x[-1].item() == K.gradient("zilu", x[:1] + 1, x[-1:], 1.0).item()
+    assert grad_x[-1].item() == gradients_of("zilu", x[:1] + 1, x[-1:], 1.0).item()
     assert grad_sigma.item() == pytest.approx((1 / 2 + 4 / 5 + 9 / 10) / math.pi, rel=1e-5)

@@ -90,7 +90,7 @@ class Watch:
         with self._channel_dimensions() as dimensions, self._hooks(note):
             yield living
         for name, found in living.items():
-            living[name] = processes.total(found.double(), largest=True) > 0
+            living[name] = processes.total(found.float(), largest=True) > 0
 
     @contextlib.contextmanager
     def _channel_dimensions(self) -> Iterator[dict[int, int]]:

@@ -8,11 +8,12 @@ operator, `fused` always does, and `auto` (the default) takes whichever is faste
 - Under torch.compile, plain operations, which Inductor fuses into their neighbours. Measured in
   compiled blocks on a CPU (MLP; convolution, norm, activation; fp32, bf16; each unit): as fast as
   the operator within 3 %, and after a norm backward keeps 24 MiB where it keeps 40 with the
-  operator, whose input and output must both be saved. On a GPU fusing saves whole passes over
-  memory (not measured).
+  operator, whose input and output must both be saved. On a GPU, where fusing saves whole passes
+  over memory, they are those of `zilu.compiled`.
 - Without a compiler, on other devices, for fp64 and for subclasses of Tensor: plain operations.
 """
 
+import textwrap
 import warnings
 from collections.abc import Callable
 
@@ -22,8 +23,10 @@ from torch import Tensor
 from zilu.dynamo import not_traced
 from zilu.names import kernel_mode
 
-# Computes f(x) from x and sigma.
-Operator = Callable[[Tensor, float | Tensor], Tensor]
+# Computes f(x) from x and sigma, or from x, sigma and rho.
+Operator = Callable[..., Tensor]
+
+_is_compiling = torch.compiler.is_compiling
 
 _DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 # Other subclasses of Tensor (DTensor, fake tensors) only know how to run torch's own operations.
@@ -31,8 +34,12 @@ _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 MODE = kernel_mode()
 
-_READY: dict[str, bool] = {}  # whether a type of device has operators
-_OPERATORS: dict[str, tuple[Operator, Operator]] = {}  # by unit: for a fixed sigma, for a learned
+# Whether there are operators for a dtype on a device.
+_READY: dict[tuple[torch.device, torch.dtype], bool] = {}
+# By unit: for a fixed sigma, for a learned one, and for sigma e^rho.
+_OPERATORS: dict[str, tuple[Operator, ...]] = {}
+# The same, by unit, index of the GPU and dtype, for those that are ready: in a single look-up.
+ON_GPU: dict[tuple[str | None, int, torch.dtype], tuple[Operator, ...]] = {}
 
 
 def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
@@ -44,48 +51,88 @@ def operator(unit: str, x: Tensor, sigma: float | Tensor) -> Operator | None:
     Raises:
         RuntimeError: ZILU_KERNELS=fused, but the operators cannot be built.
     """
-    if MODE == "plain" or type(x) not in _TENSORS or x.dtype not in _DTYPES:
+    if MODE == "plain" or type(x) not in _TENSORS:
         return None
-    if MODE == "auto" and torch.compiler.is_compiling():
+    compiling = _is_compiling()
+    if MODE == "auto" and compiling:
         return None
-    learned = isinstance(sigma, Tensor)
-    if isinstance(sigma, Tensor) and sigma.device != x.device:
+    key = x.device, x.dtype
+    # torch.compile keeps what _ready returns as a constant. Other calls save its time.
+    ready = None if compiling else _READY.get(key)
+    if ready is None:
+        ready = _ready(*key)
+    if not ready:
         return None
-    ready = _ready("cpu") if x.is_cpu else x.is_cuda and _ready("cuda")
-    return _OPERATORS[unit][learned] if ready else None
+    if isinstance(sigma, float):
+        return _OPERATORS[unit][0]
+    assert isinstance(sigma, Tensor)
+    return _OPERATORS[unit][1] if sigma.device == x.device else None
 
 
-def backend(device: str) -> str:
-    """Return "fused" or "plain": how a type of device computes gated units in eager mode.
+def backend(device: str, dtype: torch.dtype = torch.float32) -> str:
+    """Return "fused" or "plain": how a device computes gated units of a dtype in eager mode.
 
     The operators are built first, if they have not been.
+
+    Args:
+        device: as torch names it; "cuda" is the current one.
 
     Raises:
         RuntimeError: ZILU_KERNELS=fused, but the operators cannot be built.
     """
-    has_kernels = MODE != "plain" and device in ("cpu", "cuda")
-    return "fused" if has_kernels and _ready(device) else "plain"
+    where = torch.device(device)
+    if MODE == "plain" or where.type not in ("cpu", "cuda"):
+        return "plain"
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
+    return "fused" if _ready(where, dtype) else "plain"
 
 
 @not_traced
-def _ready(device: str) -> bool:
-    """Return whether a type of device has operators; build and load them in the first call."""
-    if device not in _READY:
-        _READY[device] = _load(device)
-    return _READY[device]
+def _ready(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether there are operators; build, load and try them in the first call.
+
+    A GPU's are tried for each dtype, because old ones may lack bf16: Triton 3.2, that of torch 2.6,
+    cannot compile it for those before Ampere.
+    """
+    key = device, dtype
+    if key not in _READY:
+        _READY[key] = _find(device, dtype)
+        if _READY[key] and device.type == "cuda":
+            for unit, operators in _OPERATORS.items():
+                # Without OpOverload's __call__, which takes half a microsecond and checks nothing.
+                ON_GPU[unit, device.index, dtype] = tuple(
+                    getattr(operator, "_op", operator) for operator in operators
+                )
+    return _READY[key]
 
 
-def _load(device: str) -> bool:
+def _find(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type not in ("cpu", "cuda") or dtype not in _DTYPES:
+        return False
+    if device.type == "cpu" and dtype != torch.float32:
+        return _ready(device, torch.float32)  # one build for all, and one warning
+    return _load(device, dtype)
+
+
+def _load(device: torch.device, dtype: torch.dtype) -> bool:
     from zilu.kernels import operators  # here, because it loads what only operators need
 
     try:
-        _OPERATORS.update(operators.load(device))
+        _OPERATORS.update(operators.load(device.type))
+        if device.type == "cuda":
+            operators.try_on_gpu(device, dtype)
+    except torch.OutOfMemoryError:
+        raise  # the GPU can, once it has room
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error), 300)
+        where = f"this {device.type}" + f" for {dtype}" * (device.type == "cuda")
         if MODE == "fused":
-            raise RuntimeError(f"ZILU_KERNELS=fused, but there are no kernels: {reason}") from None
+            raise RuntimeError(
+                f"ZILU_KERNELS=fused, but there are no kernels on {where}: {reason}"
+            ) from None
         warnings.warn(
-            f"zilu: no fused kernels on this {device} ({reason}); plain operations, several times "
+            f"zilu: no fused kernels on {where} ({reason}); plain operations, several times "
             "slower, take their place. ZILU_KERNELS=plain hides this.",
             RuntimeWarning,
             stacklevel=2,

@@ -29,8 +29,8 @@ _FOLDER = Path(__file__).parent
 _TORCH = Path(torch.__file__).parent
 _INCLUDES = ("include", "include/torch/csrc/api/include")
 _LIBRARIES = ("-lc10", "-ltorch_cpu")
-# Calls of operators.cpp spend their time in torch's dispatcher, so -O1 is enough.
-_SOURCES = {"cpu.cpp": "-O3", "operators.cpp": "-O1"}
+# Calls of operators.cpp and gpu.cpp spend their time in torch, so -O1 is enough.
+_SOURCES = {"cpu.cpp": "-O3", "gpu.cpp": "-O1", "operators.cpp": "-O1"}
 _HEADERS = ("kernels.h", "units.h")
 
 _FLAGS = [

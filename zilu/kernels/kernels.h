@@ -1,4 +1,5 @@
-// The functions that cpu.cpp implements, and that operators.cpp turns into torch's operators.
+// The functions that cpu.cpp and gpu.cpp implement, and that operators.cpp turns into torch's
+// operators.
 
 #pragma once
 
@@ -18,5 +19,32 @@ struct Gradients {
 at::Tensor value(Unit unit, const at::Tensor& x, double sigma);
 at::Tensor gradient(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 Gradients gradients(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
+
+// A number; a tensor on x's device, where the kernel reads it and the CPU need not wait for its
+// value; or one times e^rho, for another such tensor.
+struct Sigma {
+  Sigma(double number) : fixed(number) {}
+  Sigma(const at::Tensor& tensor) : learned(&tensor) {}
+  Sigma(const at::Tensor& tensor, const at::Tensor& rho) : learned(&tensor), rho(&rho) {}
+
+  double fixed = 0;
+  const at::Tensor* learned = nullptr;
+  const at::Tensor* rho = nullptr;
+};
+
+// The same for CUDA tensors. `gpu_gradients` gives the gradient for rho, if there is one, else for
+// the tensor.
+at::Tensor gpu_value(Unit unit, const at::Tensor& x, const Sigma& sigma);
+at::Tensor gpu_gradient(
+    Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma);
+std::tuple<at::Tensor, at::Tensor> gpu_gradients(
+    Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma);
+
+// To be called first. `addresses`: of cuLaunchKernel, cuCtxGetCurrent, cuCtxSetCurrent and torch's
+// aoti_torch_get_current_cuda_stream; none if Triton is to launch every time.
+void set_up_gpu(int64_t block_bytes, at::IntArrayRef addresses);
+
+// Launches `function` from now on where Triton was called with `key`. On the current device.
+void keep_kernel(int64_t key, int64_t function, int64_t threads, int64_t shared);
 
 }  // namespace zilu

@@ -1,6 +1,6 @@
 // The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s and their backward
-// operators: schemas, autograd, shapes, and the CPU's kernels. operators.py adds the kernels for
-// other devices, and the second derivatives, by differentiating plain operations.
+// operators: schemas, autograd, shapes, and the kernels of CPU and GPU. operators.py adds the second
+// derivatives, by differentiating plain operations, and compiles the GPU's kernels.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty_like.h>
@@ -21,8 +21,11 @@ using Pair = std::tuple<Tensor, Tensor>;
 
 using Fixed = Tensor(const Tensor& x, double sigma);
 using Learned = Tensor(const Tensor& x, const Tensor& sigma);
+using Product = Tensor(const Tensor& x, const Tensor& sigma, const Tensor& rho);
 using FixedBackward = Tensor(const Tensor& grad, const Tensor& x, double sigma);
 using LearnedBackward = Pair(const Tensor& grad, const Tensor& x, const Tensor& sigma);
+using ProductBackward =
+    Pair(const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& rho);
 
 constexpr Unit UNITS[] = {Unit::ZiLU, Unit::ZiLU_Approx, Unit::GELU_s, Unit::SiLU_s};
 constexpr const char* NAMES[] = {"zilu::zilu", "zilu::zilu_approx", "zilu::gelu_s", "zilu::silu_s"};
@@ -38,13 +41,17 @@ struct Operators {
   explicit Operators(const std::string& name)
       : fixed(find<Fixed>(name, "")),
         learned(find<Learned>(name, "learned")),
+        product(find<Product>(name, "product")),
         fixed_backward(find<FixedBackward>(name + "_backward", "")),
-        learned_backward(find<LearnedBackward>(name + "_backward", "learned")) {}
+        learned_backward(find<LearnedBackward>(name + "_backward", "learned")),
+        product_backward(find<ProductBackward>(name + "_backward", "product")) {}
 
   c10::TypedOperatorHandle<Fixed> fixed;
   c10::TypedOperatorHandle<Learned> learned;
+  c10::TypedOperatorHandle<Product> product;
   c10::TypedOperatorHandle<FixedBackward> fixed_backward;
   c10::TypedOperatorHandle<LearnedBackward> learned_backward;
+  c10::TypedOperatorHandle<ProductBackward> product_backward;
 };
 
 const Operators& operators(int64_t unit) {
@@ -100,15 +107,45 @@ struct LearnedFunction : torch::autograd::Function<LearnedFunction> {
   }
 };
 
+// sigma e^rho, in one kernel. Only rho has a gradient.
+struct ProductFunction : torch::autograd::Function<ProductFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& x, const Tensor& sigma, const Tensor& rho,
+      int64_t unit) {
+    context->save_for_backward({x, sigma, rho});
+    context->saved_data["unit"] = unit;
+    at::AutoDispatchBelowADInplaceOrView below;
+    return operators(unit).product.call(x, sigma, rho);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const auto& backward = operators(context->saved_data["unit"].toInt()).product_backward;
+    auto [grad_x, grad_rho] =
+        backward_through([&] { return backward.call(grads[0], saved[0], saved[1], saved[2]); });
+    return {grad_x, Tensor(), grad_rho, Tensor()};
+  }
+};
+
 // --- registration ---
 
 void define(torch::Library& library, const std::string& forward) {
   const std::string backward = forward + "_backward";
   library.def((forward + "(Tensor x, float sigma) -> Tensor").c_str());
   library.def((forward + ".learned(Tensor x, Tensor sigma) -> Tensor").c_str());
+  library.def((forward + ".product(Tensor x, Tensor sigma, Tensor rho) -> Tensor").c_str());
   library.def((backward + "(Tensor grad, Tensor x, float sigma) -> Tensor").c_str());
   library.def(
       (backward + ".learned(Tensor grad, Tensor x, Tensor sigma) -> (Tensor, Tensor)").c_str());
+  library.def((backward + ".product(Tensor grad, Tensor x, Tensor sigma, Tensor rho) -> "
+                          "(Tensor, Tensor)").c_str());
+}
+
+void implement_product(
+    torch::Library& library, const std::string& forward, Product* product,
+    ProductBackward* product_backward) {
+  library.impl((forward + ".product").c_str(), product);
+  library.impl((forward + "_backward.product").c_str(), product_backward);
 }
 
 // Takes function pointers: a template instance for each function would take most of the build time.
@@ -128,8 +165,12 @@ void implement_autograd(torch::Library& library) {
   Learned* learned = [](const Tensor& x, const Tensor& sigma) {
     return LearnedFunction::apply(x, sigma, U);
   };
+  Product* product = [](const Tensor& x, const Tensor& sigma, const Tensor& rho) {
+    return ProductFunction::apply(x, sigma, rho, U);
+  };
   library.impl(NAMES[U], fixed);
   library.impl((std::string(NAMES[U]) + ".learned").c_str(), learned);
+  library.impl((std::string(NAMES[U]) + ".product").c_str(), product);
 }
 
 template <int64_t U>
@@ -148,6 +189,28 @@ void implement_cpu(torch::Library& library) {
       });
 }
 
+template <int64_t U>
+void implement_gpu(torch::Library& library) {
+  implement(
+      library, NAMES[U],
+      [](const Tensor& x, double sigma) { return gpu_value(UNITS[U], x, sigma); },
+      [](const Tensor& x, const Tensor& sigma) { return gpu_value(UNITS[U], x, sigma); },
+      [](const Tensor& grad, const Tensor& x, double sigma) {
+        return gpu_gradient(UNITS[U], grad, x, sigma);
+      },
+      [](const Tensor& grad, const Tensor& x, const Tensor& sigma) -> Pair {
+        return gpu_gradients(UNITS[U], grad, x, sigma);
+      });
+  implement_product(
+      library, NAMES[U],
+      [](const Tensor& x, const Tensor& sigma, const Tensor& rho) {
+        return gpu_value(UNITS[U], x, {sigma, rho});
+      },
+      [](const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& rho) -> Pair {
+        return gpu_gradients(UNITS[U], grad, x, {sigma, rho});
+      });
+}
+
 void implement_meta(torch::Library& library, const std::string& forward) {
   implement(
       library, forward, [](const Tensor& x, double) { return at::empty_like(x); },
@@ -156,10 +219,22 @@ void implement_meta(torch::Library& library, const std::string& forward) {
       [](const Tensor&, const Tensor& x, const Tensor& sigma) -> Pair {
         return {at::empty_like(x), at::empty_like(sigma)};
       });
+  implement_product(
+      library, forward,
+      [](const Tensor& x, const Tensor&, const Tensor&) { return at::empty_like(x); },
+      [](const Tensor&, const Tensor& x, const Tensor&, const Tensor& rho) -> Pair {
+        return {at::empty_like(x), at::empty_like(rho)};
+      });
 }
 
 TORCH_LIBRARY(zilu, library) {
   for (const char* name : NAMES) define(library, name);
+  // Between gpu.cpp and operators.py.
+  library.def(
+      "launch_by_triton(int key, int kind, int unit, Tensor[] tensors, float sigma, "
+      "Tensor? learned, Tensor? rho, int programs) -> ()");
+  library.def("set_up_gpu(int block_bytes, int[] addresses) -> ()", &set_up_gpu);
+  library.def("keep_kernel(int key, int function, int threads, int shared) -> ()", &keep_kernel);
 }
 
 TORCH_LIBRARY_IMPL(zilu, Autograd, library) {
@@ -174,6 +249,13 @@ TORCH_LIBRARY_IMPL(zilu, CPU, library) {
   implement_cpu<1>(library);
   implement_cpu<2>(library);
   implement_cpu<3>(library);
+}
+
+TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
+  implement_gpu<0>(library);
+  implement_gpu<1>(library);
+  implement_gpu<2>(library);
+  implement_gpu<3>(library);
 }
 
 TORCH_LIBRARY_IMPL(zilu, Meta, library) {

@@ -1,8 +1,9 @@
-"""Complete the operators of operators.cpp with GPU kernels and second derivatives."""
+"""Complete the operators of operators.cpp with second derivatives and the GPU's kernels."""
 
+import ctypes
 import importlib.util
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,19 +11,20 @@ from torch import Tensor
 
 from zilu import reference
 from zilu.kernels import build
-from zilu.reference import UNITS, Formulas, Sigma
+from zilu.reference import UNITS, Formulas
 
 _libraries: list[torch.library.Library] = []  # their registrations last as long as the objects do
 
 
-def load(device: str) -> dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]:
+def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
     """Make the operators ready for a type of device, "cpu" or "cuda".
 
     Returns:
-        For each gated unit, the operator for a fixed sigma and the one for a learned sigma.
+        For each gated unit, the operators for a fixed sigma, for a learned one, and for
+        sigma e^rho, which a CPU does not have.
 
     Raises:
-        OSError, RuntimeError: the operators cannot be built, or do not run on the device.
+        OSError, RuntimeError: the operators cannot be built.
     """
     if not _libraries:
         build.load()
@@ -30,7 +32,7 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], Callable[..., Te
     if device == "cuda" and len(_libraries) == 1:
         _libraries.append(_gpu_kernels())
     packets = {unit: getattr(torch.ops.zilu, unit) for unit in UNITS}
-    return {unit: (packet.default, packet.learned) for unit, packet in packets.items()}
+    return {unit: (p.default, p.learned, p.product) for unit, p in packets.items()}
 
 
 # --- second derivatives ---
@@ -40,31 +42,49 @@ def _second_derivatives() -> torch.library.Library:
     library = torch.library.Library("zilu", "IMPL")
     for unit, formulas in UNITS.items():
         packet = getattr(torch.ops.zilu, f"{unit}_backward")
-        for operator in (packet.default, packet.learned):
+        for operator in (packet.default, packet.learned, packet.product):
             library.impl(operator, _backward_with_autograd(operator, formulas), "Autograd")
     return library
 
 
-def _backward_with_autograd(
-    operator: Callable[..., Any], formulas: Formulas
-) -> Callable[[Tensor, Tensor, Sigma], Any]:
+def _backward_with_autograd(operator: Callable[..., Any], formulas: Formulas) -> Callable[..., Any]:
     """Make a backward operator that can be differentiated.
 
     Where its result will be differentiated, it runs plain operations instead of the kernel.
     """
 
-    def backward(grad: Tensor, x: Tensor, sigma: Sigma) -> Any:  # one tensor or two, as `operator`
-        tensors = [t for t in (grad, x, sigma) if isinstance(t, Tensor)]
+    def backward(grad: Tensor, x: Tensor, *sigma: Any) -> Any:  # one tensor or two, as `operator`
+        tensors = [t for t in (grad, x, *sigma) if isinstance(t, Tensor)]
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            gradients = reference.differentiable_gradients(formulas, grad, x, sigma)
+            if len(sigma) == 2:
+                return _product_gradients(formulas, grad, x, *sigma)
+            gradients = reference.differentiable_gradients(formulas, grad, x, *sigma)
             return gradients if len(gradients) == 2 else gradients[0]
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(grad, x, sigma)
+            return operator(grad, x, *sigma)
 
     return backward
 
 
+def _product_gradients(
+    formulas: Formulas, grad: Tensor, x: Tensor, sigma: Tensor, rho: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients for x and rho, where a unit's sharpness is sigma e^rho."""
+    product = sigma * rho.reshape(()).exp()
+    grad_x, by_product = reference.differentiable_gradients(formulas, grad, x, product)
+    return grad_x, (by_product * product).reshape(rho.shape)
+
+
 # --- GPU ---
+
+
+def try_on_gpu(device: torch.device, dtype: torch.dtype) -> None:
+    """Compute one number: Triton compiles for the GPU, and needs a C compiler to do so.
+
+    Raises:
+        Exception: what Triton says if it cannot.
+    """
+    torch.ops.zilu.zilu_approx(torch.zeros(1, dtype=dtype, device=device), 1.0)
 
 
 def _gpu_kernels() -> torch.library.Library:
@@ -72,30 +92,40 @@ def _gpu_kernels() -> torch.library.Library:
         raise RuntimeError("they need an NVIDIA GPU and Triton")
     from zilu.kernels import triton_kernels  # imports Triton
 
-    # Triton compiles for this GPU, and needs a C compiler to do so. One call shows whether it can.
-    triton_kernels.value("zilu_approx", torch.zeros(1, device="cuda"), 1.0)
+    addresses = _driver_addresses()
+    kept = []  # Triton unloads a kernel that nothing refers to
+
+    def launch_by_triton(
+        key: int, kind: int, unit: int, tensors: list[Tensor], sigma: float,
+        learned: Tensor | None, rho: Tensor | None, programs: int,
+    ) -> None:  # fmt: skip
+        either = sigma if learned is None else learned
+        compiled = triton_kernels.launch(kind, unit, tensors, either, rho, programs)
+        if addresses and triton_kernels.is_as_expected(compiled, tensors, either, rho):
+            kept.append(compiled)
+            metadata = compiled.metadata
+            torch.ops.zilu.keep_kernel(
+                key, compiled.function, 32 * metadata.num_warps, metadata.shared
+            )
+
+    torch.ops.zilu.set_up_gpu(triton_kernels.BLOCK_BYTES, addresses)
     library = torch.library.Library("zilu", "IMPL")
-    for unit in UNITS:
-        _register_gpu(library, unit, triton_kernels)
+    library.impl("launch_by_triton", launch_by_triton, "CompositeExplicitAutograd")
     return library
 
 
-def _register_gpu(library: torch.library.Library, unit: str, kernels: ModuleType) -> None:
-    def value(x: Tensor, sigma: Sigma) -> Tensor:
-        y: Tensor = kernels.value(unit, x, sigma)
-        return y
-
-    def gradient(grad: Tensor, x: Tensor, sigma: float) -> Tensor:
-        grad_x: Tensor = kernels.gradient(unit, grad, x, sigma)
-        return grad_x
-
-    def gradients(grad: Tensor, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        both: tuple[Tensor, Tensor] = kernels.gradients(unit, grad, x, sigma)
-        return both
-
-    forward = getattr(torch.ops.zilu, unit)
-    backward = getattr(torch.ops.zilu, f"{unit}_backward")
-    library.impl(forward.default, value, "CUDA")
-    library.impl(forward.learned, value, "CUDA")
-    library.impl(backward.default, gradient, "CUDA")
-    library.impl(backward.learned, gradients, "CUDA")
+def _driver_addresses() -> list[int]:
+    """Return the addresses of the functions that gpu.cpp launches with; none if one is missing."""
+    folder = Path(torch.__file__).parent / "lib"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        torch_cuda = ctypes.CDLL(str(folder / "libtorch_cuda.so"))
+        functions = (
+            driver.cuLaunchKernel,
+            driver.cuCtxGetCurrent,
+            driver.cuCtxSetCurrent,
+            torch_cuda.aoti_torch_get_current_cuda_stream,
+        )
+    except (OSError, AttributeError):
+        return []
+    return [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]

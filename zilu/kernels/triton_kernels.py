@@ -25,83 +25,70 @@ from zilu.reference import Sigma
 # Each program processes one block: per thread and tensor 16 bytes, the widest access there is. With
 # 32 bytes a thread would need twice the registers, and fewer threads would share a multiprocessor.
 _WARPS = 8
-_BLOCK_BYTES = _WARPS * 32 * 16
+BLOCK_BYTES = _WARPS * 32 * 16
+
+# One program adds up sigma's gradient: 2^20 numbers, where the tensor has 2^31.
+_TOTAL_BLOCK = 4096
+
+UNIT_NAMES = ("zilu", "zilu_approx", "gelu_s", "silu_s")  # in the order of C++'s enum Unit
+_VALUE, _GRADIENTS, _TOTAL = range(3)  # as C++'s enum Pass
+# What sigma is: a number in two floats; a tensor; a tensor, times e to the power of another.
+_FIXED, _LEARNED, _PRODUCT = range(3)
 
 
-def value(unit: str, x: Tensor, sigma: Sigma) -> Tensor:
-    """Compute f(x), with the strides of `torch.empty_like(x)`.
+def launch(
+    kind: int, unit: int, tensors: list[Tensor], sigma: Sigma, rho: Tensor | None, programs: int
+) -> Any:
+    """Run a kernel on the current device, as gpu.cpp asks for it.
 
     Args:
-        unit: "zilu", "zilu_approx", "gelu_s" or "silu_s".
-        x: fp32, bf16 or fp16, of any shape and strides.
-        sigma: a float, or a one-element tensor on x's device. The kernel reads it there, so the CPU
-            need not wait for its value.
+        kind: 0 for values, 1 for gradients, 2 to add up sigma's gradient.
+        unit: index of UNIT_NAMES.
+        tensors: the kernel's first arguments, dense and of one size and layout.
+        sigma: a float, or a one-element tensor on the device.
+        rho: another, if sigma is to be multiplied by e^rho.
+        programs: the number of blocks of BLOCK_BYTES in a tensor.
+
+    Returns:
+        Triton's compiled kernel; None in its interpreter.
     """
-    y = torch.empty_like(x)
-    _launch(_value_kernel, unit, sigma, _laid_out_as(y, x), y)
-    return y
-
-
-def gradient(unit: str, grad: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """Compute the gradient for x, where sigma is fixed."""
-    grad_x = torch.empty_like(x)
-    inputs = _laid_out_as(grad_x, grad), _laid_out_as(grad_x, x)
-    _launch(_gradients_kernel, unit, sigma, *inputs, grad_x, None)
-    return grad_x
-
-
-def gradients(unit: str, grad: Tensor, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the gradients for x and for sigma.
-
-    Sigma's gradient is summed in fp32 within each program, and in fp64 over the programs, always in
-    the same order.
-    """
-    grad_x = torch.empty_like(x)
-    inputs = _laid_out_as(grad_x, grad), _laid_out_as(grad_x, x)
-    partials = torch.empty(_programs(x), dtype=torch.float32, device=x.device)
-    _launch(_gradients_kernel, unit, sigma, *inputs, grad_x, partials)
-    return grad_x, partials.sum(dtype=torch.float64).to(sigma.dtype).reshape(sigma.shape)
-
-
-def _laid_out_as(like: Tensor, x: Tensor) -> Tensor:
-    """Return x with the dense strides of `like`: the kernels go through memory in its order."""
-    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
-
-
-def _block(x: Tensor) -> int:
-    return _BLOCK_BYTES // x.element_size()
-
-
-def _programs(x: Tensor) -> int:
-    return -(-x.numel() // _block(x))  # rounded up
-
-
-def _launch(kernel: Any, unit: str, sigma: Sigma, first: Tensor, *others: Tensor | None) -> None:
-    """Run a kernel over tensors of one size and layout; None takes the place of one not needed."""
-    if first.numel() == 0:
-        return
-    learnable = isinstance(sigma, Tensor)
-    high, low = (sigma, 0.0) if isinstance(sigma, Tensor) else _two_floats(sigma)
-    with torch.cuda.device_of(first):  # Triton launches on the current device
-        kernel[(_programs(first),)](
-            first,
-            *others,
-            high,
-            low,
-            first.numel(),
-            UNIT=unit,
-            SHORT=first.dtype != torch.float32,
-            LEARNABLE=learnable,
-            BLOCK=_block(first),
-            num_warps=_WARPS,
-            enable_fp_fusion=True,
-        )
+    first = tensors[0]
+    high, second = _two_floats(sigma) if isinstance(sigma, float) else (sigma, 0.0)
+    learnable = _FIXED if isinstance(sigma, float) else _LEARNED if rho is None else _PRODUCT
+    arguments = (*tensors, high, second if rho is None else rho, first.numel())
+    options = {"LEARNABLE": learnable, "num_warps": _WARPS, "enable_fp_fusion": True}
+    if kind == _TOTAL:
+        return _total_kernel[(1,)](*arguments, BLOCK=_TOTAL_BLOCK, **options)
+    kernel = _gradients_kernel if kind == _GRADIENTS else _value_kernel
+    return kernel[(programs,)](
+        *arguments,
+        UNIT=UNIT_NAMES[unit],
+        SHORT=first.dtype != torch.float32,
+        BLOCK=BLOCK_BYTES // first.element_size(),
+        **options,
+    )
 
 
 def _two_floats(sigma: float) -> tuple[float, float]:
     """Return sigma rounded to fp32, and the remainder."""
     high = ctypes.c_float(sigma).value
     return high, sigma - high
+
+
+def is_as_expected(compiled: Any, tensors: list[Tensor], sigma: Sigma, rho: Tensor | None) -> bool:
+    """Return whether gpu.cpp can launch a kernel: has it the arguments and needs that it expects?
+
+    Versions of Triton differ, and so do kernels that its debugging options instrument.
+    """
+    expected = ["*"] * len(tensors)
+    expected += ["fp32" if isinstance(sigma, float) else "*", "fp32" if rho is None else "*", "i64"]
+    types = [name for name in compiled.src.signature.values() if name != "constexpr"]
+    needs = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
+    return (
+        ["*" if name.startswith("*") else name for name in types] == expected
+        and compiled.metadata.num_ctas == 1
+        and not any(getattr(compiled.metadata, need, 0) for need in needs)
+    )
 
 
 # --- kernels ---
@@ -114,14 +101,14 @@ def _value_kernel(
     x,
     y,
     sigma,
-    sigma_low,
-    n,
+    second,
+    n: tl.int64,
     UNIT: tl.constexpr,
     SHORT: tl.constexpr,
     LEARNABLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    high, low = _read_sigma(sigma, sigma_low, LEARNABLE)
+    high, low = _read_sigma(sigma, second, LEARNABLE)
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = tl.arange(0, BLOCK)
     x = x + start + at
@@ -143,23 +130,22 @@ def _gradients_kernel(
     grad,
     x,
     grad_x,
-    partials,
+    partials,  # used for a learned sigma alone: one number for each program
     sigma,
-    sigma_low,
-    n,
+    second,
+    n: tl.int64,
     UNIT: tl.constexpr,
     SHORT: tl.constexpr,
     LEARNABLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    high, low = _read_sigma(sigma, sigma_low, LEARNABLE)
+    high, low = _read_sigma(sigma, second, LEARNABLE)
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = tl.arange(0, BLOCK)
     grad = grad + start + at
     x = x + start + at
     grad_x = grad_x + start + at
-    if LEARNABLE:
-        partials = partials + tl.program_id(0)
+    partials = partials + tl.program_id(0)
     if n - start >= BLOCK:
         _gradients_block(grad, x, grad_x, partials, None, high, low, UNIT, SHORT, LEARNABLE)
     else:
@@ -187,6 +173,32 @@ def _gradients_block(
         tl.store(partial, tl.sum(incoming * by_sigma, axis=0))
 
 
+@triton.jit(do_not_specialize=["n"])
+def _total_kernel(
+    partials,
+    total,
+    sigma,
+    second,
+    n: tl.int64,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Add up sigma's gradient in fp64, always in the same order; for rho, multiply it by sigma."""
+    at = tl.arange(0, BLOCK)
+    sums = tl.zeros((BLOCK,), tl.float64)
+    start = n * 0  # an int64, as n is
+    while start < n:
+        sums += tl.load(partials + start + at, mask=at < n - start, other=0.0).to(tl.float64)
+        start += BLOCK
+    found = tl.sum(sums, axis=0)
+    if LEARNABLE == 2:
+        high, _ = _read_sigma(sigma, second, LEARNABLE)
+        found *= high
+    if total.dtype.element_ty != tl.float64:
+        found = found.to(tl.float32)  # Triton converts from fp64 to bf16 in two steps alone
+    tl.store(total, found.to(total.dtype.element_ty))
+
+
 @triton.jit
 def _load(pointers, mask):
     """Load as fp32, with 0 beyond the end, which adds nothing to sigma's gradient."""
@@ -195,15 +207,18 @@ def _load(pointers, mask):
 
 
 @triton.jit
-def _read_sigma(sigma, sigma_low, LEARNABLE: tl.constexpr):
-    """Return sigma as the sum of two floats, from the arguments or from the tensor."""
-    if LEARNABLE:
+def _read_sigma(sigma, second, LEARNABLE: tl.constexpr):
+    """Return sigma as the sum of two floats, from the arguments or from memory."""
+    if LEARNABLE == 0:
+        high = tl.full((), sigma, tl.float32)
+        low = tl.full((), second, tl.float32)
+    elif LEARNABLE == 1:
         whole = tl.load(sigma)
         high = whole.to(tl.float32)
         low = (whole - high).to(tl.float32)
     else:
-        high = tl.full((), sigma, tl.float32)
-        low = tl.full((), sigma_low, tl.float32)
+        high = tl.load(sigma).to(tl.float32) * tl.exp(tl.load(second).to(tl.float32))
+        low = tl.full((), 0, tl.float32)
     return high, low
 
 

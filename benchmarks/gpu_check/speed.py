@@ -1,0 +1,84 @@
+"""Check the speed of activations one by one, and the host's time of a call."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from benchmarks import host_time as of_host
+from benchmarks import tables
+from benchmarks.activations import COPY, MOVED, Cell, forget, runner, seconds
+from benchmarks.arms import Arm
+from benchmarks.gpu_check.found import Finding, Found
+from benchmarks.gpu_check.kernels import available
+from benchmarks.timing import in_rounds, quartiles, ratio, repeats_for
+
+SIZES = (2**16, 2**22, 2**26)
+ROUNDS = 7
+SAMPLE_SECONDS = 0.002
+GELU, ZILU, LEARNED = Arm("GELU"), Arm("ZiLU", 0.5), Arm("ZiLU", 0.5, learned=True)
+ARMS = (Arm("ReLU"), GELU, Arm("SiLU"), ZILU, Arm("ZiLU_Approx", 0.5), LEARNED)
+# Memory binds large tensors, and a learned sigma is added up besides. The host binds small ones.
+LARGE, LEAST_LARGE = {ZILU: 1.05, LEARNED: 1.15}, 2**22
+SMALL = 2.0
+
+
+def activations(device: torch.device) -> Found:
+    """Compare activations with torch's GELU, SiLU, ReLU and a copy, for each size and dtype."""
+    cells = [Cell(str(device), dtype, size) for dtype in available() for size in SIZES]
+    return Found.joined(of_cell(cell) for cell in cells if cell.dtype != "fp16")
+
+
+def of_cell(cell: Cell) -> Found:
+    """Compare activations for one dtype and size."""
+    with runner(False) as run:
+        gelu = functools.partial(run, seconds, cell, GELU, "forward")
+        repeats = repeats_for(gelu, SAMPLE_SECONDS)
+        measured = [(arm, way) for arm in ARMS for way in MOVED] + [(COPY, "forward")]
+        samples = {each: functools.partial(run, seconds, cell, *each, repeats) for each in measured}
+        times = in_rounds(samples, ROUNDS)
+        run(forget, cell, GELU)
+    where = f"{cell.dtype}, {tables.size(cell.size)}"
+    found = Found()
+    for arm in (ZILU, LEARNED):
+        limit = LARGE[arm] if cell.size >= LEAST_LARGE else SMALL
+        over = ratio(times[arm, "both"], times[GELU, "both"])
+        found.add(Finding.at_most(f"{arm.label} ÷ GELU, both ways, {where}", limit, over))
+    found.rows.append(row(f"both ways, {where}, µs", times[GELU, "both"], times[ZILU, "both"]))
+    for way in MOVED:
+        middle = {arm.label: 1e6 * quartiles(times[arm, way])[1] for arm in ARMS}
+        text = ", ".join(f"{name} {tables.figure(value)}" for name, value in middle.items())
+        found.remarks.append(f"{where}, {way}, µs: {text}")
+    copied = 1e6 * quartiles(times[COPY, "forward"])[1]
+    found.remarks.append(f"{where}, copy, µs: {tables.figure(copied)}")
+    return found
+
+
+def row(measured: str, gelu: list[float], zilu: list[float], scale: float = 1e6) -> dict[str, str]:
+    """Return a row of the table: medians, and the median of the ratios within a round."""
+    return {
+        "measured": measured,
+        "GELU": tables.figure(scale * quartiles(gelu)[1]),
+        "ZiLU": tables.figure(scale * quartiles(zilu)[1]),
+        "ZiLU ÷ GELU": f"{ratio(zilu, gelu):.3f}",
+    }
+
+
+def host_time(device: torch.device) -> Found:
+    """Compare the host's time of a call with GELU's."""
+    arms = (GELU, ZILU, LEARNED)
+    samples = {
+        (arm, way): functools.partial(of_host.processor_time, call, device)
+        for arm in arms
+        for way, call in of_host.calls_of(arm, device).items()
+    }
+    times = in_rounds(samples, 3 * ROUNDS)
+    found = Found()
+    for way in of_host.WAYS:
+        gelu = times[GELU, way]
+        for arm in (ZILU, LEARNED):
+            what = f"the host's time of {arm.label} ÷ GELU's, {way}"
+            found.add(Finding.at_most(what, SMALL, ratio(times[arm, way], gelu)))
+        found.rows.append(row(f"the host's time, {way}, µs", gelu, times[ZILU, way]))
+    return found
