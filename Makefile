@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 VISION_DEMO := --config recipes/digits_demo.yaml --overwrite
 LANGUAGE_DEMO := --config recipes/pydoc_demo.yaml --overwrite
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo gpu-check test test-all lint clean
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,10 @@ demo: $(VENV)/installed
 	@echo "After the final epoch (1 seed): accuracy on scikit-learn's digits, perplexity per byte of"
 	@echo "Python's documentation. Arguments, model and results lie in the same folders."
 	@grep -H "Final" Output/demo/*/train_eval_results.txt
+
+# On a machine with a GPU, in nine minutes at most; started again it goes on.
+gpu-check: $(VENV)/installed
+	$(RUN) -m benchmarks.gpu_check
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -6,6 +6,7 @@ prints what it returns as JSON.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from typing import Any
@@ -122,4 +123,17 @@ def peaks(model: str, activations: list[str], **flags: Any) -> dict[str, int]:
     return {
         name: peak(lambda **both: step_of(model, **both), activation=name, **flags)
         for name in activations
+    }
+
+
+def peaks_of_gpt2_small(sequences: list[int], activations: list[str]) -> dict[str, dict[str, int]]:
+    """Return the peak memory in bytes of a step of GPT-2 small in mixed precision."""
+    return {
+        str(number): {
+            name: peak(
+                functools.partial(text_trainer, number, 50257), activation=name, use_amp=True
+            )
+            for name in activations
+        }
+        for number in sequences
     }

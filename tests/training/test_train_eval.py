@@ -25,6 +25,7 @@ from training.evaluation import Diverged, evaluate
 from training.model_text import describe_model
 from training.objective import Objective
 from training.optimization import Plateau, lr_factor, parameter_groups
+from training.random_state import random_state, set_random_state
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -582,6 +583,19 @@ def test_a_skipped_first_step_leaves_nothing_in_sgds_momentum(monkeypatch):
         weights.append([p.detach() for p in model.parameters()])
     assert all(p.isfinite().all() for p in weights[0])
     assert all(map(torch.equal, *weights))
+
+
+def test_apples_generator_is_kept_for_resuming(monkeypatch):
+    states = [torch.arange(3)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states[-1].clone())
+    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
+    mps = torch.device("mps")
+    kept = random_state(mps)
+    states.append(torch.ones(3))
+    set_random_state(kept, mps)
+    assert torch.equal(states[-1], torch.arange(3))
+    set_random_state(random_state(torch.device("cpu")), mps)
+    assert len(states) == 3  # a checkpoint of another device leaves it as it is
 
 
 @pytest.mark.parametrize(
