@@ -156,10 +156,10 @@ def test_the_key_holds_what_a_build_depends_on(monkeypatch, tmp_path):
     sources = tmp_path / "kernels"
     shutil.copytree(build._FOLDER, sources)
     monkeypatch.setattr(build, "_FOLDER", sources)
-    for name in ("cpu.cpp", "operators.cpp", "units.h", "kernels.h"):
+    for name in ("cpu.cpp", "gpu.cpp", "operators.cpp", "units.h", "kernels.h"):
         (sources / name).write_text((sources / name).read_text() + "// changed")
         keys.add(build._key())
-    assert len(keys) == 8
+    assert len(keys) == 9
     assert build._digest(build._version(["c++"])) != build._digest("another compiler")
 
 
