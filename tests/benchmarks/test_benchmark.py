@@ -22,10 +22,10 @@ def read_rows(path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def measured(run_program, tmp_path_factory):
+def measured(run_loaded, tmp_path_factory):
     """Return the folder, the rows by arm and the output of a small run with the plain path."""
     folder = tmp_path_factory.mktemp("benchmark")
-    done = run_program(
+    done = run_loaded(
         "benchmark.py", "--activations", "zilu", "--sizes", "2^4", "--dtypes", "fp32",
         "--rounds", 2, "--device", "cpu", "--learn_sigma", "--compare_plain",
         "--output_dir", folder,
@@ -170,8 +170,8 @@ def test_baselines_are_always_there_and_only_gated_units_learn():
 # --- training ---
 
 
-def test_training_steps(run_program, tmp_path):
-    done = run_program(
+def test_training_steps(run_loaded, tmp_path):
+    done = run_loaded(
         "benchmark.py", "--training", "--models", "resnet20", "--modes", "eager",
         "--precisions", "fp32", "--batch_size", 2, "--rounds", 1, "--activations", "ZiLU",
         "--device", "cpu", "--output_dir", tmp_path,
@@ -185,8 +185,8 @@ def test_training_steps(run_program, tmp_path):
     assert "resnet20, eager, fp32, batch 2" in (tmp_path / "training.md").read_text()
 
 
-def test_what_statistics_add(run_program):
-    done = run_program(
+def test_what_statistics_add(run_loaded):
+    done = run_loaded(
         "benchmark.py", "--stats", "--models", "resnet20", "--modes", "eager", "--precisions",
         "amp", "--batch_size", 2, "--rounds", 3, "--device", "cpu", "--activation", "ZiLU",
     )  # fmt: skip

@@ -208,7 +208,7 @@ def grid(tmp_path, image_folder):
     path = tmp_path / "grid.yaml"
     runs = {
         "model": "resnet20", "dataset": "imagefolder", "data_path": str(image_folder),
-        "batch_size": 16, "num_epochs": 3, "val_fraction": 0.3, "device": "cpu",
+        "batch_size": 16, "resize": 8, "num_epochs": 3, "val_fraction": 0.3, "device": "cpu",
         "save_interval": "2", "activation": ["ReLU", "ZiLU"],
     }  # fmt: skip
     path.write_text(yaml.safe_dump({"runs": runs}))

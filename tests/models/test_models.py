@@ -34,7 +34,11 @@ TIMM = {
 PUBLISHED = [*TORCHVISION, *TIMM]
 # Small and quick, and every block, stem and head is among them.
 REPRESENTATIVES = ["vgg11", "resnet18", "resnet50", "resnet20", "vit-tiny"]
-FORCED = [("vgg11", {"head": "imagenet"}), ("resnet18", {"stem": "imagenet"})]
+FORCED = [
+    # Three seconds each, for 124 million parameters.
+    pytest.param("vgg11", {"head": "imagenet"}, marks=pytest.mark.slow),
+    ("resnet18", {"stem": "imagenet"}),
+]
 # (name, image size) of every network at its small form, and of every large form.
 EVERY_FORM = [(name, 32) for name in VISION_MODELS] + [(name, 224) for name in PUBLISHED]
 
@@ -176,7 +180,13 @@ def check_training(name, size):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("vgg11", 64), ("resnet18", 96), ("resnet50", 64), ("vit-tiny", 224)]
+    ("name", "size"),
+    [
+        pytest.param("vgg11", 64, marks=pytest.mark.slow),
+        ("resnet18", 96),
+        ("resnet50", 64),
+        ("vit-tiny", 224),
+    ],
 )
 def test_equals_the_published_in_evaluation_and_training(name, size):
     check_outputs(name, size)
@@ -327,7 +337,8 @@ def test_initial_weights_do_not_depend_on_the_activation(name, options):
     ("name", "options", "kind"),
     [
         *((name, {}, kind) for name in REPRESENTATIVES for kind in (nn.ReLU, nn.SiLU)),
-        *((name, options, nn.ReLU) for name, options in FORCED),
+        pytest.param("vgg11", {"head": "imagenet"}, nn.ReLU, marks=pytest.mark.slow),
+        ("resnet18", {"stem": "imagenet"}, nn.ReLU),
     ],
 )
 def test_inplace_activations_train_alike(name, options, kind):

@@ -72,8 +72,16 @@ KILLS = [
 ]
 
 
-@pytest.mark.parametrize("module", FLAGS)
-@pytest.mark.parametrize("fault", KILLS, ids=lambda fault: f"{fault[0]}-{fault[1].name}-{fault[2]}")
+def kills():
+    """Each place with one of the programs, in turn; with the other one too where time allows."""
+    for number, fault in enumerate(KILLS):
+        for other, module in enumerate(FLAGS):
+            marks = [pytest.mark.slow] if number % 2 != other else []
+            name = f"{fault[0]}-{fault[1].name}-{fault[2]}-{module}"
+            yield pytest.param(fault, module, marks=marks, id=name)
+
+
+@pytest.mark.parametrize(("fault", "module"), kills())
 def test_a_killed_run_ends_as_the_uninterrupted_one(run, reference, tmp_path, module, fault):
     folder = tmp_path / "run"
     code, output = run(module, folder, "--resume", fault=fault)

@@ -3,12 +3,11 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers.torch_process import TorchProcess
 
 from zilu import kernels
 from zilu.kernels import build
@@ -26,19 +25,12 @@ print(kernels.backend("cpu"))
 """
 
 
-def start(cache: Path, code: str = USE, **environment) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TORCH_EXTENSIONS_DIR": str(cache), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start(cache: Path, **environment: str) -> TorchProcess:
+    return TorchProcess(USE, environment={"TORCH_EXTENSIONS_DIR": str(cache), **environment})
 
 
-def finish(process: subprocess.Popen) -> tuple[str, str]:
-    output, errors = process.communicate(timeout=120)
+def finish(process: TorchProcess) -> tuple[str, str]:
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
     return output.strip(), errors
 

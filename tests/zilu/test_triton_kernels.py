@@ -148,7 +148,9 @@ def test_fp32_with_exponential_tails(unit, sigma):
 
 
 @by_unit
-@pytest.mark.parametrize("sigma", [0.01, 0.7, 1.253, 100.0])
+@pytest.mark.parametrize(
+    "sigma", [0.01, 0.7, *(pytest.param(x, marks=pytest.mark.slow) for x in (1.253, 100.0))]
+)
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_every_16_bit_number_is_rounded_once(unit, sigma, dtype):
     """Allow half an ulp, and a little for the short polynomials."""
