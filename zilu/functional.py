@@ -19,7 +19,7 @@ from torch.jit._trace import is_tracing
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from zilu import compiled, kernels, reference, scripted
-from zilu.names import check_sigma
+from zilu.names import SAVES, check_sigma
 from zilu.reference import Formulas, Sigma
 
 # torch 2.6 has no is_exporting.
@@ -35,22 +35,63 @@ _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 _LAYOUTS = frozenset((torch.strided, torch.jagged))
 
 
-def _apply(function: Callable[..., Tensor], formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
-    if isinstance(sigma, float):
+def _apply(
+    function: Callable[..., Tensor],
+    formulas: Formulas,
+    x: Tensor,
+    sigma: Sigma,
+    inplace: bool = False,
+) -> Tensor:
+    if isinstance(sigma, float) and not inplace:
         found = on_gpu(formulas.operator, x, check_sigma(sigma))
         if found is not None:
             return found
     if _is_overridden(x, sigma):
-        y: Tensor = handle_torch_function(function, (x, sigma), x, sigma=sigma)
+        options = _options(formulas.from_output, inplace)
+        y: Tensor = handle_torch_function(function, (x, sigma), x, sigma=sigma, **options)
         return y
     _check_input(function, x)
     sigma = _checked_sigma(sigma)
+    if x.dtype == torch.float64:  # the forms from the output have fp32's digits
+        formulas = reference.FROM_INPUT.get(formulas, formulas)
+    return _over(formulas, x, sigma) if inplace else _compute(formulas, x, sigma)
+
+
+def _compute(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
     if _is_transformed():
         return reference.differentiable(formulas, x, sigma)
     operator = kernels.operator(formulas.operator, x, sigma) if formulas.operator else None
     if operator is None:
         return reference.analytic(compiled.shortest(formulas, x), x, sigma)
     return operator(x, sigma)
+
+
+def _over(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
+    """Compute an activation, and write the result over x."""
+    if _is_transformed() or not formulas.from_output:
+        return x.copy_(_compute(formulas, x.clone(), sigma))  # backward needs the input
+    if _is_compiling():
+        return x.copy_(_compute(formulas, x, sigma))  # the compiler needs no copy
+    operator = kernels.operator(f"{formulas.operator}_", x, sigma) if formulas.operator else None
+    if operator is None:
+        return reference.analytic(formulas, x, sigma, inplace=True)
+    return operator(x, sigma)
+
+
+def _options(from_output: bool, inplace: bool) -> dict[str, Any]:
+    """Return the arguments of a call that differ from the default, for whoever takes it over."""
+    if not from_output:
+        return {}
+    return {"save": "output", "inplace": True} if inplace else {"save": "output"}
+
+
+def _takes_output(save: str, inplace: bool) -> bool:
+    """Return whether backward is to take the output."""
+    if save not in SAVES:
+        raise ValueError(f"save must be one of {', '.join(SAVES)}, not {save!r}")
+    if inplace and save == "input":
+        raise ValueError("inplace=True needs save='output': backward takes the input otherwise")
+    return save == "output"
 
 
 def on_gpu(unit: str | None, x: Tensor, sigma: Any, rho: Any = None) -> Tensor | None:
@@ -164,26 +205,39 @@ def arctan_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
         return _apply(arctan_approx, reference.ARCTAN_APPROX, x, sigma)
 
 
-def zilu(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
+def zilu(x: Tensor, sigma: Sigma = 1.0, save: str = "input", inplace: bool = False) -> Tensor:
     """Compute ZiLU, x (1/2 + arctan(sigma x) / pi); see `zilu.ZiLU`.
 
-    Arguments and errors are those of `arctan`.
+    Args:
+        x: floating-point tensor of any shape; the result has its shape and dtype.
+        sigma: as for `arctan`.
+        save: "input" or "output", what backward keeps; see `zilu.ZiLU`. fp64 keeps the input.
+        inplace: write the result over x; only with save="output".
+
+    Raises:
+        TypeError, ValueError: as for `arctan`; another `save`, or `inplace` without "output".
     """
     if is_scripting():
         return scripted.zilu(x, sigma)
     else:
-        return _apply(zilu, reference.ZILU, x, sigma)
+        from_output = _takes_output(save, inplace)
+        formulas = reference.ZILU_FROM_OUTPUT if from_output else reference.ZILU
+        return _apply(zilu, formulas, x, sigma, inplace)
 
 
-def zilu_approx(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
+def zilu_approx(
+    x: Tensor, sigma: Sigma = 1.0, save: str = "input", inplace: bool = False
+) -> Tensor:
     """Compute ZiLU's approximation, x (1 + softsign(sigma x)) / 2; see `zilu.ZiLU_Approx`.
 
-    Arguments and errors are those of `arctan`.
+    Arguments and errors are those of `zilu`.
     """
     if is_scripting():
         return scripted.zilu_approx(x, sigma)
     else:
-        return _apply(zilu_approx, reference.ZILU_APPROX, x, sigma)
+        from_output = _takes_output(save, inplace)
+        formulas = reference.ZILU_APPROX_FROM_OUTPUT if from_output else reference.ZILU_APPROX
+        return _apply(zilu_approx, formulas, x, sigma, inplace)
 
 
 def gelu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
@@ -208,20 +262,25 @@ def silu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
         return _apply(silu_s, reference.SILU_S, x, sigma)
 
 
-def squareplus(x: Tensor) -> Tensor:
+def squareplus(x: Tensor, save: str = "input", inplace: bool = False) -> Tensor:
     """Compute SquarePlus, (x + sqrt(x^2 + 4)) / 2; see `zilu.SquarePlus`.
 
-    Input and errors are those of `arctan`.
+    Arguments and errors are those of `zilu`; there is no sigma.
     """
     if is_scripting():
         return scripted.squareplus(x)
     else:
-        return _squareplus(x)
+        return _squareplus(x, save, inplace)
 
 
-def _squareplus(x: Tensor) -> Tensor:
+def _squareplus(x: Tensor, save: str, inplace: bool) -> Tensor:
+    from_output = _takes_output(save, inplace)
     if _is_overridden(x, 1.0):
-        y: Tensor = handle_torch_function(squareplus, (x,), x)
+        y: Tensor = handle_torch_function(squareplus, (x,), x, **_options(from_output, inplace))
         return y
     _check_input(squareplus, x)
-    return reference.squareplus(x, _is_exporting())
+    if from_output and x.dtype != torch.float64 and not _is_transformed():
+        formulas = reference.SQUAREPLUS_FROM_OUTPUT
+        return _over(formulas, x, 1.0) if inplace else _compute(formulas, x, 1.0)
+    y = reference.squareplus(x.clone() if inplace else x, _is_exporting())
+    return x.copy_(y) if inplace else y

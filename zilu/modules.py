@@ -11,8 +11,31 @@ from torch import Tensor, nn
 from torch.jit import is_scripting
 
 from zilu import functional
-from zilu.names import check_sigma
+from zilu.names import check_save, check_sigma
 from zilu.reference import Sigma
+
+
+def options_of(name: str, inplace: bool, save: str) -> dict[str, Any]:
+    """Return what a module passes to its function beside sigma, where it differs from the default.
+
+    Raises:
+        ValueError: `save` is not for the activation called `name`.
+    """
+    check_save(name, save)
+    if save == "input":
+        return {}
+    return {"save": save, "inplace": True} if inplace else {"save": save}
+
+
+def _called(function: Callable[..., Tensor], options: dict[str, Any], *inputs: Any) -> Tensor:
+    """Call a function with options, which torch.jit.script cannot read in a `forward`."""
+    return function(*inputs, **options)
+
+
+def unit_of(function: str, options: dict[str, Any]) -> str:
+    """Return the name of the kernels' operator of a module, where it has one."""
+    name = function + "_from_output" * ("save" in options)
+    return name + "_" * ("inplace" in options)
 
 
 class _SigmaModule(nn.Module):
@@ -25,21 +48,36 @@ class _SigmaModule(nn.Module):
         learnable: make sigma a parameter, sigma = sigma0 * exp(rho) with rho = 0 at the start:
             positive by construction, and exactly `sigma` at first. `state_dict` then holds
             `sigma0` and `rho`; a fixed sigma adds no key.
-        inplace: accepted because factories pass it, and ignored: backward needs the input.
+        inplace: write the result over the input, where `save` is "output". It is ignored
+            otherwise, since backward needs the input: factories pass it everywhere.
+        save: what is kept for the backward pass, "input" or, in ZiLU, ZiLU_Approx and SquarePlus,
+            "output". The next linear layer or convolution keeps the output anyway, so the
+            activation takes no memory of its own, as ReLU does. Gradients then differ in rounding.
 
     Raises:
-        ValueError: sigma is not a finite number above 0.
+        ValueError: sigma is not a finite number above 0, or `save` is not for this activation.
     """
 
     __constants__ = ("learnable",)  # torch.jit.script then compiles only what is there
 
-    _function: Callable[[Tensor, Sigma], Tensor]
+    _function: Callable[..., Tensor]
+    # For modules that an earlier version has pickled.
+    _options: dict[str, Any] = {}  # noqa: RUF012
+    _unit = ""
     sigma0: Tensor
     rho: nn.Parameter
 
-    def __init__(self, sigma: float = 1.0, learnable: bool = False, inplace: bool = False) -> None:
+    def __init__(
+        self,
+        sigma: float = 1.0,
+        learnable: bool = False,
+        inplace: bool = False,
+        save: str = "input",
+    ) -> None:
         super().__init__()
         sigma = check_sigma(sigma)
+        self._options = options_of(type(self).__name__, inplace, save)
+        self._unit = unit_of(self._function.__name__, self._options)
         self.learnable = learnable
         if learnable:
             self._initial_sigma = sigma
@@ -74,17 +112,19 @@ class _SigmaModule(nn.Module):
             # sigma a third of one. The whole call of GELU takes six.
             rho = self._parameters.get("rho")
             sigma = self._buffers.get("sigma0") if self.learnable else self._fixed_sigma
-            y = functional.on_gpu(self._function.__name__, input, sigma, rho)
+            y = functional.on_gpu(self._unit, input, sigma, rho)
             if y is not None:
                 return y
+            if self._options:
+                return _called(self._function, self._options, input, self.sigma)
         return self._function(input, self.sigma)
 
     def extra_repr(self) -> str:
-        sigma = self.sigma
+        sigma, options = self.sigma, "".join(f", {k}={v}" for k, v in self._options.items())
         if not isinstance(sigma, Tensor):
-            return f"sigma={sigma:g}"
+            return f"sigma={sigma:g}{options}"
         value = "?" if sigma.is_meta else f"{sigma.item():.6g}"
-        return f"sigma={value}, learnable=True"
+        return f"sigma={value}, learnable=True{options}"
 
 
 class ArcTan(_SigmaModule):
@@ -193,8 +233,23 @@ class SquarePlus(nn.Module):
     - Slope: f'(x) = (1 + x / sqrt(x^2 + 4)) / 2. It is 1/2 at x = 0 and positive everywhere.
     - Limits: 0 for x to minus infinity, like 1 / |x|; f(x) - x tends to 0 for x to infinity.
 
+    Args:
+        inplace: as in `ZiLU`.
+        save: as in `ZiLU`.
+
     Source: arXiv 2112.11687.
     """
 
+    _options: dict[str, Any] = {}  # noqa: RUF012  # as above
+
+    def __init__(self, inplace: bool = False, save: str = "input") -> None:
+        super().__init__()
+        self._options = options_of("SquarePlus", inplace, save)
+
     def forward(self, input: Tensor) -> Tensor:
+        if not is_scripting():
+            return _called(functional.squareplus, self._options, input)
         return functional.squareplus(input)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self._options.items())

@@ -15,6 +15,10 @@ GATE_NAMES = ("ArcTan", "ArcTan_Approx")
 GATED_NAMES = ("ZiLU", "ZiLU_Approx", "GELU_s", "SiLU_s")
 SIGMA_NAMES = (*GATE_NAMES, *GATED_NAMES)
 
+# Those that increase everywhere: backward can do with the output, which tells the slope.
+OUTPUT_NAMES = ("ZiLU", "ZiLU_Approx", "SquarePlus")
+SAVES = ("input", "output")  # what an activation keeps for its backward pass
+
 # The activations with fused kernels, and the values of ZILU_KERNELS (see zilu.kernels).
 FUSED_NAMES = GATED_NAMES
 KERNEL_MODES = ("auto", "plain", "fused")
@@ -77,6 +81,25 @@ def kernel_mode() -> str:
     if mode not in KERNEL_MODES:
         raise ValueError(f"ZILU_KERNELS={mode}: must be one of {', '.join(KERNEL_MODES)}")
     return mode
+
+
+def check_save(name: str, save: str) -> None:
+    """Refuse what an activation cannot keep for backward.
+
+    Args:
+        name: the activation's canonical name.
+        save: one of SAVES.
+
+    Raises:
+        ValueError: it is none of them, or the activation needs its input.
+    """
+    if save not in SAVES:
+        raise ValueError(f"save must be one of {', '.join(SAVES)}, not {save!r}")
+    if save == "output" and name not in OUTPUT_NAMES:
+        raise ValueError(
+            f"{name} keeps its input: save='output' is for {', '.join(OUTPUT_NAMES)}, which "
+            "increase everywhere, so that the output tells the slope"
+        )
 
 
 def check_sigma(sigma: float | str) -> float:

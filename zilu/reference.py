@@ -2,8 +2,11 @@
 
 Each activation has an analytic backward that saves only x, and sigma where it is learned. With
 z = sigma x, a gated unit is f(x) = x g(z); its derivatives are f'(x) = g(z) + z g'(z) and
-df/dsigma = x^2 g'(z). The textbook formulas lose every digit in the tails, overflow, or give
-inf * 0; the forms below do not, in fp32 and fp64. fp16 and bf16 are computed in fp32.
+df/dsigma = x^2 g'(z). Those that increase everywhere have a second form, whose backward is computed
+from the output and saves that in x's place: the next layer keeps it anyway.
+
+The textbook formulas lose every digit in the tails, overflow, or give inf * 0; the forms below do
+not, in fp32 and fp64. fp16 and bf16 are computed in fp32.
 """
 
 import math
@@ -13,7 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zilu.kernels.coefficients import POLYNOMIALS
+
 Sigma = float | Tensor
+
+# The largest 1 + pi sigma y that is told apart: the slope is 1 there, and sigma's is at its limit.
+_FAR = 1e4
+_SQUARE_LIMIT = 1e19  # whose square, times pi, fp32 holds
 
 # Minimax polynomials (lowest power first) of Q(w) = (arcsin(sqrt w) / sqrt(w (1 - w)) - 1) / w on
 # [0, 1/2]; their largest relative errors are 6e-8 and 2e-16. With w = 1 / (1 + z^2), |z| >= 1:
@@ -76,6 +85,8 @@ class Formulas(NamedTuple):
         slope: f'(x).
         sigma_slope: df/dsigma.
         operator: name of the fused operator, for the gated units.
+        from_output: `slope` and `sigma_slope` are functions of y = f(x) and sigma, and may be
+            differentiated.
     """
 
     value: _Function
@@ -83,18 +94,26 @@ class Formulas(NamedTuple):
     slope: _Function
     sigma_slope: _Function
     operator: str | None = None
+    from_output: bool = False
 
 
 class _Analytic(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sigma: Sigma, formulas: Formulas) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, sigma: Sigma, formulas: Formulas, inplace: bool = False
+    ) -> Tensor:
+        y = formulas.value(widened(x), sigma).to(x.dtype)
+        if inplace:
+            y = x.copy_(y)
+            ctx.mark_dirty(x)
+        saved = y if formulas.from_output else x
         if isinstance(sigma, Tensor):
-            ctx.save_for_backward(x, sigma)
+            ctx.save_for_backward(saved, sigma)
         else:
-            ctx.save_for_backward(x)
+            ctx.save_for_backward(saved)
             ctx.sigma = sigma
         ctx.formulas = formulas
-        return formulas.value(widened(x), sigma).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,7 +121,7 @@ class _Analytic(torch.autograd.Function):
         sigma = saved[0] if saved else ctx.sigma
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             gradients = differentiable_gradients(ctx.formulas, grad, x, sigma)
-            return *gradients, *(None for _ in range(3 - len(gradients)))
+            return *gradients, *(None for _ in range(4 - len(gradients)))
         wide = widened(x)
         grad = grad.to(wide.dtype)
         grad_x = grad_sigma = None
@@ -111,12 +130,19 @@ class _Analytic(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             total = (grad * ctx.formulas.sigma_slope(wide, sigma)).sum()
             grad_sigma = total.to(sigma.dtype).reshape(sigma.shape)
-        return grad_x, grad_sigma, None
+        return grad_x, grad_sigma, None, None
 
 
-def analytic(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
-    """Compute the activation with its analytic backward."""
-    y: Tensor = _Analytic.apply(x, sigma, formulas)
+def analytic(formulas: Formulas, x: Tensor, sigma: Sigma, inplace: bool = False) -> Tensor:
+    """Compute the activation with its analytic backward.
+
+    Args:
+        formulas: the activation's.
+        x: of any dtype.
+        sigma: a number, or a tensor that gets a gradient.
+        inplace: write the result over x; for formulas whose backward takes the output.
+    """
+    y: Tensor = _Analytic.apply(x, sigma, formulas, inplace)
     return y
 
 
@@ -130,14 +156,33 @@ def differentiable_gradients(
 ) -> tuple[Tensor, ...]:
     """Compute the gradients so that a double backward can differentiate them.
 
+    Args:
+        formulas: the activation's.
+        grad: the gradient of the output.
+        x: what backward has saved, the output where `from_output`.
+        sigma: a number or a tensor.
+
     Returns:
         The gradient for x; and the one for sigma, if sigma is a tensor.
     """
+    if formulas.from_output:
+        return _gradients_from_output(formulas, grad, x, sigma)
     tensors = (x, sigma) if isinstance(sigma, Tensor) else (x,)
     with torch.enable_grad():
         inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
         y = differentiable(formulas, inputs[0], inputs[1] if len(inputs) == 2 else sigma)
         return torch.autograd.grad(y, inputs, grad, create_graph=True)
+
+
+def _gradients_from_output(
+    formulas: Formulas, grad: Tensor, y: Tensor, sigma: Sigma
+) -> tuple[Tensor, ...]:
+    wide = widened(y)
+    grad_x = (grad.to(wide.dtype) * formulas.slope(wide, sigma)).to(y.dtype)
+    if not isinstance(sigma, Tensor):
+        return (grad_x,)
+    total = (grad.to(wide.dtype) * formulas.sigma_slope(wide, sigma)).sum()
+    return grad_x, total.to(sigma.dtype).reshape(sigma.shape)
 
 
 def widened(x: Tensor) -> Tensor:
@@ -304,6 +349,68 @@ def _zilu_approx_sigma_slope(x: Tensor, sigma: Sigma) -> Tensor:
     return (x / (1 + (x * sigma).abs())) ** 2 / 2
 
 
+# --- ZiLU and ZiLU_Approx from their output ---
+# With y = f(x) and z = -cot t, 0 < t < pi: delta = 1 + pi sigma y = 1 - t cot t, and the slope is
+# S = (t - sin t cos t) / pi. S^(2/3) / delta and sin t / t are short rationals in delta, whose
+# coefficients are all positive (zilu/kernels/coefficients.py). x^2 g'(z) = pi (y sin t / t)^2.
+
+
+def _rational(name: str, s: Tensor) -> Tensor:
+    above, below = (_horner(POLYNOMIALS[f"{name}_{part}"], s) for part in ("ABOVE", "BELOW"))
+    return above / below
+
+
+def _horner(coefficients: tuple[float, ...], s: Tensor) -> Tensor:
+    highest, *lower = reversed(coefficients)
+    total = s * highest + lower[0]
+    for coefficient in lower[1:]:
+        total = total * s + coefficient
+    return total
+
+
+def _delta(y: Tensor, sigma: Sigma) -> Tensor:
+    """Return 1 + pi sigma y; above 0, where it rounds to less, for the root's derivative."""
+    return (y * (sigma * math.pi) + 1).clamp(1e-37, _FAR)
+
+
+def _zilu_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
+    delta = _delta(y, sigma)
+    u = delta * _rational("OUTPUT_SLOPE", delta)
+    return u * u.sqrt()
+
+
+def _zilu_sigma_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
+    delta = _delta(y, sigma)
+    bounded = (delta - 1) / (sigma * math.pi)
+    root = (bounded * _rational("OUTPUT_SINE", delta)).clamp(-_SQUARE_LIMIT, _SQUARE_LIMIT)
+    return root * root * math.pi
+
+
+def _approx_root(v: Tensor) -> Tensor:
+    """Return sqrt(1 + 4 v (3 + v)) for v >= 0, which is 1 + 4 |z| - 2 v."""
+    return (1 + 4 * v * (3 + v)).sqrt()
+
+
+def _approx_output(y: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
+    """Return v = sigma y, bounded on its right, its negative part, and its positive part."""
+    v = (y * sigma).clamp(max=1e9)
+    return v, v.clamp(max=0), v.clamp(min=0)
+
+
+def _zilu_approx_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
+    v, below, above = _approx_output(y, sigma)
+    d = 4 / (3 + 2 * above + _approx_root(above))
+    left = (1 + 2 * below).clamp(min=0)
+    return torch.where(v < 0, left * left / 2, 1 - d * d / 2)
+
+
+def _zilu_approx_sigma_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
+    v, below, above = _approx_output(y, sigma)
+    right = 4 * above / (1 + 2 * above + _approx_root(above))
+    root = (torch.where(v < 0, -2 * below, right) / sigma).clamp(max=_SQUARE_LIMIT)
+    return root * root / 2
+
+
 # --- GELU_s: g(z) = Phi(z), the normal distribution function ---
 
 
@@ -368,6 +475,11 @@ def _exported_root(x: Tensor) -> Tensor:
     return torch.maximum(torch.sqrt(bounded * bounded + 4), x.abs())
 
 
+def _squareplus_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
+    # y^2 / (1 + y^2) is NaN where y^2 is infinite.
+    return 1 / (1 + 1 / y.clamp(min=1e-18).square())
+
+
 ARCTAN = Formulas(_arctan_value, _arctan_differentiable, _arctan_slope, _arctan_sigma_slope)
 ARCTAN_APPROX = Formulas(
     _approx_gate_value, _approx_gate_differentiable, _approx_gate_slope, _approx_gate_sigma_slope
@@ -383,9 +495,32 @@ ZILU_APPROX = Formulas(
 GELU_S = Formulas(_gelu_value, _gelu_value, _gelu_slope, _gelu_sigma_slope, "gelu_s")
 SILU_S = Formulas(_silu_value, _silu_value, _silu_slope, _silu_sigma_slope, "silu_s")
 
+ZILU_FROM_OUTPUT = ZILU._replace(
+    slope=_zilu_slope_of_output,
+    sigma_slope=_zilu_sigma_slope_of_output,
+    operator="zilu_from_output",
+    from_output=True,
+)
+ZILU_APPROX_FROM_OUTPUT = ZILU_APPROX._replace(
+    slope=_zilu_approx_slope_of_output,
+    sigma_slope=_zilu_approx_sigma_slope_of_output,
+    operator="zilu_approx_from_output",
+    from_output=True,
+)
+SQUAREPLUS_FROM_OUTPUT = Formulas(
+    lambda x, sigma: squareplus(x),
+    lambda x, sigma: squareplus(x),
+    _squareplus_slope_of_output,
+    _squareplus_slope_of_output,  # nobody asks, since there is no sigma
+    from_output=True,
+)
+
+# The forms from the input of those from the output.
+FROM_INPUT = {ZILU_FROM_OUTPUT: ZILU, ZILU_APPROX_FROM_OUTPUT: ZILU_APPROX}
+
 # The gated units, by the names of their fused operators.
 UNITS = {
     formulas.operator: formulas
-    for formulas in (ZILU, ZILU_APPROX, GELU_S, SILU_S)
+    for formulas in (ZILU, ZILU_APPROX, GELU_S, SILU_S, ZILU_FROM_OUTPUT, ZILU_APPROX_FROM_OUTPUT)
     if formulas.operator
 }

@@ -44,7 +44,7 @@ def test_the_driver_is_given_what_triton_was():
     """Compare the numbers of both, for all units, dtypes, kinds of sigma, sizes and alignments."""
     found = stood_in("numbers")
     assert found["different"] == []
-    kinds = 4 * 3 * 2  # units, dtypes, alignments
+    kinds = 6 * 3 * 2  # units, dtypes, alignments
     # Value and gradient for each sigma, and for three the sums, which all units share.
     assert found["compiled"] == kinds * 2 * 4 + 3
     assert found["empty"] == kinds * 3 * 2  # of empty tensors, sigma's gradient is set to 0

@@ -5,6 +5,9 @@ and 2^-16 for the short ones, which are used on 16-bit tensors. They were found 
 algorithm: the coefficients were rounded to fp32 one after the other, lowest power first, and after
 each rounding the remaining ones were found again. Each comment states the function, its interval,
 and the errors of the long and the short polynomial.
+
+The rationals (ABOVE over BELOW) were found with Lawson's algorithm. Their coefficients are all
+positive, so rounding each to fp32 adds 2^-24 at most.
 """
 
 POLYNOMIALS: dict[str, tuple[float, ...]] = {
@@ -37,5 +40,35 @@ POLYNOMIALS: dict[str, tuple[float, ...]] = {
     ),
     "MILLS_SHORT": (
         0.119929411, 0.115377657, 0.137406707, -0.00389054161, 0.204288557, -0.0731037855,
+    ),
+    # ((t - sin t cos t) / pi)^(2/3) / d in d = 1 - t cot t, 0 < d: 6e-9, 6.7e-6
+    "OUTPUT_SLOPE_ABOVE": (
+        1.0673179626464844, 0.9143608212471008, 0.4069399833679199, 0.11156243085861206,
+        0.01893523894250393, 0.0017379755154252052,
+    ),
+    "OUTPUT_SLOPE_BELOW": (
+        1.0, 1.456689715385437, 0.9981490969657898, 0.4145318567752838, 0.11156310886144638,
+        0.01893523335456848, 0.0017379755154252052,
+    ),
+    "OUTPUT_SLOPE_ABOVE_SHORT": (
+        1.0673109292984009, 0.5860239863395691, 0.16486845910549164, 0.02605699934065342,
+    ),
+    "OUTPUT_SLOPE_BELOW_SHORT": (
+        1.0, 1.1488349437713623, 0.5878522396087646, 0.1648351550102234, 0.02605699934065342,
+    ),
+    # sin t / t in the same d: 1.2e-7, 4.0e-6
+    "OUTPUT_SINE_ABOVE": (
+        1.0000001192092896, 0.6890810132026672, 0.2355910688638687, 0.04485620930790901,
+        0.004156467504799366,
+    ),
+    "OUTPUT_SINE_BELOW": (
+        1.0, 1.1890867948532104, 0.6550913453102112, 0.21122273802757263, 0.04070001468062401,
+        0.004156467039138079,
+    ),
+    "OUTPUT_SINE_ABOVE_SHORT": (
+        0.9999960064888, 0.5338523387908936, 0.13549549877643585, 0.01590360887348652,
+    ),
+    "OUTPUT_SINE_BELOW_SHORT": (
+        1.0, 1.0337262153625488, 0.4779827296733856, 0.11957011371850967, 0.015903672203421593,
     ),
 }  # fmt: skip

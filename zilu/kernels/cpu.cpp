@@ -150,7 +150,8 @@ void run_strided(
     char** data, const int64_t* strides, int64_t n, int inputs, Loop loop, float* sums,
     bool streamed) {
   alignas(LINE) float buffers[3][BUFFER];
-  const bool direct = std::is_same_v<T, float> && strides[0] == sizeof(T);
+  // The loops are compiled for an output that is no input.
+  const bool direct = std::is_same_v<T, float> && strides[0] == sizeof(T) && data[0] != data[1];
   const bool stream = streamed && direct && reinterpret_cast<uintptr_t>(data[0]) % LINE == 0;
   const int64_t step = stream ? GROUP : BUFFER;
   for (int64_t i = 0; i < n; i += step) {
@@ -266,6 +267,8 @@ auto with_unit(Unit unit, double sigma, const F& f) {
     case Unit::ZiLU: return f(ZiLU<Short>(sigma));
     case Unit::ZiLU_Approx: return f(ZiLU_Approx<Short>(sigma));
     case Unit::GELU_s: return f(GELU_s<Short>(sigma));
+    case Unit::ZiLU_FromOutput: return f(ZiLU_FromOutput<Short>(sigma));
+    case Unit::ZiLU_Approx_FromOutput: return f(ZiLU_Approx_FromOutput<Short>(sigma));
     default: return f(SiLU_s<Short>(sigma));
   }
 }
@@ -290,13 +293,22 @@ TensorIterator over(const Tensor& grad, const Tensor& x) {
 
 }  // namespace
 
-Tensor value(Unit unit, const Tensor& x, double sigma) {
+Tensor value_into(TensorIterator iter, Unit unit, const Tensor& x, double sigma) {
   return with_unit(unit, sigma, x, [&](auto formulas) {
     const auto loop = [&](int64_t groups, float* out, const float* const* in, float*) {
       values(formulas, groups, out, in[0]);
     };
-    return map(over(x), formulas.STREAMS, loop);
+    return map(std::move(iter), formulas.STREAMS, loop);
   });
+}
+
+Tensor value(Unit unit, const Tensor& x, double sigma) {
+  return value_into(over(x), unit, x, sigma);
+}
+
+Tensor value_(Unit unit, const Tensor& x, double sigma) {
+  Tensor out = x;
+  return value_into(TensorIterator::unary_op(out, x), unit, x, sigma);
 }
 
 Tensor gradient(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {

@@ -66,7 +66,7 @@ const Kernel* find(int64_t key) {
 
 // Triton compiles one kernel for each device, types, and which addresses are multiples of 16.
 int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Sigma& sigma) {
-  int64_t key = (tensors[0].get_device() * 4 + int64_t(pass)) * 4 + int64_t(unit);
+  int64_t key = (tensors[0].get_device() * 4 + int64_t(pass)) * 8 + int64_t(unit);
   const auto add = [&](const Tensor& tensor) {
     const bool aligned = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
     key = key * 256 + 2 * (int64_t(tensor.scalar_type()) + 1) + aligned;
@@ -179,6 +179,16 @@ Tensor gpu_value(Unit unit, const Tensor& x, const Sigma& sigma) {
   if (x.numel() > 0)
     run(Pass::Value, unit, {laid_out_as(y, x), y}, sigma, x.numel(), programs_for(x));
   return y;
+}
+
+Tensor gpu_value_(Unit unit, const Tensor& x, const Sigma& sigma) {
+  check_input(x, sigma);
+  const c10::DeviceGuard guard(x.device());
+  const bool dense = x.is_non_overlapping_and_dense();
+  const Tensor from = dense ? x : x.contiguous();
+  if (x.numel() > 0) run(Pass::Value, unit, {from, from}, sigma, x.numel(), programs_for(x));
+  if (!dense) x.copy_(from);
+  return x;
 }
 
 Tensor gpu_gradient(Unit unit, const Tensor& grad, const Tensor& x, const Sigma& sigma) {

@@ -7,7 +7,9 @@
 
 namespace zilu {
 
-enum class Unit { ZiLU, ZiLU_Approx, GELU_s, SiLU_s };
+// In the order of operators.cpp's NAMES. The backward functions of those from the output take that
+// in x's place.
+enum class Unit { ZiLU, ZiLU_Approx, GELU_s, SiLU_s, ZiLU_FromOutput, ZiLU_Approx_FromOutput };
 
 struct Gradients {
   at::Tensor x;
@@ -17,6 +19,7 @@ struct Gradients {
 // x is float32, bfloat16 or float16, of any shape and strides; grad has x's shape and dtype. The
 // results have the strides that torch's own elementwise functions would give them.
 at::Tensor value(Unit unit, const at::Tensor& x, double sigma);
+at::Tensor value_(Unit unit, const at::Tensor& x, double sigma);  // written over x
 at::Tensor gradient(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 Gradients gradients(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 
@@ -35,6 +38,7 @@ struct Sigma {
 // The same for CUDA tensors. `gpu_gradients` gives the gradient for rho, if there is one, else for
 // the tensor.
 at::Tensor gpu_value(Unit unit, const at::Tensor& x, const Sigma& sigma);
+at::Tensor gpu_value_(Unit unit, const at::Tensor& x, const Sigma& sigma);
 at::Tensor gpu_gradient(
     Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma);
 std::tuple<at::Tensor, at::Tensor> gpu_gradients(

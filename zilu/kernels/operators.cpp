@@ -27,8 +27,17 @@ using LearnedBackward = Pair(const Tensor& grad, const Tensor& x, const Tensor& 
 using ProductBackward =
     Pair(const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& rho);
 
-constexpr Unit UNITS[] = {Unit::ZiLU, Unit::ZiLU_Approx, Unit::GELU_s, Unit::SiLU_s};
-constexpr const char* NAMES[] = {"zilu::zilu", "zilu::zilu_approx", "zilu::gelu_s", "zilu::silu_s"};
+constexpr Unit UNITS[] = {Unit::ZiLU,   Unit::ZiLU_Approx,     Unit::GELU_s,
+                          Unit::SiLU_s, Unit::ZiLU_FromOutput, Unit::ZiLU_Approx_FromOutput};
+constexpr const char* NAMES[] = {"zilu::zilu",
+                                 "zilu::zilu_approx",
+                                 "zilu::gelu_s",
+                                 "zilu::silu_s",
+                                 "zilu::zilu_from_output",
+                                 "zilu::zilu_approx_from_output"};
+
+// Whether backward takes the output in x's place: the next layer keeps it anyway.
+constexpr bool saves_output(int64_t unit) { return UNITS[unit] >= Unit::ZiLU_FromOutput; }
 
 // --- calls through the dispatcher, which go to the device's kernel or to a tracer ---
 
@@ -38,13 +47,18 @@ auto find(const std::string& name, const char* overload) {
 }
 
 struct Operators {
-  explicit Operators(const std::string& name)
+  Operators(const std::string& name, bool has_inplace)
       : fixed(find<Fixed>(name, "")),
         learned(find<Learned>(name, "learned")),
         product(find<Product>(name, "product")),
         fixed_backward(find<FixedBackward>(name + "_backward", "")),
         learned_backward(find<LearnedBackward>(name + "_backward", "learned")),
-        product_backward(find<ProductBackward>(name + "_backward", "product")) {}
+        product_backward(find<ProductBackward>(name + "_backward", "product")) {
+    if (!has_inplace) return;
+    fixed_inplace = find<Fixed>(name + "_", "");
+    learned_inplace = find<Learned>(name + "_", "learned");
+    product_inplace = find<Product>(name + "_", "product");
+  }
 
   c10::TypedOperatorHandle<Fixed> fixed;
   c10::TypedOperatorHandle<Learned> learned;
@@ -52,15 +66,19 @@ struct Operators {
   c10::TypedOperatorHandle<FixedBackward> fixed_backward;
   c10::TypedOperatorHandle<LearnedBackward> learned_backward;
   c10::TypedOperatorHandle<ProductBackward> product_backward;
+  std::optional<c10::TypedOperatorHandle<Fixed>> fixed_inplace;
+  std::optional<c10::TypedOperatorHandle<Learned>> learned_inplace;
+  std::optional<c10::TypedOperatorHandle<Product>> product_inplace;
 };
 
 const Operators& operators(int64_t unit) {
   static const Operators all[] = {
-      Operators(NAMES[0]), Operators(NAMES[1]), Operators(NAMES[2]), Operators(NAMES[3])};
+      {NAMES[0], false}, {NAMES[1], false}, {NAMES[2], false},
+      {NAMES[3], false}, {NAMES[4], true},  {NAMES[5], true}};
   return all[unit];
 }
 
-// --- autograd: backward saves the input, and sigma where it is learned ---
+// --- autograd: backward saves the input or the output, and sigma where it is learned ---
 
 // Second derivatives come from the autograd of the backward operators, which is in operators.py.
 // Where only first derivatives are wanted, skip it.
@@ -71,13 +89,21 @@ auto backward_through(const F& call) {
   return call();
 }
 
+// Tells autograd that x was written over.
+Tensor written_over(AutogradContext* context, const Tensor& x, variable_list saved) {
+  context->mark_dirty({x});
+  context->save_for_backward(std::move(saved));
+  return x;
+}
+
 struct FixedFunction : torch::autograd::Function<FixedFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& x, double sigma, int64_t unit) {
-    context->save_for_backward({x});
     context->saved_data["sigma"] = sigma;
     context->saved_data["unit"] = unit;
     at::AutoDispatchBelowADInplaceOrView below;
-    return operators(unit).fixed.call(x, sigma);
+    Tensor y = operators(unit).fixed.call(x, sigma);
+    context->save_for_backward({saves_output(unit) ? y : x});
+    return y;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
@@ -92,10 +118,11 @@ struct FixedFunction : torch::autograd::Function<FixedFunction> {
 struct LearnedFunction : torch::autograd::Function<LearnedFunction> {
   static Tensor forward(
       AutogradContext* context, const Tensor& x, const Tensor& sigma, int64_t unit) {
-    context->save_for_backward({x, sigma});
     context->saved_data["unit"] = unit;
     at::AutoDispatchBelowADInplaceOrView below;
-    return operators(unit).learned.call(x, sigma);
+    Tensor y = operators(unit).learned.call(x, sigma);
+    context->save_for_backward({saves_output(unit) ? y : x, sigma});
+    return y;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
@@ -112,10 +139,11 @@ struct ProductFunction : torch::autograd::Function<ProductFunction> {
   static Tensor forward(
       AutogradContext* context, const Tensor& x, const Tensor& sigma, const Tensor& rho,
       int64_t unit) {
-    context->save_for_backward({x, sigma, rho});
     context->saved_data["unit"] = unit;
     at::AutoDispatchBelowADInplaceOrView below;
-    return operators(unit).product.call(x, sigma, rho);
+    Tensor y = operators(unit).product.call(x, sigma, rho);
+    context->save_for_backward({saves_output(unit) ? y : x, sigma, rho});
+    return y;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
@@ -124,6 +152,49 @@ struct ProductFunction : torch::autograd::Function<ProductFunction> {
     auto [grad_x, grad_rho] =
         backward_through([&] { return backward.call(grads[0], saved[0], saved[1], saved[2]); });
     return {grad_x, Tensor(), grad_rho, Tensor()};
+  }
+};
+
+// --- in place: x becomes the output, which is saved ---
+
+struct FixedInplaceFunction : torch::autograd::Function<FixedInplaceFunction> {
+  static Tensor forward(AutogradContext* context, Tensor x, double sigma, int64_t unit) {
+    context->saved_data["sigma"] = sigma;
+    context->saved_data["unit"] = unit;
+    at::AutoDispatchBelowADInplaceOrView below;
+    operators(unit).fixed_inplace->call(x, sigma);
+    return written_over(context, x, {x});
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    return FixedFunction::backward(context, grads);
+  }
+};
+
+struct LearnedInplaceFunction : torch::autograd::Function<LearnedInplaceFunction> {
+  static Tensor forward(AutogradContext* context, Tensor x, const Tensor& sigma, int64_t unit) {
+    context->saved_data["unit"] = unit;
+    at::AutoDispatchBelowADInplaceOrView below;
+    operators(unit).learned_inplace->call(x, sigma);
+    return written_over(context, x, {x, sigma});
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    return LearnedFunction::backward(context, grads);
+  }
+};
+
+struct ProductInplaceFunction : torch::autograd::Function<ProductInplaceFunction> {
+  static Tensor forward(
+      AutogradContext* context, Tensor x, const Tensor& sigma, const Tensor& rho, int64_t unit) {
+    context->saved_data["unit"] = unit;
+    at::AutoDispatchBelowADInplaceOrView below;
+    operators(unit).product_inplace->call(x, sigma, rho);
+    return written_over(context, x, {x, sigma, rho});
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    return ProductFunction::backward(context, grads);
   }
 };
 
@@ -139,6 +210,26 @@ void define(torch::Library& library, const std::string& forward) {
       (backward + ".learned(Tensor grad, Tensor x, Tensor sigma) -> (Tensor, Tensor)").c_str());
   library.def((backward + ".product(Tensor grad, Tensor x, Tensor sigma, Tensor rho) -> "
                           "(Tensor, Tensor)").c_str());
+}
+
+void define_inplace(torch::Library& library, const std::string& forward) {
+  library.def((forward + "_(Tensor(a!) x, float sigma) -> Tensor(a!)").c_str());
+  library.def((forward + "_.learned(Tensor(a!) x, Tensor sigma) -> Tensor(a!)").c_str());
+  library.def(
+      (forward + "_.product(Tensor(a!) x, Tensor sigma, Tensor rho) -> Tensor(a!)").c_str());
+}
+
+void implement_inplace(
+    torch::Library& library, const std::string& forward, Fixed* fixed, Learned* learned) {
+  library.impl((forward + "_").c_str(), fixed);
+  library.impl((forward + "_.learned").c_str(), learned);
+}
+
+void implement_inplace(
+    torch::Library& library, const std::string& forward, Fixed* fixed, Learned* learned,
+    Product* product) {
+  implement_inplace(library, forward, fixed, learned);
+  library.impl((forward + "_.product").c_str(), product);
 }
 
 void implement_product(
@@ -171,6 +262,17 @@ void implement_autograd(torch::Library& library) {
   library.impl(NAMES[U], fixed);
   library.impl((std::string(NAMES[U]) + ".learned").c_str(), learned);
   library.impl((std::string(NAMES[U]) + ".product").c_str(), product);
+  if constexpr (saves_output(U)) {
+    implement_inplace(
+        library, NAMES[U],
+        [](const Tensor& x, double sigma) { return FixedInplaceFunction::apply(x, sigma, U); },
+        [](const Tensor& x, const Tensor& sigma) {
+          return LearnedInplaceFunction::apply(x, sigma, U);
+        },
+        [](const Tensor& x, const Tensor& sigma, const Tensor& rho) {
+          return ProductInplaceFunction::apply(x, sigma, rho, U);
+        });
+  }
 }
 
 template <int64_t U>
@@ -187,6 +289,13 @@ void implement_cpu(torch::Library& library) {
         const Gradients found = gradients(UNITS[U], grad, x, sigma.item().toDouble());
         return {found.x, at::full(sigma.sizes(), found.sigma, sigma.options())};
       });
+  if constexpr (saves_output(U)) {
+    implement_inplace(
+        library, NAMES[U], [](const Tensor& x, double sigma) { return value_(UNITS[U], x, sigma); },
+        [](const Tensor& x, const Tensor& sigma) {
+          return value_(UNITS[U], x, sigma.item().toDouble());
+        });
+  }
 }
 
 template <int64_t U>
@@ -209,6 +318,15 @@ void implement_gpu(torch::Library& library) {
       [](const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& rho) -> Pair {
         return gpu_gradients(UNITS[U], grad, x, {sigma, rho});
       });
+  if constexpr (saves_output(U)) {
+    implement_inplace(
+        library, NAMES[U],
+        [](const Tensor& x, double sigma) { return gpu_value_(UNITS[U], x, sigma); },
+        [](const Tensor& x, const Tensor& sigma) { return gpu_value_(UNITS[U], x, sigma); },
+        [](const Tensor& x, const Tensor& sigma, const Tensor& rho) {
+          return gpu_value_(UNITS[U], x, {sigma, rho});
+        });
+  }
 }
 
 void implement_meta(torch::Library& library, const std::string& forward) {
@@ -229,6 +347,7 @@ void implement_meta(torch::Library& library, const std::string& forward) {
 
 TORCH_LIBRARY(zilu, library) {
   for (const char* name : NAMES) define(library, name);
+  for (int64_t unit : {4, 5}) define_inplace(library, NAMES[unit]);
   // Between gpu.cpp and operators.py.
   library.def(
       "launch_by_triton(int key, int kind, int unit, Tensor[] tensors, float sigma, "
@@ -242,6 +361,8 @@ TORCH_LIBRARY_IMPL(zilu, Autograd, library) {
   implement_autograd<1>(library);
   implement_autograd<2>(library);
   implement_autograd<3>(library);
+  implement_autograd<4>(library);
+  implement_autograd<5>(library);
 }
 
 TORCH_LIBRARY_IMPL(zilu, CPU, library) {
@@ -249,6 +370,8 @@ TORCH_LIBRARY_IMPL(zilu, CPU, library) {
   implement_cpu<1>(library);
   implement_cpu<2>(library);
   implement_cpu<3>(library);
+  implement_cpu<4>(library);
+  implement_cpu<5>(library);
 }
 
 TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
@@ -256,10 +379,18 @@ TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
   implement_gpu<1>(library);
   implement_gpu<2>(library);
   implement_gpu<3>(library);
+  implement_gpu<4>(library);
+  implement_gpu<5>(library);
 }
 
 TORCH_LIBRARY_IMPL(zilu, Meta, library) {
   for (const char* name : NAMES) implement_meta(library, name);
+  for (int64_t unit : {4, 5}) {
+    implement_inplace(
+        library, NAMES[unit], [](const Tensor& x, double) { return x; },
+        [](const Tensor& x, const Tensor&) { return x; },
+        [](const Tensor& x, const Tensor&, const Tensor&) { return x; });
+  }
 }
 
 }  // namespace

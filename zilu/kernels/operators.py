@@ -21,7 +21,8 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
 
     Returns:
         For each gated unit, the operators for a fixed sigma, for a learned one, and for
-        sigma e^rho, which a CPU does not have.
+        sigma e^rho, which a CPU does not have. Those that write over x end in "_"; units from
+        their output alone have them.
 
     Raises:
         OSError, RuntimeError: the operators cannot be built.
@@ -31,8 +32,9 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
         _libraries.append(_second_derivatives())
     if device == "cuda" and len(_libraries) == 1:
         _libraries.append(_gpu_kernels())
-    packets = {unit: getattr(torch.ops.zilu, unit) for unit in UNITS}
-    return {unit: (p.default, p.learned, p.product) for unit, p in packets.items()}
+    names = [*UNITS, *(f"{unit}_" for unit, formulas in UNITS.items() if formulas.from_output)]
+    packets = {name: getattr(torch.ops.zilu, name) for name in names}
+    return {name: (p.default, p.learned, p.product) for name, p in packets.items()}
 
 
 # --- second derivatives ---
@@ -69,7 +71,10 @@ def _backward_with_autograd(operator: Callable[..., Any], formulas: Formulas) ->
 def _product_gradients(
     formulas: Formulas, grad: Tensor, x: Tensor, sigma: Tensor, rho: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients for x and rho, where a unit's sharpness is sigma e^rho."""
+    """Compute the gradients for x and rho, where a unit's sharpness is sigma e^rho.
+
+    `x` is the output, for units from that.
+    """
     product = sigma * rho.reshape(()).exp()
     grad_x, by_product = reference.differentiable_gradients(formulas, grad, x, product)
     return grad_x, (by_product * product).reshape(rho.shape)

@@ -30,7 +30,10 @@ BLOCK_BYTES = _WARPS * 32 * 16
 # One program adds up sigma's gradient: 2^20 numbers, where the tensor has 2^31.
 _TOTAL_BLOCK = 4096
 
-UNIT_NAMES = ("zilu", "zilu_approx", "gelu_s", "silu_s")  # in the order of C++'s enum Unit
+# In the order of C++'s enum Unit.
+UNIT_NAMES = (
+    "zilu", "zilu_approx", "gelu_s", "silu_s", "zilu_from_output", "zilu_approx_from_output",
+)  # fmt: skip
 _VALUE, _GRADIENTS, _TOTAL = range(3)  # as C++'s enum Pass
 # What sigma is: a number in two floats; a tensor; a tensor, times e to the power of another.
 _FIXED, _LEARNED, _PRODUCT = range(3)
@@ -228,9 +231,9 @@ def _read_sigma(sigma, second, LEARNABLE: tl.constexpr):
 
 @triton.jit
 def _value(x, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
-    if UNIT == "zilu":
+    if UNIT == "zilu" or UNIT == "zilu_from_output":
         y = _zilu_value(x, sigma, SHORT)
-    elif UNIT == "zilu_approx":
+    elif UNIT == "zilu_approx" or UNIT == "zilu_approx_from_output":
         y = _zilu_approx_value(x, sigma, SHORT)
     elif UNIT == "gelu_s":
         y = _gelu_s_value(x, sigma, sigma_low, SHORT)
@@ -242,8 +245,12 @@ def _value(x, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
 
 @triton.jit
 def _slopes(x, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
-    """Return f'(x) and df/dsigma."""
-    if UNIT == "zilu":
+    """Return f'(x) and df/dsigma; x is the output for units from that."""
+    if UNIT == "zilu_from_output":
+        slope, by_sigma = _zilu_slopes_of_output(x, sigma, SHORT)
+    elif UNIT == "zilu_approx_from_output":
+        slope, by_sigma = _zilu_approx_slopes_of_output(x, sigma, SHORT)
+    elif UNIT == "zilu":
         slope, by_sigma = _zilu_slopes(x, sigma, sigma_low, SHORT)
     elif UNIT == "zilu_approx":
         slope, by_sigma = _zilu_approx_slopes(x, sigma, SHORT)
@@ -295,6 +302,35 @@ def _zilu_approx_slopes(x, sigma, SHORT: tl.constexpr):
     d = _divide(1.0, 1 + sigma * magnitude, SHORT)
     m = magnitude * d
     return _mirrored(0.5 * d * d, x), 0.5 * m * m
+
+
+@triton.jit
+def _zilu_slopes_of_output(y, sigma, SHORT: tl.constexpr):
+    total = _at_most(1e4, 1 + (sigma * _PI) * y)
+    delta = tl.where(total < 0, 0.0, total)
+    above = _polynomial(_OUTPUT_SLOPE_ABOVE_SHORT if SHORT else _OUTPUT_SLOPE_ABOVE, delta)
+    below = _polynomial(_OUTPUT_SLOPE_BELOW_SHORT if SHORT else _OUTPUT_SLOPE_BELOW, delta)
+    u = delta * _divide(above, below, SHORT)
+    above = _polynomial(_OUTPUT_SINE_ABOVE_SHORT if SHORT else _OUTPUT_SINE_ABOVE, delta)
+    below = _polynomial(_OUTPUT_SINE_BELOW_SHORT if SHORT else _OUTPUT_SINE_BELOW, delta)
+    inverse = _divide(_number(_INVERSE_PI), sigma, SHORT)
+    root = _at_most(_SQUARE_LIMIT, tl.abs((delta - 1) * inverse * _divide(above, below, SHORT)))
+    return u * _root(u, SHORT), root * root * _PI
+
+
+@triton.jit
+def _zilu_approx_slopes_of_output(y, sigma, SHORT: tl.constexpr):
+    v = _at_most(1e9, sigma * y)
+    above = tl.where(v < 0, 0.0, v)
+    below = v - above
+    total = 1 + 2 * above + _root(1 + 4 * above * (3 + above), SHORT)
+    right = _divide(4.0, 2 + total, SHORT)
+    low = 1 + 2 * below
+    left = tl.where(low < 0, 0.0, low)
+    root = _divide(tl.where(v < 0, -2 * below, _divide(4 * above, total, SHORT)), sigma, SHORT)
+    root = _at_most(_SQUARE_LIMIT, root)
+    slope = tl.where(v < 0, 0.5 * left * left, 1 - 0.5 * right * right)
+    return slope, 0.5 * root * root
 
 
 @triton.jit
@@ -364,7 +400,17 @@ _ARCTAN_SLOPE, _ARCTAN_SLOPE_SHORT = _constants("ARCTAN_SLOPE"), _constants("ARC
 _EXP = _constants("EXP")
 _MILLS, _MILLS_SHORT = _constants("MILLS"), _constants("MILLS_SHORT")
 
-_INVERSE_PI = tl.constexpr(1 / math.pi)
+_OUTPUT_SLOPE_ABOVE = _constants("OUTPUT_SLOPE_ABOVE")
+_OUTPUT_SLOPE_BELOW = _constants("OUTPUT_SLOPE_BELOW")
+_OUTPUT_SLOPE_ABOVE_SHORT = _constants("OUTPUT_SLOPE_ABOVE_SHORT")
+_OUTPUT_SLOPE_BELOW_SHORT = _constants("OUTPUT_SLOPE_BELOW_SHORT")
+_OUTPUT_SINE_ABOVE = _constants("OUTPUT_SINE_ABOVE")
+_OUTPUT_SINE_BELOW = _constants("OUTPUT_SINE_BELOW")
+_OUTPUT_SINE_ABOVE_SHORT = _constants("OUTPUT_SINE_ABOVE_SHORT")
+_OUTPUT_SINE_BELOW_SHORT = _constants("OUTPUT_SINE_BELOW_SHORT")
+
+_PI, _INVERSE_PI = tl.constexpr(math.pi), tl.constexpr(1 / math.pi)
+_SQUARE_LIMIT = tl.constexpr(1e19)  # whose square, times pi, fp32 holds
 _DENSITY = tl.constexpr(1 / math.sqrt(2 * math.pi))  # of the normal distribution at 0
 _LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 _LOG2E = tl.constexpr(1.44269504)
@@ -389,6 +435,11 @@ def _number(constant: tl.constexpr):
 @triton.jit
 def _divide(a, b, SHORT: tl.constexpr):
     return a / b if SHORT else tl.div_rn(a, b)
+
+
+@triton.jit
+def _root(x, SHORT: tl.constexpr):
+    return tl.sqrt(x) if SHORT else tl.sqrt_rn(x)
 
 
 @triton.jit

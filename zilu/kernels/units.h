@@ -146,6 +146,56 @@ struct ZiLU_Approx {
   }
 };
 
+// --- the same, with slopes from the output y = f(x), as in zilu/reference.py ---
+
+constexpr float PI = 3.14159265f;
+constexpr float SQUARE_LIMIT = 1e19f;  // whose square, times pi, fp32 holds
+
+template <bool Short>
+struct ZiLU_FromOutput : ZiLU<Short> {
+  static constexpr float FAR = 1e4f;  // from delta = FAR on, the slope is 1 in fp32
+  float scale, inverse;               // pi sigma, 1 / (pi sigma)
+
+  explicit ZiLU_FromOutput(double s) : ZiLU<Short>(s), scale(M_PI * s), inverse(1 / (M_PI * s)) {}
+
+  static float slope_ratio(float d) {
+    return Short ? polynomial(OUTPUT_SLOPE_ABOVE_SHORT, d) / polynomial(OUTPUT_SLOPE_BELOW_SHORT, d)
+                 : polynomial(OUTPUT_SLOPE_ABOVE, d) / polynomial(OUTPUT_SLOPE_BELOW, d);
+  }
+
+  static float sine_ratio(float d) {
+    return Short ? polynomial(OUTPUT_SINE_ABOVE_SHORT, d) / polynomial(OUTPUT_SINE_BELOW_SHORT, d)
+                 : polynomial(OUTPUT_SINE_ABOVE, d) / polynomial(OUTPUT_SINE_BELOW, d);
+  }
+
+  Slopes slopes(float y) const {
+    const float sum = at_most(FAR, 1 + scale * y), delta = sum < 0 ? 0 : sum;
+    const float u = delta * slope_ratio(delta);
+    const float root = (delta - 1) * inverse * sine_ratio(delta);
+    const float bounded = at_most(SQUARE_LIMIT, std::fabs(root));
+    return {u * std::sqrt(u), bounded * bounded * PI};
+  }
+};
+
+template <bool Short>
+struct ZiLU_Approx_FromOutput : ZiLU_Approx<Short> {
+  static constexpr float FAR = 1e9f;  // from sigma y = FAR on, the slope is 1 in fp32
+  float inverse;                      // 1 / sigma
+
+  explicit ZiLU_Approx_FromOutput(double s) : ZiLU_Approx<Short>(s), inverse(1 / s) {}
+
+  Slopes slopes(float y) const {
+    const float v = at_most(FAR, this->sigma * y);
+    const float above = v < 0 ? 0 : v, below = v - above;  // NaN stays NaN
+    const float sum = 1 + 2 * above + std::sqrt(1 + 4 * above * (3 + above));
+    const float right = 4 / (2 + sum), low = 1 + 2 * below, left = low < 0 ? 0 : low;
+    const float root = (v < 0 ? -2 * below : 4 * above / sum) * inverse;
+    const float bounded = at_most(SQUARE_LIMIT, root);
+    const float slope = v < 0 ? 0.5f * left * left : 1 - 0.5f * right * right;
+    return {slope, 0.5f * bounded * bounded};
+  }
+};
+
 // Phi(-a) = e^(-a^2/2) t P(t) with t = 1 / (1 + 0.3 a).
 template <bool Short>
 struct GELU_s {
