@@ -215,7 +215,7 @@ def test_what_statistics_add(run_loaded):
         (["--rounds", "0"], "--rounds"),
         (["--device", "cpu,gpu"], "unknown device 'gpu'"),
         (["--device", "cpu,cuda", "--training"], "--training takes one --device"),
-        (["--training", "--models", "resnet21"], "did you mean resnet20?"),
+        (["--training", "--models", "resnet-20"], "did you mean resnet20?"),
         (["--training", "--compare_plain"], "--compare_plain"),
         (["--tokenizing"], "needs --text"),
         (["--output_dir", __file__], "is not a writable folder"),
