@@ -70,9 +70,16 @@ class ModelConfig:
         "unit scales the initial weights that read an activation, so that every activation keeps "
         "the second moment that ReLU does with torch, which has ReLU's gain for all",
     )  # fmt: skip
+    save_for_backward: str = flag(
+        "input", one_of(*activations.SAVES), "Model",
+        "what the activation keeps for its backward pass: output, which the next layer keeps "
+        f"anyway, takes as little memory as ReLU: {', '.join(activations.OUTPUT_NAMES)}",
+        Effect.ARITHMETIC,
+    )  # fmt: skip
     inplace: bool = flag(
         False, bool, "Model",
-        f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}",
+        f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}; with "
+        f"--save_for_backward output also {', '.join(activations.OUTPUT_NAMES)}",
         Effect.NOTHING,
     )  # fmt: skip
 
@@ -80,6 +87,17 @@ class ModelConfig:
     def has_sigma(self) -> bool:
         """Return whether the activation has a sigma."""
         return self.activation in activations.SIGMA_NAMES
+
+    @property
+    def saved(self) -> str:
+        """Return what the activation keeps for its backward pass."""
+        return self.save_for_backward if self.activation in activations.OUTPUT_NAMES else "input"
+
+    @property
+    def is_inplace(self) -> bool:
+        """Return whether the activation overwrites its input, as was asked for."""
+        has_form = self.activation in activations.INPLACE_NAMES or self.saved == "output"
+        return self.inplace and has_form
 
     @property
     def start(self) -> str | None:
@@ -109,11 +127,6 @@ class ModelConfig:
                 f"take one of {', '.join(activations.GATED_NAMES)}"
             )
         self._check_initial_weights()
-        if self.inplace and name not in activations.INPLACE_NAMES:
-            raise UserError(
-                f"--inplace: {name} has no in-place form; leave it out, or take one of "
-                f"{', '.join(activations.INPLACE_NAMES)}"
-            )
 
     def _check_initial_weights(self) -> None:
         scaled_by = {

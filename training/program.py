@@ -355,7 +355,12 @@ class Program(Generic[C, D]):
         """Return the factory that makes each activation of the network."""
         model = self.config.model
         return functools.partial(
-            create_activation, model.activation, model.sigma, model.learn_sigma, model.inplace
+            create_activation,
+            model.activation,
+            model.sigma,
+            model.learn_sigma,
+            model.is_inplace,
+            model.saved,
         )
 
     def scale_weights(self, model: nn.Module) -> None:
@@ -405,6 +410,13 @@ class Program(Generic[C, D]):
         model = self.config.model
         if model.sigma != 1 and not model.has_sigma:
             print(f"Note: {model.activation} has no sigma; --sigma {model.sigma:g} is ignored")
+        if model.saved != model.save_for_backward:
+            print(
+                f"Note: {model.activation} keeps what it always does for backward: only where a "
+                "function increases everywhere does its output tell its slope"
+            )
+        if model.is_inplace != model.inplace:
+            print(f"Note: {model.activation} has no in-place form here; --inplace is ignored")
 
 
 def report_divergence(error: Diverged, folder: RunFolder) -> int:

@@ -15,30 +15,49 @@ from zilu.names import check_save, check_sigma
 from zilu.reference import Sigma
 
 
-def options_of(name: str, inplace: bool, save: str) -> dict[str, Any]:
-    """Return what a module passes to its function beside sigma, where it differs from the default.
-
-    Raises:
-        ValueError: `save` is not for the activation called `name`.
-    """
-    check_save(name, save)
-    if save == "input":
-        return {}
-    return {"save": save, "inplace": True} if inplace else {"save": save}
-
-
 def _called(function: Callable[..., Tensor], options: dict[str, Any], *inputs: Any) -> Tensor:
     """Call a function with options, which torch.jit.script cannot read in a `forward`."""
     return function(*inputs, **options)
 
 
-def unit_of(function: str, options: dict[str, Any]) -> str:
-    """Return the name of the kernels' operator of a module, where it has one."""
-    name = function + "_from_output" * ("save" in options)
-    return name + "_" * ("inplace" in options)
+class _Activation(nn.Module):
+    """Hold what an activation keeps for its backward pass, and whether it works in place."""
+
+    __jit_unused_properties__ = ("save", "inplace")  # torch.jit.script reads no options
+
+    # For modules that an earlier version has pickled.
+    _options: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, inplace: bool, save: str) -> None:
+        super().__init__()
+        check_save(type(self).__name__, save)
+        self._set_options(inplace, save)
+
+    def _set_options(self, inplace: bool, save: str) -> None:
+        """Keep what is passed to the function beside x and sigma, where it is not the default."""
+        self._options = {}
+        if save == "output":
+            self._options = {"save": save, "inplace": True} if inplace else {"save": save}
+
+    @property
+    def save(self) -> str:
+        """Return what is kept for the backward pass, "input" or "output"."""
+        return "output" if self._options else "input"
+
+    @property
+    def inplace(self) -> bool:
+        """Return whether the result is written over the input."""
+        return "inplace" in self._options
+
+    @inplace.setter
+    def inplace(self, inplace: bool) -> None:
+        self._set_options(inplace, self.save)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self._options.items())
 
 
-class _SigmaModule(nn.Module):
+class _SigmaModule(_Activation):
     """Apply a function of x and a sharpness sigma to a tensor of any shape.
 
     The output has the input's shape and dtype.
@@ -61,9 +80,7 @@ class _SigmaModule(nn.Module):
     __constants__ = ("learnable",)  # torch.jit.script then compiles only what is there
 
     _function: Callable[..., Tensor]
-    # For modules that an earlier version has pickled.
-    _options: dict[str, Any] = {}  # noqa: RUF012
-    _unit = ""
+    _unit = ""  # of the kernels' operators; for modules that an earlier version has pickled
     sigma0: Tensor
     rho: nn.Parameter
 
@@ -74,10 +91,8 @@ class _SigmaModule(nn.Module):
         inplace: bool = False,
         save: str = "input",
     ) -> None:
-        super().__init__()
+        super().__init__(inplace, save)
         sigma = check_sigma(sigma)
-        self._options = options_of(type(self).__name__, inplace, save)
-        self._unit = unit_of(self._function.__name__, self._options)
         self.learnable = learnable
         if learnable:
             self._initial_sigma = sigma
@@ -85,6 +100,11 @@ class _SigmaModule(nn.Module):
             self.rho = nn.Parameter(torch.zeros(1))  # FSDP takes no parameters without dimensions
         else:
             self._fixed_sigma = sigma
+
+    def _set_options(self, inplace: bool, save: str) -> None:
+        super()._set_options(inplace, save)
+        form = "_from_output" if self._options else ""
+        self._unit = self._function.__name__ + form + "_" * self.inplace
 
     def reset_parameters(self) -> None:
         """Set a learnable sigma to its start, as is needed after `to_empty`."""
@@ -120,11 +140,13 @@ class _SigmaModule(nn.Module):
         return self._function(input, self.sigma)
 
     def extra_repr(self) -> str:
-        sigma, options = self.sigma, "".join(f", {k}={v}" for k, v in self._options.items())
+        sigma, options = self.sigma, super().extra_repr()
         if not isinstance(sigma, Tensor):
-            return f"sigma={sigma:g}{options}"
-        value = "?" if sigma.is_meta else f"{sigma.item():.6g}"
-        return f"sigma={value}, learnable=True{options}"
+            text = f"sigma={sigma:g}"
+        else:
+            value = "?" if sigma.is_meta else f"{sigma.item():.6g}"
+            text = f"sigma={value}, learnable=True"
+        return f"{text}, {options}" if options else text
 
 
 class ArcTan(_SigmaModule):
@@ -227,7 +249,7 @@ class SiLU_s(_SigmaModule):
     _function = staticmethod(functional.silu_s)
 
 
-class SquarePlus(nn.Module):
+class SquarePlus(_Activation):
     """Apply SquarePlus, f(x) = (x + sqrt(x^2 + 4)) / 2, which has no sigma.
 
     - Slope: f'(x) = (1 + x / sqrt(x^2 + 4)) / 2. It is 1/2 at x = 0 and positive everywhere.
@@ -240,16 +262,10 @@ class SquarePlus(nn.Module):
     Source: arXiv 2112.11687.
     """
 
-    _options: dict[str, Any] = {}  # noqa: RUF012  # as above
-
     def __init__(self, inplace: bool = False, save: str = "input") -> None:
-        super().__init__()
-        self._options = options_of("SquarePlus", inplace, save)
+        super().__init__(inplace, save)
 
     def forward(self, input: Tensor) -> Tensor:
         if not is_scripting():
             return _called(functional.squareplus, self._options, input)
         return functional.squareplus(input)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self._options.items())

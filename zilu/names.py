@@ -97,8 +97,8 @@ def check_save(name: str, save: str) -> None:
         raise ValueError(f"save must be one of {', '.join(SAVES)}, not {save!r}")
     if save == "output" and name not in OUTPUT_NAMES:
         raise ValueError(
-            f"{name} keeps its input: save='output' is for {', '.join(OUTPUT_NAMES)}, which "
-            "increase everywhere, so that the output tells the slope"
+            f"save='output' is for {', '.join(OUTPUT_NAMES)}, which increase everywhere, so that "
+            f"the output tells the slope; {name} saves what it always does"
         )
 
 

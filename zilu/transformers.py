@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 
 from zilu.modules import _SigmaModule
-from zilu.names import ALIASES, SIGMA_NAMES, check_sigma
+from zilu.names import ALIASES, OUTPUT_NAMES, SIGMA_NAMES, check_save, check_sigma
 from zilu.registry import create_activation
 
 
-def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
+def register_transformers(sigma: float = 1.0, learnable: bool = False, save: str = "input") -> None:
     """Teach Hugging Face's transformers the names of the activations.
 
         register_transformers(sigma=0.5)
@@ -23,12 +23,14 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
     Args:
         sigma: sharpness of the activations that have one.
         learnable: make sigma a parameter of each layer.
+        save: what zilu, zilu_approx and squareplus keep for backward, "input" or "output".
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: sigma is not a finite number above 0.
+        ValueError: sigma is not a finite number above 0, or `save` is neither.
     """
     sigma = check_sigma(sigma)
+    check_save("ZiLU", save)
     try:
         import transformers.activations  # optional, and slow to import
     except ImportError as error:
@@ -39,7 +41,8 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False) -> None:
     for name in (*SIGMA_NAMES, *ALIASES, "SquarePlus"):
         learn = learnable and name != "SquarePlus"
         # Some models call the value in `classes`, so it cannot be the usual (class, arguments).
-        maker = functools.partial(create_activation, name, sigma=sigma, learnable=learn)
+        saved = save if ALIASES.get(name, name) in OUTPUT_NAMES else "input"
+        maker = functools.partial(create_activation, name, sigma=sigma, learnable=learn, save=saved)
         key = name.lower()
         if _is_free(classes, key):
             classes[key] = maker

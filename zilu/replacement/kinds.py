@@ -260,7 +260,7 @@ class Request:
     """Hold what the caller wants replaced: factories, by class of module and by kind.
 
     Args:
-        mapping, sigma, learnable: as in `replace_activations`.
+        mapping, sigma, learnable, save: as in `replace_activations`.
         model: the network, in which a class that is given by name is looked up.
 
     Raises:
@@ -272,6 +272,7 @@ class Request:
         mapping: Mapping[Key, Target] | Target,
         sigma: float,
         learnable: bool,
+        save: str,
         model: nn.Module,
     ) -> None:
         if not isinstance(mapping, Mapping):
@@ -282,7 +283,7 @@ class Request:
         self._by_kind: dict[str, Factory] = {}
         for key, target in mapping.items():
             table, entry = self._table(key, model)
-            table[entry] = _factory(target, sigma, learnable)
+            table[entry] = _factory(target, sigma, learnable, save)
 
     def _table(self, key: Key, model: nn.Module) -> tuple[dict[Any, Factory], Key]:
         """Return the table that a key belongs to, and the key as it is written there."""
@@ -328,23 +329,24 @@ class Request:
         return " or ".join(names)
 
 
-def _factory(target: Target, sigma: float, learnable: bool) -> Factory:
+def _factory(target: Target, sigma: float, learnable: bool, save: str) -> Factory:
     if isinstance(target, nn.Module):
         raise TypeError(
             f"{target} is one module, which all sites would share: give its class, a name, or a "
             "function without arguments that makes a new one"
         )
     if isinstance(target, str):
-        create_activation(target, sigma, learnable)  # raises for an unknown name or a wrong sigma
-        return functools.partial(create_activation, target, sigma, learnable)
+        make_one = functools.partial(create_activation, target, sigma, learnable, save=save)
+        make_one()  # raises for an unknown name, a wrong sigma, or a `save` that it has not
+        return make_one
     if not callable(target):
         raise TypeError(f"{target!r} is no name of an activation, and makes none when called")
     make: Callable[..., nn.Module] = target
     if isinstance(target, type) and issubclass(target, _SigmaModule):
-        return functools.partial(make, sigma, learnable)
-    if learnable or sigma != 1:
+        return functools.partial(make, sigma, learnable, save=save)
+    if learnable or sigma != 1 or save != "input":
         raise ValueError(
-            f"sigma and learnable are for the activations of zilu; {target!r} is called without "
-            "arguments: functools.partial can bind them"
+            f"sigma, learnable and save are for the activations of zilu; {target!r} is called "
+            "without arguments: functools.partial can bind them"
         )
     return make

@@ -45,6 +45,7 @@ def replace_activations(
     strict: bool = False,
     functional: str = "report",
     leave: Collection[str] = (),
+    save: str = "input",
 ) -> Report:
     """Replace a network's activations, in place.
 
@@ -86,6 +87,8 @@ def replace_activations(
             of a kind go to one module.
         leave: activations that stay: by the path of a module, which means all that is below it, or
             by a line of code, as a report names it ("package.module:216").
+        save: what ZiLU, ZiLU_Approx and SquarePlus keep for backward, "input" or "output", which
+            the layer that follows keeps anyway; see `zilu.ZiLU`.
 
     A clamp or a written-out rectifier is a bound on numbers and no activation where the network's
     input does not lead to it (positions), where no gradient would go back (rounded numbers), where
@@ -115,7 +118,7 @@ def replace_activations(
         raise ValueError(f"functional must be one of {', '.join(FUNCTIONAL)}, not {functional!r}")
     if example_input is None and (strict or functional == "rewrite"):
         raise ValueError("calls of functions are only seen with an example_input: give one")
-    request = Request(mapping, sigma, learnable, model)
+    request = Request(mapping, sigma, learnable, save, model)
     observed: Observations = {}
     notes: tuple[str, ...] = ()
     if example_input is not None:
