@@ -179,14 +179,14 @@ def fits(setup: Setup, arm: Arm, device: torch.device, limit: int) -> bool:
     """Make two steps on a GPU whose allocator is held to the limit; return whether they worked."""
     _, total = torch.cuda.mem_get_info(device)
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device.index)
     try:
         with enough_memory(device):
             ready_step(stepped(setup, arm, device))
     except UserError:
         return False
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, device.index)
     return True
 
 

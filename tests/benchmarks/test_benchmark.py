@@ -1,8 +1,10 @@
 """Test the benchmark's files, and its figures of memory and error; no time is judged here."""
 
 import csv
+import gc
 import math
 import re
+import weakref
 
 import pytest
 import torch
@@ -134,6 +136,20 @@ def test_saved_bytes_count_a_tensor_once():
     assert saved_bytes(lambda: x * x) == 400
     assert saved_bytes(lambda: x * x, ignored=[x]) == 0
     assert saved_bytes(lambda: nn.functional.gelu(x).relu()) == 800
+
+
+def test_what_counted_the_bytes_lets_go_of_them():
+    x = torch.ones(100, requires_grad=True)
+    outputs = []
+
+    def forward():
+        y = x.sigmoid()  # keeps its output
+        outputs.append(weakref.ref(y))
+        return y
+
+    assert saved_bytes(forward) == 400
+    gc.collect()
+    assert outputs[0]() is None
 
 
 def test_rounds_are_shuffled_and_the_first_does_not_count():
