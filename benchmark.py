@@ -2,6 +2,7 @@
 
 python benchmark.py                activations one by one: time, bandwidth, memory, error
 python benchmark.py --training     training steps per activation, against ReLU and GELU
+python benchmark.py --memory       what training steps keep for backward, their peak, largest batch
 python benchmark.py --host_time    the host's time of an activation's call, forward and backward
 python benchmark.py --stats        what --stats adds to training steps and evaluations
 python benchmark.py --loop         training steps of a vision model against a plain PyTorch loop
@@ -24,20 +25,34 @@ from benchmarks.names import (
     MODELS,
     MODES,
     PRECISIONS,
+    REMEMBERED,
     SIZES,
     TRAINED,
     TRAINING_BASELINES,
 )
-from cli.converters import device_name, file_path, number, one_of, path, positive_int
+from cli.converters import (
+    LANGUAGE_FORMS,
+    VISION_FORMS,
+    device_name,
+    file_path,
+    model_name,
+    number,
+    one_of,
+    path,
+    positive,
+    positive_int,
+)
 from cli.datasets import DEFAULT_DATA_PATH
 from cli.errors import one_line_errors
 from cli.parser import Parser, checked, parsed_into
 from cli.vision import VisionConfig
+from models.catalogue import LANGUAGE_MODELS, PACKAGES, VISION_MODELS
 from utils import UserError, user_errors
 from zilu.names import canonical_name, check_sigma, kernel_mode
 
 MEASUREMENTS = {
     "training": "training steps per activation",
+    "memory": "training steps: bytes kept, peak, largest batch",
     "host_time": "the host's time of a call",
     "stats": "what --stats adds",
     "loop": "vision: steps, whole epochs",
@@ -54,6 +69,7 @@ class Options:
     """Hold the command line; build_parser explains the flags."""
 
     training: bool
+    memory: bool
     host_time: bool
     stats: bool
     loop: bool
@@ -70,6 +86,8 @@ class Options:
     models: tuple[str, ...]
     modes: tuple[str, ...]
     precisions: tuple[str, ...]
+    memory_gib: float | None
+    resize: int | None
     activation: str | None
     model: str
     text: Path | None
@@ -141,9 +159,12 @@ def build_parser() -> Parser:
     for name, text in MEASUREMENTS.items():
         what.add_argument(f"--{name}", action="store_true", help=text)
 
-    both = parser.add_argument_group("Activations, --training, --host_time (lists: commas between)")
+    both = parser.add_argument_group(
+        "Activations, --training, --memory, --host_time (lists: commas between)"
+    )
     add(both, "activations", None, several(canonical_name),
-        "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s)")  # fmt: skip
+        "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s; for --memory "
+        "ZiLU)")  # fmt: skip
     add(both, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
     both.add_argument("--learn_sigma", action="store_true", help="these with a learned σ too")
     add(both, "output_dir", "./Output/benchmark", path,
@@ -157,10 +178,14 @@ def build_parser() -> Parser:
         "--compare_plain", action="store_true", help="the plain path too, in another process"
     )
 
-    steps = parser.add_argument_group("--training, --stats")
-    add(steps, "models", MODELS, several(one_of(*MODELS)), "of resnet20, vit-tiny, gpt (all)")
+    steps = parser.add_argument_group("--training, --memory, --stats")
+    add(steps, "models", MODELS, several(trained_model()),
+        "resnet20, vit-tiny, gpt (these), and whatever --model of the programs takes")  # fmt: skip
     add(steps, "modes", MODES, several(one_of(*MODES)), "of eager, compiled (both)")
     add(steps, "precisions", PRECISIONS, several(one_of(*PRECISIONS)), "of fp32, amp (both)")
+    add(steps, "memory_gib", None, positive,
+        "for --memory: what the largest batch is to fit (what is free on a GPU)")  # fmt: skip
+    add(steps, "resize", None, positive_int, "side of the images in pixels (32)")
 
     others = parser.add_argument_group("The others")
     add(others, "activation", None, canonical_name,
@@ -184,6 +209,12 @@ def several(convert: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     return lambda text: tuple(dict.fromkeys(convert(part.strip()) for part in text.split(",")))
 
 
+def trained_model() -> Callable[[str], str]:
+    """Return a converter to one of MODELS, or to a network of either program."""
+    known = dict.fromkeys((*MODELS, *VISION_MODELS, *LANGUAGE_MODELS))
+    return model_name(tuple(known), PACKAGES, f"{VISION_FORMS}, {LANGUAGE_FORMS}")
+
+
 def number_of_elements(text: str) -> int:
     base, power, exponent = text.partition("^")
     if power and base == "2":
@@ -200,6 +231,7 @@ def measure(options: Options) -> None:
         diagnostics,
         host_time,
         language,
+        memory,
         tables,
         training,
         vision,
@@ -218,12 +250,19 @@ def measure(options: Options) -> None:
         return
     (device,) = devices
     rounds, size = options.rounds or 5, options.batch_size
-    setups = training.setups(options.models, options.modes, options.precisions, size)
+    setups = training.setups(
+        options.models, options.modes, options.precisions, size, options.resize
+    )
     if options.training:
         names = options.activations or TRAINED
         compared = arms.to_compare(names, TRAINING_BASELINES, sigma, learn_sigma)
         training.measure(setups, compared, sigma, rounds, device, options.output_dir)
-    if options.chosen != ["training"]:
+    if options.memory:
+        names = options.activations or REMEMBERED
+        compared = arms.to_compare(names, BASELINES, sigma, learn_sigma, from_output=True)
+        limit = int(options.memory_gib * memory.GIB) if options.memory_gib else None
+        memory.measure(setups, compared, sigma, device, limit, options.output_dir)
+    if not {*options.chosen} <= {"training", "memory"}:
         print(tables.machine(device))
     if options.host_time:
         names = options.activations or ACTIVATIONS

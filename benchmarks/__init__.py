@@ -7,6 +7,7 @@
 | `accuracy.py` | their errors against float64 |
 | `figure.py` | their times as bars |
 | `training.py` | training steps per activation |
+| `memory.py` | what steps keep for backward, their peak, the largest batch |
 | `diagnostics.py` | what `--stats` adds to steps and evaluations |
 | `vision.py`, `language.py` | pipelines and loops against those of others |
 | `plain_gpt.py` | a plain GPT and its loop, to measure against |

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from models.activation import create_activation
-from zilu.names import SIGMA_NAMES, kernel_mode
+from zilu.names import OUTPUT_NAMES, SIGMA_NAMES, kernel_mode
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Arm:
         sigma: its sharpness; None for an activation that has none.
         learned: sigma is a parameter.
         plain: it is computed by plain operations, even where there are kernels.
+        save: what it keeps for backward, "input" or "output".
     """
 
     activation: str
     sigma: float | None = None
     learned: bool = False
     plain: bool = False
+    save: str = "input"
 
     @classmethod
     def of(cls, activation: str, sigma: float) -> "Arm":
@@ -32,12 +34,17 @@ class Arm:
 
     @property
     def label(self) -> str:
-        return self.activation + ", σ learned" * self.learned + ", plain" * self.plain
+        parts = {
+            "σ learned": self.learned,
+            "plain": self.plain,
+            "from output": self.save == "output",
+        }
+        return ", ".join([self.activation, *(part for part, holds in parts.items() if holds)])
 
     def build(self) -> nn.Module:
         """Return a new module of the activation."""
         sigma = 1.0 if self.sigma is None else self.sigma
-        return create_activation(self.activation, sigma, self.learned)
+        return create_activation(self.activation, sigma, self.learned, save=self.save)
 
     def columns(self) -> dict[str, object]:
         """Return what names the arm in a row of a CSV file."""
@@ -58,6 +65,7 @@ def to_compare(
     sigma: float,
     learn_sigma: bool,
     compare_plain: bool = False,
+    from_output: bool = False,
 ) -> list[Arm]:
     """Return the baselines and the activations asked for, in the order of the tables.
 
@@ -67,10 +75,13 @@ def to_compare(
         sigma: of the activations that have one.
         learn_sigma: add those with a learned sigma.
         compare_plain: add those that have a sigma once more, computed by plain operations.
+        from_output: add those that can keep their output once more, keeping that.
     """
     found = [Arm.of(name, sigma) for name in dict.fromkeys((*baselines, *names))]
     if learn_sigma:
         found += [replace(arm, learned=True) for arm in found if arm.sigma is not None]
     if compare_plain:
         found += [replace(arm, plain=True) for arm in found if arm.sigma is not None]
+    if from_output:
+        found += [replace(arm, save="output") for arm in found if arm.activation in OUTPUT_NAMES]
     return found

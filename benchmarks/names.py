@@ -10,7 +10,10 @@ BASELINES = ("ReLU", "GELU", "SiLU")
 TRAINED = ("ReLU", "GELU", "ZiLU", "ZiLU_Approx")
 TRAINING_BASELINES = ("ReLU", "GELU")
 
-# Training.
-MODELS = ("resnet20", "vit-tiny", "gpt")
+REMEMBERED = ("ZiLU",)  # of --memory, beside BASELINES
+
+# Training. gpt is a small GPT-2; --models takes the programs' networks too.
+SMALL_GPT = "gpt"
+MODELS = ("resnet20", "vit-tiny", SMALL_GPT)
 MODES = ("eager", "compiled")
 PRECISIONS = ("fp32", "amp")

@@ -122,7 +122,7 @@ def saved_bytes(forward: Call, ignored: Iterable[Tensor] = ()) -> int:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # as an operation's output it would hold what holds it, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         kept = forward()  # alive until here ends, or a freed address could come back  # noqa: F841

@@ -59,9 +59,9 @@ def vision_config(
     return VisionConfig.from_values({"device": str(device)} | own | flags)
 
 
-def ready_images(batch_size: int, device: torch.device) -> Batch:
-    """Return random images (B, 3, 32, 32), channels last in memory, and targets (B,)."""
-    images = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+def ready_images(batch_size: int, device: torch.device, size: int = IMAGE_SIZE) -> Batch:
+    """Return random images (B, 3, size, size), channels last in memory, and targets (B,)."""
+    images = torch.randn(batch_size, 3, size, size, device=device)
     targets = torch.randint(CLASSES, (batch_size,), device=device)
     return images.to(memory_format=torch.channels_last), targets
 
@@ -69,7 +69,7 @@ def ready_images(batch_size: int, device: torch.device) -> Batch:
 def vision_trainer(config: VisionConfig, batch: Batch) -> Trainer:
     """Return a trainer for steps on `batch`."""
     program = VisionProgram(config)
-    return _trainer(program, program.network_for(CLASSES, IMAGE_SIZE), batch)
+    return _trainer(program, program.network_for(CLASSES, batch[0].shape[-1]), batch)
 
 
 # --- language ---

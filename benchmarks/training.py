@@ -13,9 +13,11 @@ import torch
 
 from benchmarks import tables
 from benchmarks.arms import Arm
-from benchmarks.names import TRAINING_BASELINES
+from benchmarks.names import SMALL_GPT, TRAINING_BASELINES
 from benchmarks.timing import in_rounds, quartiles, ratio, repeats_for, saved_bytes, timed
 from benchmarks.trainers import (
+    IMAGE_SIZE,
+    VOCABULARY,
     language_config,
     language_trainer,
     ready_images,
@@ -24,27 +26,37 @@ from benchmarks.trainers import (
     vision_config,
     vision_trainer,
 )
+from cli.language import SIZES
+from models.catalogue import is_language_model, is_third_party
+from tasks.language import configuration
 from train_eval import Trainer
 from training.task import Batch
 from zilu.names import kernel_mode
 
 SAMPLE_SECONDS = 0.2
+GPT2_VOCABULARY = 50257
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Say what all activations of a table have in common."""
+    """Say what all activations of a table have in common.
+
+    Attributes:
+        image_size: in pixels; None for a language model.
+    """
 
     model: str
     mode: str
     precision: str
     batch_size: int
+    image_size: int | None
 
     @property
     def title(self) -> str:
-        return f"{self.model}, {self.mode}, {self.precision}, batch {self.batch_size}"
+        size = "" if self.image_size in (None, IMAGE_SIZE) else f" of {self.image_size} px"
+        return f"{self.model}, {self.mode}, {self.precision}, batch {self.batch_size}{size}"
 
     @property
     def flags(self) -> dict[str, bool]:
@@ -53,11 +65,17 @@ class Setup:
 
 
 def setups(
-    models: Iterable[str], modes: Iterable[str], precisions: Iterable[str], batch_size: int | None
+    models: Iterable[str],
+    modes: Iterable[str],
+    precisions: Iterable[str],
+    batch_size: int | None,
+    image_size: int | None = None,
 ) -> list[Setup]:
     """Return every combination; without a batch size it is 8 sequences, or 128 images."""
     return [
-        Setup(model, mode, precision, batch_size or (8 if model == "gpt" else 128))
+        Setup(model, mode, precision, batch_size or 8, None)
+        if model == SMALL_GPT or is_language_model(model)
+        else Setup(model, mode, precision, batch_size or 128, image_size or IMAGE_SIZE)
         for model, precision, mode in itertools.product(models, precisions, modes)
     ]
 
@@ -120,8 +138,9 @@ def measure_setup(
 
 def ready_batch(setup: Setup, device: torch.device) -> Batch:
     """Return a batch of the setup's model on the device."""
-    make = ready_tokens if setup.model == "gpt" else ready_images
-    return make(setup.batch_size, device)
+    if setup.image_size is None:
+        return ready_tokens(setup.batch_size, device)
+    return ready_images(setup.batch_size, device, setup.image_size)
 
 
 def build(setup: Setup, arm: Arm, batch: Batch, device: torch.device) -> Trainer:
@@ -129,11 +148,24 @@ def build(setup: Setup, arm: Arm, batch: Batch, device: torch.device) -> Trainer
     flags: dict[str, Any] = {**setup.flags}
     if arm.sigma is not None:
         flags |= {"sigma": arm.sigma, "learn_sigma": arm.learned}
+    if arm.save == "output":
+        flags["save_for_backward"] = "output"
     size = setup.batch_size
-    if setup.model == "gpt":
-        return language_trainer(language_config(device, arm.activation, size, **flags), batch)
-    config = vision_config(device, setup.model, arm.activation, size, **flags)
-    return vision_trainer(config, batch)
+    if setup.image_size is not None:
+        images = vision_config(device, setup.model, arm.activation, size, **flags)
+        return vision_trainer(images, batch)
+    if setup.model != SMALL_GPT:
+        flags |= {"model": setup.model, **dict.fromkeys(SIZES)}
+    config = language_config(device, arm.activation, size, **flags)
+    return language_trainer(config, batch, vocabulary_of(setup.model))
+
+
+def vocabulary_of(model: str) -> int:
+    """Return the vocabulary of a language model: its own, but at least that of the batches."""
+    if model == SMALL_GPT:
+        return VOCABULARY
+    own = configuration(model).get("vocab_size", 0) if is_third_party(model) else GPT2_VOCABULARY
+    return max(own, VOCABULARY)
 
 
 def bytes_of(trainer: Trainer) -> Row:

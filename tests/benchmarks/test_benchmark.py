@@ -1,8 +1,10 @@
 """Test the benchmark's files, and its figures of memory and error; no time is judged here."""
 
 import csv
+import gc
 import math
 import re
+import weakref
 
 import pytest
 import torch
@@ -136,6 +138,20 @@ def test_saved_bytes_count_a_tensor_once():
     assert saved_bytes(lambda: nn.functional.gelu(x).relu()) == 800
 
 
+def test_what_counted_the_bytes_lets_go_of_them():
+    x = torch.ones(100, requires_grad=True)
+    outputs = []
+
+    def forward():
+        y = x.sigmoid()  # keeps its output
+        outputs.append(weakref.ref(y))
+        return y
+
+    assert saved_bytes(forward) == 400
+    gc.collect()
+    assert outputs[0]() is None
+
+
 def test_rounds_are_shuffled_and_the_first_does_not_count():
     order = []
     samples = {name: lambda n=name: order.append(n) or float(len(order)) for name in "abcd"}
@@ -215,7 +231,7 @@ def test_what_statistics_add(run_loaded):
         (["--rounds", "0"], "--rounds"),
         (["--device", "cpu,gpu"], "unknown device 'gpu'"),
         (["--device", "cpu,cuda", "--training"], "--training takes one --device"),
-        (["--training", "--models", "resnet21"], "did you mean resnet20?"),
+        (["--training", "--models", "resnet-20"], "did you mean resnet20?"),
         (["--training", "--compare_plain"], "--compare_plain"),
         (["--tokenizing"], "needs --text"),
         (["--output_dir", __file__], "is not a writable folder"),
