@@ -7,6 +7,7 @@ neighbours like any other operation. `where` chooses between finite and discarde
 free on a GPU (and slow on a CPU, which keeps the forms of `zilu.reference`).
 """
 
+import functools
 import math
 
 import torch
@@ -28,6 +29,8 @@ def shortest(formulas: Formulas, x: Tensor) -> Formulas:
     is_short = x.dtype != torch.float32
     if formulas is reference.ZILU:
         return _ZILU_SHORT if is_short else _ZILU
+    if formulas is reference.ZILU_FROM_OUTPUT:
+        return _ZILU_FROM_OUTPUT_SHORT if is_short else _ZILU_FROM_OUTPUT
     if formulas is reference.ARCTAN:
         return _ARCTAN_SHORT if is_short else _ARCTAN
     if formulas is reference.GELU_S and is_short:
@@ -144,6 +147,12 @@ _ZILU = reference.ZILU._replace(
 _ZILU_SHORT = _ZILU._replace(
     value=lambda x, sigma: _zilu_value(x, sigma, True),
     slope=lambda x, sigma: _zilu_slope(x, sigma, True),
+)
+_ZILU_FROM_OUTPUT = reference.ZILU_FROM_OUTPUT._replace(value=_ZILU.value)
+_ZILU_FROM_OUTPUT_SHORT = reference.ZILU_FROM_OUTPUT._replace(
+    value=_ZILU_SHORT.value,
+    slope=functools.partial(reference.zilu_slope_of_output, short=True),
+    sigma_slope=functools.partial(reference.zilu_sigma_slope_of_output, short=True),
 )
 _GELU_S_SHORT = reference.GELU_S._replace(
     value=_gelu_s_value, slope=_gelu_s_slope, sigma_slope=_gelu_s_sigma_slope

@@ -355,8 +355,9 @@ def _zilu_approx_sigma_slope(x: Tensor, sigma: Sigma) -> Tensor:
 # coefficients are all positive (zilu/kernels/coefficients.py). x^2 g'(z) = pi (y sin t / t)^2.
 
 
-def _rational(name: str, s: Tensor) -> Tensor:
-    above, below = (_horner(POLYNOMIALS[f"{name}_{part}"], s) for part in ("ABOVE", "BELOW"))
+def _rational(name: str, s: Tensor, short: bool) -> Tensor:
+    parts = (f"{name}_{part}" + "_SHORT" * short for part in ("ABOVE", "BELOW"))
+    above, below = (_horner(POLYNOMIALS[part], s) for part in parts)
     return above / below
 
 
@@ -373,16 +374,18 @@ def _delta(y: Tensor, sigma: Sigma) -> Tensor:
     return (y * (sigma * math.pi) + 1).clamp(1e-37, _FAR)
 
 
-def _zilu_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
+def zilu_slope_of_output(y: Tensor, sigma: Sigma, short: bool = False) -> Tensor:
+    """Return f'(x) of y = f(x) of fp32, or with 16 bits' digits."""
     delta = _delta(y, sigma)
-    u = delta * _rational("OUTPUT_SLOPE", delta)
+    u = delta * _rational("OUTPUT_SLOPE", delta, short)
     return u * u.sqrt()
 
 
-def _zilu_sigma_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
+def zilu_sigma_slope_of_output(y: Tensor, sigma: Sigma, short: bool = False) -> Tensor:
+    """Return df/dsigma of y = f(x) of fp32, or with 16 bits' digits."""
     delta = _delta(y, sigma)
     bounded = (delta - 1) / (sigma * math.pi)
-    root = (bounded * _rational("OUTPUT_SINE", delta)).clamp(-_SQUARE_LIMIT, _SQUARE_LIMIT)
+    root = (bounded * _rational("OUTPUT_SINE", delta, short)).clamp(-_SQUARE_LIMIT, _SQUARE_LIMIT)
     return root * root * math.pi
 
 
@@ -496,8 +499,8 @@ GELU_S = Formulas(_gelu_value, _gelu_value, _gelu_slope, _gelu_sigma_slope, "gel
 SILU_S = Formulas(_silu_value, _silu_value, _silu_slope, _silu_sigma_slope, "silu_s")
 
 ZILU_FROM_OUTPUT = ZILU._replace(
-    slope=_zilu_slope_of_output,
-    sigma_slope=_zilu_sigma_slope_of_output,
+    slope=zilu_slope_of_output,
+    sigma_slope=zilu_sigma_slope_of_output,
     operator="zilu_from_output",
     from_output=True,
 )

@@ -132,6 +132,16 @@ def test_peak_memory_is_that_of_gelu(model, amp, call):
     assert peaks["ReLU"] < peaks["ZiLU"] < 1.7 * peaks["ReLU"]
 
 
+@pytest.mark.parametrize("learn_sigma", [False, True])
+@pytest.mark.parametrize("model", ["resnet20", "vit-tiny", "gpt2"])
+def test_peak_memory_from_the_output_is_that_of_relu(model, learn_sigma, call):
+    common = {"model": model, "use_amp": True, "batch_size": 64}
+    relu = call("peaks", activations=["ReLU"], **common)["ReLU"]
+    saving = {"save_for_backward": "output", "learn_sigma": learn_sigma}
+    found = call("peaks", activations=["ZiLU", "ZiLU_Approx"], **saving, **common)
+    assert max(found.values()) <= 1.01 * relu
+
+
 @pytest.mark.parametrize("model", ["resnet20", "gpt2"])
 def test_a_learned_sigma_needs_no_further_memory(model, call):
     fixed, learned = (

@@ -40,6 +40,14 @@ MOST = {
     ("silu_s", "value", True): (27, 69),
     ("silu_s", "gradients", False): (35, 73.5),
     ("silu_s", "gradients", True): (44.5, 90),
+    ("zilu_from_output", "value", False): (35, 60),
+    ("zilu_from_output", "value", True): (35, 60),
+    ("zilu_from_output", "gradients", False): (34, 72.5),
+    ("zilu_from_output", "gradients", True): (62, 116),
+    ("zilu_approx_from_output", "value", False): (22.5, 44.5),
+    ("zilu_approx_from_output", "value", True): (22.5, 44.5),
+    ("zilu_approx_from_output", "gradients", False): (39.5, 74.5),
+    ("zilu_approx_from_output", "gradients", True): (60.5, 122),
 }
 UNITS = tuple(dict.fromkeys(unit for unit, _, _ in MOST))
 TURING = 1.2  # it emulates bf16, and has a dearer exponential
