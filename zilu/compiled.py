@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from zilu import reference
-from zilu.kernels.coefficients import POLYNOMIALS
-from zilu.reference import Formulas, Sigma
+from zilu.reference import Formulas, Sigma, polynomial
 
 _INVERSE_PI = 1 / math.pi
 _DENSITY = 1 / math.sqrt(2 * math.pi)  # of the normal distribution at 0
@@ -38,15 +37,6 @@ def shortest(formulas: Formulas, x: Tensor) -> Formulas:
     return formulas
 
 
-def _polynomial(name: str, s: Tensor) -> Tensor:
-    """Return a polynomial's value; Triton fuses each product and sum."""
-    highest, *lower = reversed(POLYNOMIALS[name])
-    total = s * highest + lower[0]
-    for coefficient in lower[1:]:
-        total = total * s + coefficient
-    return total
-
-
 def _wide(sigma: Sigma, x: Tensor) -> Sigma:
     """Return sigma in x's dtype: a product may not be in sigma's own, if that has 16 bits."""
     return sigma.to(x.dtype) if isinstance(sigma, Tensor) else sigma
@@ -67,7 +57,7 @@ def _arctan_parts(a: Tensor, short: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return whether a > 1; t, the smaller of a and 1/a; and arctan(t) / t."""
     far = a > 1
     t = torch.where(far, 1, a) / torch.where(far, a, 1)
-    return far, t, _polynomial("ARCTAN_SHORT" if short else "ARCTAN", t * t)
+    return far, t, polynomial("ARCTAN_SHORT" if short else "ARCTAN", t * t)
 
 
 def _arctan_value(x: Tensor, sigma: Sigma, short: bool) -> Tensor:
@@ -95,7 +85,7 @@ def _zilu_slope(x: Tensor, sigma: Sigma, short: bool) -> Tensor:
     a, far, r = _inverse(x, sigma)
     t = torch.where(far, r, a)
     s = t * t
-    p = _polynomial("ARCTAN_SLOPE_SHORT" if short else "ARCTAN_SLOPE", s)
+    p = polynomial("ARCTAN_SLOPE_SHORT" if short else "ARCTAN_SLOPE", s)
     d = t * s * p
     near = (0.5 - _INVERSE_PI - d) + (1 - a) * (1 - a) * (r * _INVERSE_PI)
     return _mirrored(torch.where(far, d, near), x)
@@ -117,7 +107,7 @@ def _gelu_s_parts(x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor, Tens
     magnitude = torch.where(x.abs() > bound, bound, x.abs())
     a = magnitude * sigma
     t = 1 / (1 + 0.3 * a)
-    return magnitude, a, t * _polynomial("MILLS_SHORT", t), torch.exp(a * a * -0.5)
+    return magnitude, a, t * polynomial("MILLS_SHORT", t), torch.exp(a * a * -0.5)
 
 
 def _gelu_s_value(x: Tensor, sigma: Sigma) -> Tensor:

@@ -19,7 +19,7 @@ from torch.jit._trace import is_tracing
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from zilu import compiled, kernels, reference, scripted
-from zilu.names import SAVES, check_sigma
+from zilu.names import check_known_save, check_sigma
 from zilu.reference import Formulas, Sigma
 
 # torch 2.6 has no is_exporting.
@@ -40,21 +40,23 @@ def _apply(
     formulas: Formulas,
     x: Tensor,
     sigma: Sigma,
+    save: str = "input",
     inplace: bool = False,
 ) -> Tensor:
+    chosen = reference.FROM_OUTPUT[formulas] if _takes_output(save, inplace) else formulas
     if isinstance(sigma, float) and not inplace:
-        found = on_gpu(formulas.operator, x, check_sigma(sigma))
+        found = on_gpu(chosen.operator, x, check_sigma(sigma))
         if found is not None:
             return found
     if _is_overridden(x, sigma):
-        options = _options(formulas.from_output, inplace)
+        options = _options(save, inplace)
         y: Tensor = handle_torch_function(function, (x, sigma), x, sigma=sigma, **options)
         return y
     _check_input(function, x)
     sigma = _checked_sigma(sigma)
     if x.dtype == torch.float64:  # the forms from the output have fp32's digits
-        formulas = reference.FROM_INPUT.get(formulas, formulas)
-    return _over(formulas, x, sigma) if inplace else _compute(formulas, x, sigma)
+        chosen = formulas
+    return _over(chosen, x, sigma) if inplace else _compute(chosen, x, sigma)
 
 
 def _compute(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
@@ -78,17 +80,16 @@ def _over(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
     return operator(x, sigma)
 
 
-def _options(from_output: bool, inplace: bool) -> dict[str, Any]:
+def _options(save: str, inplace: bool) -> dict[str, Any]:
     """Return the arguments of a call that differ from the default, for whoever takes it over."""
-    if not from_output:
+    if save == "input":
         return {}
     return {"save": "output", "inplace": True} if inplace else {"save": "output"}
 
 
 def _takes_output(save: str, inplace: bool) -> bool:
     """Return whether backward is to take the output."""
-    if save not in SAVES:
-        raise ValueError(f"save must be one of {', '.join(SAVES)}, not {save!r}")
+    check_known_save(save)
     if inplace and save == "input":
         raise ValueError("inplace=True needs save='output': backward takes the input otherwise")
     return save == "output"
@@ -220,9 +221,7 @@ def zilu(x: Tensor, sigma: Sigma = 1.0, save: str = "input", inplace: bool = Fal
     if is_scripting():
         return scripted.zilu(x, sigma)
     else:
-        from_output = _takes_output(save, inplace)
-        formulas = reference.ZILU_FROM_OUTPUT if from_output else reference.ZILU
-        return _apply(zilu, formulas, x, sigma, inplace)
+        return _apply(zilu, reference.ZILU, x, sigma, save, inplace)
 
 
 def zilu_approx(
@@ -235,9 +234,7 @@ def zilu_approx(
     if is_scripting():
         return scripted.zilu_approx(x, sigma)
     else:
-        from_output = _takes_output(save, inplace)
-        formulas = reference.ZILU_APPROX_FROM_OUTPUT if from_output else reference.ZILU_APPROX
-        return _apply(zilu_approx, formulas, x, sigma, inplace)
+        return _apply(zilu_approx, reference.ZILU_APPROX, x, sigma, save, inplace)
 
 
 def gelu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
@@ -276,7 +273,7 @@ def squareplus(x: Tensor, save: str = "input", inplace: bool = False) -> Tensor:
 def _squareplus(x: Tensor, save: str, inplace: bool) -> Tensor:
     from_output = _takes_output(save, inplace)
     if _is_overridden(x, 1.0):
-        y: Tensor = handle_torch_function(squareplus, (x,), x, **_options(from_output, inplace))
+        y: Tensor = handle_torch_function(squareplus, (x,), x, **_options(save, inplace))
         return y
     _check_input(squareplus, x)
     if from_output and x.dtype != torch.float64 and not _is_transformed():

@@ -83,6 +83,12 @@ def kernel_mode() -> str:
     return mode
 
 
+def check_known_save(save: str) -> None:
+    """Raise ValueError for what is none of SAVES."""
+    if save not in SAVES:
+        raise ValueError(f"save must be one of {', '.join(SAVES)}, not {save!r}")
+
+
 def check_save(name: str, save: str) -> None:
     """Refuse what an activation cannot keep for backward.
 
@@ -93,8 +99,7 @@ def check_save(name: str, save: str) -> None:
     Raises:
         ValueError: it is none of them, or the activation needs its input.
     """
-    if save not in SAVES:
-        raise ValueError(f"save must be one of {', '.join(SAVES)}, not {save!r}")
+    check_known_save(save)
     if save == "output" and name not in OUTPUT_NAMES:
         raise ValueError(
             f"save='output' is for {', '.join(OUTPUT_NAMES)}, which increase everywhere, so that "

@@ -357,12 +357,13 @@ def _zilu_approx_sigma_slope(x: Tensor, sigma: Sigma) -> Tensor:
 
 def _rational(name: str, s: Tensor, short: bool) -> Tensor:
     parts = (f"{name}_{part}" + "_SHORT" * short for part in ("ABOVE", "BELOW"))
-    above, below = (_horner(POLYNOMIALS[part], s) for part in parts)
+    above, below = (polynomial(part, s) for part in parts)
     return above / below
 
 
-def _horner(coefficients: tuple[float, ...], s: Tensor) -> Tensor:
-    highest, *lower = reversed(coefficients)
+def polynomial(name: str, s: Tensor) -> Tensor:
+    """Return the value of one of the kernels' polynomials, in operations to be fused."""
+    highest, *lower = reversed(POLYNOMIALS[name])
     total = s * highest + lower[0]
     for coefficient in lower[1:]:
         total = total * s + coefficient
@@ -518,8 +519,8 @@ SQUAREPLUS_FROM_OUTPUT = Formulas(
     from_output=True,
 )
 
-# The forms from the input of those from the output.
-FROM_INPUT = {ZILU_FROM_OUTPUT: ZILU, ZILU_APPROX_FROM_OUTPUT: ZILU_APPROX}
+# The forms from the output of those from the input.
+FROM_OUTPUT = {ZILU: ZILU_FROM_OUTPUT, ZILU_APPROX: ZILU_APPROX_FROM_OUTPUT}
 
 # The gated units, by the names of their fused operators.
 UNITS = {

@@ -350,3 +350,21 @@ def test_a_replaced_network():
     assert (model[1].save, model[1].inplace) == ("output", False)
     with pytest.raises(ValueError, match="increase everywhere"):
         zilu.replace_activations(model, {"ZiLU": "GELU_s"}, save="output")
+
+
+@pytest.mark.parametrize("name", OUTPUT_NAMES)
+def test_a_mode_sees_one_call_with_what_is_kept(name):
+    calls = []
+
+    class Seen(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            calls.append((function, kwargs))
+            return function(*args, **(kwargs or {}))
+
+    function = getattr(F, name.lower())
+    x = torch.ones(3)
+    with Seen():
+        function(x, save="output")
+    ((seen, options),) = calls
+    assert seen is function
+    assert options["save"] == "output"
