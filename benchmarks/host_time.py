@@ -7,6 +7,7 @@ before the host has.
 
 import functools
 import time
+from collections.abc import Iterable
 
 import torch
 
@@ -21,17 +22,24 @@ WAYS = ("forward", "backward")
 
 def measure(arms: list[Arm], rounds: int, device: torch.device) -> None:
     """Measure and print a row for each arm. GELU must be among them."""
-    samples = {
-        (arm, way): functools.partial(processor_time, call, device)
-        for arm in arms
-        for way, call in calls_of(arm, device).items()
-    }
-    times = in_rounds(samples, rounds)
+    times = sampled(arms, rounds, device)
     print(tables.markdown([row(arm, times) for arm in arms]))
     print(
         f"\nn = {rounds} rounds of {REPEATS} calls; {ELEMENTS} elements, fp32; the host's µs: "
         "median (quartiles), and the median of the ratios to GELU within the rounds."
     )
+
+
+def sampled(
+    arms: Iterable[Arm], rounds: int, device: torch.device
+) -> dict[tuple[Arm, str], list[float]]:
+    """Return the seconds of a call of each arm, forward and backward, in each round."""
+    samples = {
+        (arm, way): functools.partial(processor_time, call, device)
+        for arm in arms
+        for way, call in calls_of(arm, device).items()
+    }
+    return in_rounds(samples, rounds)
 
 
 def row(arm: Arm, times: dict[tuple[Arm, str], list[float]]) -> dict[str, str]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from benchmarks import host_time as of_host
 from benchmarks import tables
-from benchmarks.activations import COPY, MOVED, Cell, forget, runner, seconds
+from benchmarks.activations import MOVED, Cell, measure_cell, runner
 from benchmarks.arms import Arm
 from benchmarks.gpu_check.found import Finding, Found
 from benchmarks.gpu_check.kernels import available
-from benchmarks.timing import in_rounds, quartiles, ratio, repeats_for
+from benchmarks.timing import quartiles, ratio
 
 SIZES = (2**16, 2**22, 2**26)
 ROUNDS = 7
-SAMPLE_SECONDS = 0.002
 GELU, ZILU, LEARNED = Arm("GELU"), Arm("ZiLU", 0.5), Arm("ZiLU", 0.5, learned=True)
 ARMS = (Arm("ReLU"), GELU, Arm("SiLU"), ZILU, Arm("ZiLU_Approx", 0.5), LEARNED)
 # Memory binds large tensors, and a learned sigma is added up besides. The host binds small ones.
@@ -33,47 +30,44 @@ def activations(device: torch.device) -> Found:
 def of_cell(cell: Cell) -> Found:
     """Compare activations for one dtype and size."""
     with runner(False) as run:
-        gelu = functools.partial(run, seconds, cell, GELU, "forward")
-        repeats = repeats_for(gelu, SAMPLE_SECONDS)
-        measured = [(arm, way) for arm in ARMS for way in MOVED] + [(COPY, "forward")]
-        samples = {each: functools.partial(run, seconds, cell, *each, repeats) for each in measured}
-        times = in_rounds(samples, ROUNDS)
-        run(forget, cell, GELU)
+        measured = measure_cell(cell, list(ARMS), ROUNDS, run)
     where = f"{cell.dtype}, {tables.size(cell.size)}"
     found = Found()
     for arm in (ZILU, LEARNED):
         limit = LARGE[arm] if cell.size >= LEAST_LARGE else SMALL
-        over = ratio(times[arm, "both"], times[GELU, "both"])
+        over = measured[arm]["both_over_GELU"]
         found.add(Finding.at_most(f"{arm.label} ÷ GELU, both ways, {where}", limit, over))
-    found.rows.append(row(f"both ways, {where}, µs", times[GELU, "both"], times[ZILU, "both"]))
+    gelu, zilu = measured[GELU], measured[ZILU]
+    times = gelu["both_us"], zilu["both_us"], zilu["both_over_GELU"]
+    found.rows.append(table_row(f"both ways, {where}, µs", *times))
     for way in MOVED:
-        middle = {arm.label: 1e6 * quartiles(times[arm, way])[1] for arm in ARMS}
+        middle = {arm.label: measured[arm][f"{way}_us"] for arm in ARMS}
         text = ", ".join(f"{name} {tables.figure(value)}" for name, value in middle.items())
         found.remarks.append(f"{where}, {way}, µs: {text}")
-    copied = 1e6 * quartiles(times[COPY, "forward"])[1]
+    copied = zilu["forward_us"] * zilu["forward_of_copy"]
     found.remarks.append(f"{where}, copy, µs: {tables.figure(copied)}")
     return found
 
 
 def row(measured: str, gelu: list[float], zilu: list[float], scale: float = 1e6) -> dict[str, str]:
     """Return a row of the table: medians, and the median of the ratios within a round."""
+    middle, other = (scale * quartiles(values)[1] for values in (gelu, zilu))
+    return table_row(measured, middle, other, ratio(zilu, gelu))
+
+
+def table_row(measured: str, gelu: float, zilu: float, over: float) -> dict[str, str]:
     return {
         "measured": measured,
-        "GELU": tables.figure(scale * quartiles(gelu)[1]),
-        "ZiLU": tables.figure(scale * quartiles(zilu)[1]),
-        "ZiLU ÷ GELU": f"{ratio(zilu, gelu):.3f}",
+        "GELU": tables.figure(gelu),
+        "ZiLU": tables.figure(zilu),
+        "ZiLU ÷ GELU": f"{over:.3f}",
     }
 
 
 def host_time(device: torch.device) -> Found:
     """Compare the host's time of a call with GELU's."""
     arms = (GELU, ZILU, LEARNED)
-    samples = {
-        (arm, way): functools.partial(of_host.processor_time, call, device)
-        for arm in arms
-        for way, call in of_host.calls_of(arm, device).items()
-    }
-    times = in_rounds(samples, 3 * ROUNDS)
+    times = of_host.sampled(arms, 3 * ROUNDS, device)
     found = Found()
     for way in of_host.WAYS:
         gelu = times[GELU, way]
