@@ -194,7 +194,8 @@ def slope_rival(variant: Variant) -> str | None:
 def starts_as(control: Variant, variant: Variant) -> bool:
     """Return whether a control with rescaled weights starts as the function of `variant`."""
     plain = variant.rescaled is None and not variant.learned
-    alike = variant.activation == control.activation and plain and variant.tuned == control.tuned
+    alike = variant.activation == control.activation and variant.tuned == control.tuned
+    alike = alike and plain and variant.from_output == control.from_output
     return alike and math.isclose(variant.sigma or 0, control.starting_sigma, rel_tol=1e-6)
 
 

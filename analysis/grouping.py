@@ -13,7 +13,7 @@ from analysis.variants import Variant, variant_of
 from analysis.wording import value_text
 from cli.datasets import OWN_FILES
 from cli.fields import Effect
-from experiments.grid import PROGRAMS, SIGMA_FLAGS
+from experiments.grid import PROGRAMS, VARIANT_FLAGS
 from experiments.manifest import TRIAL
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED
 
@@ -26,7 +26,6 @@ WITHOUT_EFFECT = {
     if flag.effect == Effect.NOTHING or flag.one_run
 }
 
-VARIANT_FLAGS = ("activation", *SIGMA_FLAGS)
 # They do not decide a result but the activation's memory and the kind of machine.
 MEMORY_AND_MACHINE = ("inplace", "device", "deterministic")
 # The names by which other code calls its flags without effect.

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.run_folders import RunResult
-from experiments.grid import SIGMA_FLAGS
-from zilu.names import ACTIVATIONS, SIGMA_NAMES
+from experiments.grid import VARIANT_FLAGS
+from zilu.names import ACTIVATIONS, OUTPUT_NAMES, SIGMA_NAMES
 
 UNNAMED = "–"  # an activation that other code's run does not tell
 BUILT_IN = ("ReLU", "GELU", "SiLU")  # the usual rivals
@@ -21,6 +21,7 @@ class Variant:
         learned: Sigma is a parameter.
         rescaled: The factor by which the weights around it were scaled instead of sigma
             (`--rescale_init`), for the control of a scan of sigma.
+        from_output: Its gradients come from its output (`--save_for_backward`).
         tuned: The flags, with their values, that a sweep tuned for this activation by itself.
     """
 
@@ -28,6 +29,7 @@ class Variant:
     sigma: float | None = None
     learned: bool = False
     rescaled: float | None = None
+    from_output: bool = False
     tuned: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -37,6 +39,8 @@ class Variant:
             details.append(("σ learned from " if self.learned else "σ = ") + f"{self.sigma:.10g}")
         if self.rescaled is not None:
             details.append(f"rescaled by {self.rescaled:g}")
+        if self.from_output:
+            details.append("from output")
         if self.tuned:
             details.append("tuned")
         return f"{self.activation} ({', '.join(details)})" if details else self.activation
@@ -46,7 +50,7 @@ class Variant:
         """Return a key to sort by: the usual rivals, others without a sigma, then by sigma."""
         name = self.activation
         rank = BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN) + (name in SIGMA_NAMES)
-        return rank, name, self.learned, self.rescaled or 0, self.sigma or 0
+        return rank, name, self.learned, self.rescaled or 0, self.sigma or 0, self.from_output
 
     @property
     def starting_sigma(self) -> float:
@@ -59,15 +63,17 @@ def variant_of(run: RunResult) -> Variant:
     """Return the variant that a run trained."""
     flags = run.flags
     name = str(flags.get("activation", UNNAMED))
-    tuned = tuple((flag, flags.get(flag)) for flag in run.tuned_flags if flag not in SIGMA_FLAGS)
+    tuned = tuple((flag, flags.get(flag)) for flag in run.tuned_flags if flag not in VARIANT_FLAGS)
+    from_output = flags.get("save_for_backward") == "output" and name in OUTPUT_NAMES
     # Whether an activation of other code has a sigma is not known: one that is given counts.
     if name not in SIGMA_NAMES and (run.is_ours or name in ACTIVATIONS):
-        return Variant(name, tuned=tuned)
+        return Variant(name, from_output=from_output, tuned=tuned)
     sigma = flags.get("sigma")
     return Variant(
         activation=name,
         sigma=None if sigma is None else float(sigma),
         learned=bool(flags.get("learn_sigma", False)),
         rescaled=flags.get("rescale_init"),
+        from_output=from_output,
         tuned=tuned,
     )

@@ -47,6 +47,8 @@ REPORT_KEYS: dict[str, Callable[[str], Any]] = {
 }
 # Flags of the activation alone, which one without a sigma has no use for.
 SIGMA_FLAGS = ("sigma", "learn_sigma", "rescale_init")
+# What decides a variant: an activation, and how it is computed.
+VARIANT_FLAGS = ("activation", *SIGMA_FLAGS, "save_for_backward")
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ class Checker:
             if not config.model.has_sigma:
                 defaults = {name: self.flags[name].default for name in SIGMA_FLAGS}
                 config = config.replaced(**defaults)
+            config = config.replaced(save_for_backward=config.model.saved)
             config.check()
             _check_third_party(config)
         except UserError as error:

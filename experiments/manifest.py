@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.grid import PROGRAMS, SIGMA_FLAGS, Checker, Flags, Grid
+from experiments.grid import PROGRAMS, VARIANT_FLAGS, Checker, Flags, Grid
 from experiments.tuning import checked_tune, groups, trials, tuned_flags, without
 from utils import UserError, one_at_a_time, read_json, replacing
 from zilu.names import SIGMA_NAMES
@@ -225,13 +225,15 @@ def _name(flags: Flags, varied: list[str]) -> str:
     parts += [
         f"{name}{_shown(flags[name])}"
         for name in varied
-        if name not in (*leading, "activation", *SIGMA_FLAGS, "seed") and name in flags
+        if name not in (*leading, *VARIANT_FLAGS, "seed") and name in flags
     ]
     parts.append(flags["activation"])
     if flags["activation"] in SIGMA_NAMES and "sigma" in flags:
         parts.append(f"sigma{_shown(flags['sigma'])}" + "-learned" * bool(flags.get("learn_sigma")))
     if flags.get("rescale_init") is not None:
         parts.append(f"rescaled{_shown(flags['rescale_init'])}")
+    if flags.get("save_for_backward") == "output":
+        parts.append("from_output")
     parts.append(f"seed{flags['seed']}")
     name = re.sub(r"[^\w.+-]+", "-", "_".join(parts))
     return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()

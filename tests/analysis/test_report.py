@@ -222,7 +222,7 @@ def test_a_run_that_is_older_than_a_flag(tmp_path):
 
 
 def test_settings(tmp_path):
-    """Sigma distinguishes those that have one, learned or not, and the control."""
+    """Sigma distinguishes those that have one, the control, and gradients from the output."""
     for number, flags in enumerate(
         (
             {"activation": "ReLU"},
@@ -230,12 +230,14 @@ def test_settings(tmp_path):
             {"activation": "ZiLU", "sigma": 4},
             {"activation": "ZiLU", "sigma": 4, "learn_sigma": True},
             {"activation": "ZiLU", "rescale_init": 4},
+            {"activation": "ZiLU", "sigma": 4, "save_for_backward": "output"},
+            {"activation": "ReLU", "save_for_backward": "output", "seed": 2},
         )
     ):
         vision_run(tmp_path / str(number), 90, **flags)
     (group,) = group_runs(find_runs([tmp_path])).groups
     assert {s.label: len(runs) for s, runs in group.runs.items()} == {
-        "ReLU": 2, "ZiLU (σ = 4)": 1, "ZiLU (σ learned from 4)": 1,
+        "ReLU": 3, "ZiLU (σ = 4)": 1, "ZiLU (σ = 4, from output)": 1, "ZiLU (σ learned from 4)": 1,
         "ZiLU (σ = 1, rescaled by 4)": 1,
     }  # fmt: skip
 

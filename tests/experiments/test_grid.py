@@ -81,6 +81,14 @@ def test_sigma_is_no_axis_of_an_activation_without_one(grid_file):
     ]  # fmt: skip
 
 
+def test_only_what_can_be_computed_from_its_output_is_computed_so(grid_file):
+    runs = {**BASE, "activation": ["ReLU", "ZiLU"], "save_for_backward": ["input", "output"]}
+    manifest = manifests.frozen(plan(grid_file(runs=runs)))
+    assert [run.name for run in manifest.runs] == [
+        "ReLU_seed0", "ZiLU_sigma1_seed0", "ZiLU_sigma1_from_output_seed0",
+    ]  # fmt: skip
+
+
 def test_a_recipe_is_part_of_the_manifest(grid_file, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("lr: 0.5\nbatch_size: 7\n")
