@@ -19,7 +19,7 @@ from torch.jit._trace import is_tracing
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from zilu import compiled, kernels, reference, scripted
-from zilu.names import check_known_save, check_sigma
+from zilu.names import GATED_NAMES, canonical_name, check_known_save, check_sigma
 from zilu.reference import Formulas, Sigma
 
 # torch 2.6 has no is_exporting.
@@ -32,6 +32,7 @@ _STRIDED = torch.strided
 
 _DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 _TENSORS = frozenset((Tensor, torch.nn.Parameter))
+_UNITS = list(reference.UNITS)  # in the order of C++'s enum Unit
 _LAYOUTS = frozenset((torch.strided, torch.jagged))
 
 
@@ -78,6 +79,17 @@ def _over(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
     if operator is None:
         return reference.analytic(formulas, x, sigma, inplace=True)
     return operator(x, sigma)
+
+
+def _gated_product(unit: str, a: Tensor, b: Tensor, sigma: Sigma) -> Tensor:
+    formulas = reference.UNITS[unit]
+    if _is_transformed():
+        wide = reference.widened(a)
+        return (formulas.differentiable(wide, sigma) * reference.widened(b)).to(a.dtype)
+    operator = kernels.operator("gated_product", a, sigma) if type(b) in _TENSORS else None
+    if operator is None:
+        return reference.gated_product(compiled.shortest(formulas, a), a, b, sigma)
+    return operator(a, b, sigma, _UNITS.index(unit))
 
 
 def _options(save: str, inplace: bool) -> dict[str, Any]:
@@ -257,6 +269,36 @@ def silu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
         return scripted.silu_s(x, sigma)
     else:
         return _apply(silu_s, reference.SILU_S, x, sigma)
+
+
+def gated_product(a: Tensor, b: Tensor, activation: str = "ZiLU", sigma: Sigma = 1.0) -> Tensor:
+    """Compute f(a) b, the product in a gated linear unit (arXiv 2002.05202), in one pass.
+
+    Backward keeps a and b, where f(a) * b keeps f(a) too, and computes f(a) again. 16-bit numbers
+    are rounded once instead of twice.
+
+    Args:
+        a, b: floating-point tensors of one shape, dtype and device, as is the result.
+        activation: the f: ZiLU, ZiLU_Approx, GELU_s or SiLU_s.
+        sigma: as for `arctan`.
+
+    Raises:
+        TypeError, ValueError: as for `arctan`; another activation, or b is not like a.
+    """
+    unit = canonical_name(activation)
+    if unit not in GATED_NAMES:
+        raise ValueError(f"gated_product() is for {', '.join(GATED_NAMES)}, not {unit}")
+    if has_torch_function_variadic(a, b, sigma) and not _is_compiling():
+        y: Tensor = handle_torch_function(
+            gated_product, (a, b, sigma), a, b, activation=activation, sigma=sigma
+        )
+        return y
+    _check_input(gated_product, a)
+    _check_input(gated_product, b)
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        shown = [f"{tuple(x.shape)} {x.dtype} on {x.device}" for x in (a, b)]
+        raise ValueError(f"gated_product() takes two tensors alike, not {shown[0]} and {shown[1]}")
+    return _gated_product(unit.lower(), a, b, _checked_sigma(sigma))
 
 
 def squareplus(x: Tensor, save: str = "input", inplace: bool = False) -> Tensor:

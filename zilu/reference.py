@@ -146,6 +146,63 @@ def analytic(formulas: Formulas, x: Tensor, sigma: Sigma, inplace: bool = False)
     return y
 
 
+class _GatedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, sigma: Sigma, formulas: Formulas) -> Tensor:
+        if isinstance(sigma, Tensor):
+            ctx.save_for_backward(a, b, sigma)
+        else:
+            ctx.save_for_backward(a, b)
+            ctx.sigma = sigma
+        ctx.formulas = formulas
+        return (formulas.value(widened(a), sigma) * widened(b)).to(a.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, *saved = ctx.saved_tensors
+        sigma = saved[0] if saved else ctx.sigma
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            gradients = gated_product_gradients(ctx.formulas, grad, a, b, sigma)
+            return *gradients, *(None for _ in range(4 - len(gradients)))
+        wide = widened(a)
+        grad = grad.to(wide.dtype)
+        by_value = grad * widened(b)
+        grad_sigma = None
+        if ctx.needs_input_grad[2]:
+            total = (by_value * ctx.formulas.sigma_slope(wide, sigma)).sum()
+            grad_sigma = total.to(sigma.dtype).reshape(sigma.shape)
+        grad_a = (by_value * ctx.formulas.slope(wide, sigma)).to(a.dtype)
+        grad_b = (grad * ctx.formulas.value(wide, sigma)).to(b.dtype)
+        return grad_a, grad_b, grad_sigma, None
+
+
+def gated_product(formulas: Formulas, a: Tensor, b: Tensor, sigma: Sigma) -> Tensor:
+    """Compute f(a) b with a backward that keeps a and b alone, and computes f(a) again.
+
+    Args:
+        formulas: the activation's, whose backward takes the input.
+        a, b: of one shape and dtype.
+        sigma: a number, or a tensor that gets a gradient.
+    """
+    y: Tensor = _GatedProduct.apply(a, b, sigma, formulas)
+    return y
+
+
+def gated_product_gradients(
+    formulas: Formulas, grad: Tensor, a: Tensor, b: Tensor, sigma: Sigma
+) -> tuple[Tensor, ...]:
+    """Compute the gradients of f(a) b so that a double backward can differentiate them.
+
+    Returns:
+        The gradients for a and b; and the one for sigma, if sigma is a tensor.
+    """
+    wide, incoming = widened(a), widened(grad)
+    by_value = incoming * widened(b)
+    by_a, *by_sigma = differentiable_gradients(formulas, by_value, wide, sigma)
+    by_b = incoming * formulas.differentiable(wide, sigma)
+    return by_a.to(a.dtype), by_b.to(b.dtype), *by_sigma
+
+
 def differentiable(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
     """Compute the activation as operations that any transform can differentiate or export."""
     return formulas.differentiable(widened(x), sigma).to(x.dtype)
@@ -404,7 +461,7 @@ def _approx_output(y: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
 def _zilu_approx_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
     v, below, above = _approx_output(y, sigma)
     d = 4 / (3 + 2 * above + _approx_root(above))
-    left = (1 + 2 * below).clamp(min=0)
+    left = 1 + 2 * below
     return torch.where(v < 0, left * left / 2, 1 - d * d / 2)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from zilu.kernels import operators
 from zilu.kernels import triton_kernels as K
 
-VALUE, GRADIENTS, TOTAL = range(3)
+VALUE, GRADIENTS, TOTAL, PRODUCT, PRODUCT_GRADIENTS = range(5)
 STREAM, CONTEXT = 4242, 77
 Address = ctypes.c_void_p
 Addresses = ctypes.POINTER(Address)
@@ -90,8 +90,8 @@ def launch(function, x, y, z, threads, block_y, block_z, shared, stream, paramet
     counts = [n] * len(dtypes)
     if kind == TOTAL:
         counts[1] = 1
-    if kind == GRADIENTS and not isinstance(sigma, float):
-        counts[3] = x
+    if kind in (GRADIENTS, PRODUCT_GRADIENTS) and not isinstance(sigma, float):
+        counts[-1] = x
     tensors = [tensor_at(*each) for each in zip(pointers, counts, dtypes, strict=True)]
     interpret(kind, kernel["unit"], tensors, sigma, rho, x)
     return 0
@@ -154,6 +154,16 @@ def expected(unit: str, grad: Tensor, x: Tensor, *sigma: Any) -> list[Tensor]:
     return [*y, grad_x, *others]
 
 
+def gated_product(key: Any, grad: Tensor, a: Tensor, b: Tensor, sigma: Any) -> list[Tensor]:
+    """Return value and gradients of ZiLU's product by the operators of a key."""
+    kind = "learned" if isinstance(sigma, Tensor) else "default"
+    keys = torch._C.DispatchKeySet(key)
+    packets = torch.ops.zilu.gated_product, torch.ops.zilu.gated_product_backward
+    forward, backward = (getattr(packet, kind) for packet in packets)
+    y = forward.redispatch(keys, a, b, sigma, 0)
+    return [y, *backward.redispatch(keys, grad, a, b, sigma, 0)]
+
+
 SIGMAS = (
     (0.7,),
     (torch.tensor(0.7),),
@@ -187,6 +197,15 @@ def numbers() -> dict[str, Any]:
                             same = a.dtype == b.dtype == c.dtype and torch.equal(a, b)
                             if not same or not torch.allclose(b, c, rtol=2e-2, atol=1e-2):
                                 different.append([unit, str(dtype), str(sigma), aligned, count])
+    for dtype in (torch.float32, torch.bfloat16):
+        for sigma in (0.7, torch.tensor(0.7)):
+            a, b, grad = (memory(dtype, aligned, 5000) for aligned in (True, True, False))
+            want = gated_product(torch._C.DispatchKey.CPU, grad, a, b, sigma)
+            for _ in range(2):
+                got = gated_product(torch._C.DispatchKey.CUDA, grad, a, b, sigma)
+                for x, y in zip(got, want, strict=True):
+                    if not torch.allclose(x, y, rtol=2e-2, atol=1e-2):
+                        different.append(["gated_product", str(dtype), str(sigma)])
     return {
         "different": different,
         "compiled": len(compiled),

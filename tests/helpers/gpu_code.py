@@ -21,7 +21,13 @@ from zilu.kernels import triton_kernels as K
 
 DISASSEMBLER = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-KERNELS = {"value": K._value_kernel, "gradients": K._gradients_kernel, "total": K._total_kernel}
+KERNELS = {
+    "value": K._value_kernel,
+    "gradients": K._gradients_kernel,
+    "total": K._total_kernel,
+    "product": K._product_kernel,
+    "product_gradients": K._product_gradients_kernel,
+}
 SIGMAS = ("fixed", "learned", "product")
 
 
@@ -34,7 +40,8 @@ def main() -> None:
 def facts_of(unit: str, dtype: str, kernel: str, sigma: str, capability: int) -> dict[str, Any]:
     """Compile a kernel; return instructions and accesses per block, and bytes of the stack."""
     function, learnable = KERNELS[kernel], SIGMAS.index(sigma)
-    types = dict.fromkeys(("grad", "x", "y", "grad_x", "total"), f"*{dtype}")
+    tensors = ("grad", "x", "y", "grad_x", "total", "a", "b", "grad_a", "grad_b")
+    types = dict.fromkeys(tensors, f"*{dtype}")
     types["partials"] = "*fp32" if learnable else f"*{dtype}"
     types["sigma"] = "*fp32" if learnable else "fp32"
     types["second"] = "*fp32" if sigma == "product" else "fp32"

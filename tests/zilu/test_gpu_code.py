@@ -48,8 +48,26 @@ MOST = {
     ("zilu_approx_from_output", "value", True): (22.5, 44.5),
     ("zilu_approx_from_output", "gradients", False): (39.5, 74.5),
     ("zilu_approx_from_output", "gradients", True): (60.5, 122),
+    ("zilu", "product", False): (38, 62.5),
+    ("zilu", "product", True): (38, 62.5),
+    ("zilu", "product_gradients", False): (75, 118.5),
+    ("zilu", "product_gradients", True): (95.5, 154.5),
+    ("zilu_approx", "product", False): (25.5, 47),
+    ("zilu_approx", "product", True): (25.5, 47),
+    ("zilu_approx", "product_gradients", False): (45.5, 74),
+    ("zilu_approx", "product_gradients", True): (54, 85.5),
+    ("gelu_s", "product", False): (42.5, 89),
+    ("gelu_s", "product", True): (42.5, 89),
+    ("gelu_s", "product_gradients", False): (52.5, 98),
+    ("gelu_s", "product_gradients", True): (60.5, 113),
+    ("silu_s", "product", False): (30.5, 72.5),
+    ("silu_s", "product", True): (30.5, 72.5),
+    ("silu_s", "product_gradients", False): (41.5, 82),
+    ("silu_s", "product_gradients", True): (50, 98),
 }
 UNITS = tuple(dict.fromkeys(unit for unit, _, _ in MOST))
+# How many tensors a kernel reads and writes.
+TENSORS = {"value": (1, 1), "gradients": (2, 1), "product": (2, 1), "product_gradients": (3, 2)}
 TURING = 1.2  # it emulates bf16, and has a dearer exponential
 
 pytestmark = pytest.mark.skipif(
@@ -83,7 +101,7 @@ def check(cases, folder):
             assert found["instructions"] < 300, case
             continue
         # The code holds the block twice, with and without a mask, at 16 bytes per thread.
-        assert (found["wide_loads"], found["wide_stores"]) == (1 + (kernel == "gradients"), 1), case
+        assert (found["wide_loads"], found["wide_stores"]) == TENSORS[kernel], case
         elements = 2 * (4 if dtype == "fp32" else 8)
         most = MOST[unit, kernel, sigma != "fixed"][dtype == "fp32"]
         most *= TURING if capability == 75 else 1
@@ -97,6 +115,7 @@ def test_instructions_on_common_gpus(tmp_path):
     cases += [("zilu", dtype, "gradients", "learned", 90) for dtype in DTYPES]
     cases += [(unit, "bf16", "gradients", "product", 89) for unit in UNITS]
     cases += [(unit, "bf16", "value", "fixed", 120) for unit in UNITS[1:]]
+    cases += [("silu_s", "bf16", "product_gradients", "learned", 90)]
     cases += [("zilu", "bf16", "gradients", "fixed", 75), ("zilu", "fp32", "total", "product", 75)]
     check(cases, tmp_path)
 
@@ -105,6 +124,8 @@ def test_instructions_on_common_gpus(tmp_path):
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_instructions_of_every_kernel(dtype, capability, tmp_path):
-    cases = list(product(UNITS, [dtype], ["value", "gradients"], SIGMAS, [capability]))
+    kernels = dict.fromkeys((unit, kernel) for unit, kernel, _ in MOST)
+    cases = [(*kernel, sigma) for kernel, sigma in product(kernels, SIGMAS)]
+    cases = [(unit, dtype, kernel, sigma, capability) for unit, kernel, sigma in cases]
     cases += [("zilu", dtype, "total", sigma, capability) for sigma in SIGMAS[1:]]
     check(cases, tmp_path)

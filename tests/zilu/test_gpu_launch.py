@@ -45,8 +45,9 @@ def test_the_driver_is_given_what_triton_was():
     found = stood_in("numbers")
     assert found["different"] == []
     kinds = 6 * 3 * 2  # units, dtypes, alignments
-    # Value and gradient for each sigma, and for three the sums, which all units share.
-    assert found["compiled"] == kinds * 2 * 4 + 3
+    # Value and gradient for each sigma, and for three the sums, which all units share; and those
+    # of the gated product in two dtypes, for a fixed and a learned sigma.
+    assert found["compiled"] == kinds * 2 * 4 + 3 + 2 * 2 * 2
     assert found["empty"] == kinds * 3 * 2  # of empty tensors, sigma's gradient is set to 0
     assert found["ways"] == [[256, 64, 4242]]  # threads, shared memory, stream
 

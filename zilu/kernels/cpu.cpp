@@ -79,10 +79,19 @@ inline void assign_group(at::Half* __restrict to, const float* __restrict from) 
 
 // --- from strided memory to groups in fp32, and back ---
 
-// A loop over whole groups of fp32 numbers, with one output and one or two inputs. `sums` has one
-// number for each position in a group.
+// A loop over whole groups of fp32 numbers, with one or two outputs and up to three inputs. `sums`
+// has one number for each position in a group.
 using Loop = c10::function_ref<void(
-    int64_t groups, float* out, const float* const* in, float* sums)>;
+    int64_t groups, float* const* out, const float* const* in, float* sums)>;
+constexpr int MOST_OUTPUTS = 2, MOST_INPUTS = 3;
+
+// How many tensors a loop has: TensorIterator's `data` holds the outputs, then the inputs.
+struct Counts {
+  explicit Counts(const TensorIterator& iter)
+      : outputs(iter.noutputs()), inputs(iter.ninputs()) {}
+
+  int outputs, inputs;
+};
 
 template <class T>
 const float* load(const char* from, int64_t stride, int64_t count, float* buffer) {
@@ -109,7 +118,7 @@ constexpr int64_t AHEAD = 2048;  // inputs are prefetched by this many bytes
 constexpr size_t LINE = 64;
 
 bool is_streamed(const TensorIterator& iter, bool streams) {
-  return streams && iter.dtype() == at::kFloat && iter.numel() * sizeof(float) >= STREAMED;
+  return streams && iter.noutputs() == 1 && iter.dtype() == at::kFloat && iter.numel() * sizeof(float) >= STREAMED;
 }
 
 inline void prefetch_group(const char* from) {
@@ -147,36 +156,41 @@ void store(char* to, int64_t stride, int64_t count, const float* buffer) {
 
 template <class T>
 void run_strided(
-    char** data, const int64_t* strides, int64_t n, int inputs, Loop loop, float* sums,
+    char** data, const int64_t* strides, int64_t n, Counts counts, Loop loop, float* sums,
     bool streamed) {
-  alignas(LINE) float buffers[3][BUFFER];
+  alignas(LINE) float results[MOST_OUTPUTS][BUFFER], buffers[MOST_INPUTS][BUFFER];
+  const int outputs = counts.outputs;
   // The loops are compiled for an output that is no input.
-  const bool direct = std::is_same_v<T, float> && strides[0] == sizeof(T) && data[0] != data[1];
+  bool direct = std::is_same_v<T, float> && data[0] != data[outputs];
+  for (int k = 0; k < outputs; ++k) direct = direct && strides[k] == sizeof(T);
   const bool stream = streamed && direct && reinterpret_cast<uintptr_t>(data[0]) % LINE == 0;
   const int64_t step = stream ? GROUP : BUFFER;
   for (int64_t i = 0; i < n; i += step) {
     const int64_t count = std::min(step, n - i);
     const bool whole = direct && count % GROUP == 0;
-    const float* in[2];
-    for (int k = 0; k < inputs; ++k) {
-      const int64_t stride = strides[k + 1];
-      const char* from = data[k + 1] + i * stride;
+    const float* in[MOST_INPUTS];
+    for (int k = 0; k < counts.inputs; ++k) {
+      const int64_t stride = strides[outputs + k];
+      const char* from = data[outputs + k] + i * stride;
       if (stream) prefetch_group(from);
-      in[k] = load<T>(from, stride, count, buffers[k + 1]);
+      in[k] = load<T>(from, stride, count, buffers[k]);
     }
-    char* to = data[0] + i * strides[0];
-    float* out = whole && !stream ? reinterpret_cast<float*>(to) : buffers[0];
+    const auto to = [&](int k) { return data[k] + i * strides[k]; };
+    float* out[MOST_OUTPUTS];
+    for (int k = 0; k < outputs; ++k) {
+      out[k] = whole && !stream ? reinterpret_cast<float*>(to(k)) : results[k];
+    }
     loop((count + GROUP - 1) / GROUP, out, in, sums);
     if (!whole) {
-      store<T>(to, strides[0], count, out);
+      for (int k = 0; k < outputs; ++k) store<T>(to(k), strides[k], count, out[k]);
     } else if (stream) {
-      stream_group(reinterpret_cast<float*>(to), out);
+      stream_group(reinterpret_cast<float*>(to(0)), out[0]);
     }
   }
   if (stream) end_streams();
 }
 
-using Run = void (*)(char**, const int64_t*, int64_t, int, Loop, float*, bool);
+using Run = void (*)(char**, const int64_t*, int64_t, Counts, Loop, float*, bool);
 
 Run run_for(at::ScalarType dtype) {
   switch (dtype) {
@@ -187,22 +201,21 @@ Run run_for(at::ScalarType dtype) {
   }
 }
 
-Tensor map(TensorIterator iter, bool streams, Loop loop) {
+void map(TensorIterator& iter, bool streams, Loop loop) {
   const Run run = run_for(iter.dtype());
-  const int inputs = iter.ninputs();
+  const Counts counts(iter);
   const bool streamed = is_streamed(iter, streams);
   iter.for_each([&](char** data, const int64_t* strides, int64_t n) {
-    run(data, strides, n, inputs, loop, nullptr, streamed);
+    run(data, strides, n, counts, loop, nullptr, streamed);
   });
-  return iter.output();
 }
 
 double sum_of_chunk(TensorIterator& iter, int64_t begin, bool streamed, Run run, Loop loop) {
   float sums[GROUP] = {};
-  const int inputs = iter.ninputs();
+  const Counts counts(iter);
   iter.serial_for_each(
       [&](char** data, const int64_t* strides, int64_t n) {
-        run(data, strides, n, inputs, loop, sums, streamed);
+        run(data, strides, n, counts, loop, sums, streamed);
       },
       {begin, std::min(begin + CHUNK, iter.numel())});
   double total = 0;
@@ -210,7 +223,7 @@ double sum_of_chunk(TensorIterator& iter, int64_t begin, bool streamed, Run run,
   return total;
 }
 
-Gradients map_and_sum(TensorIterator iter, bool streams, Loop loop) {
+double map_and_sum(TensorIterator& iter, bool streams, Loop loop) {
   const Run run = run_for(iter.dtype());
   const bool streamed = is_streamed(iter, streams);
   Tensor totals = at::empty({(iter.numel() + CHUNK - 1) / CHUNK}, at::kDouble);
@@ -227,7 +240,7 @@ Gradients map_and_sum(TensorIterator iter, bool streams, Loop loop) {
       /*grain_size=*/1);
   double sum = 0;
   for (int64_t k = 0; k < totals.numel(); ++k) sum += first[k];
-  return {iter.output(), sum};
+  return sum;
 }
 
 // --- the loops ---
@@ -261,15 +274,65 @@ void products_and_sums(
   }
 }
 
+template <class U>
+void gated_products(
+    const U unit, int64_t groups, float* __restrict out, const float* __restrict a,
+    const float* __restrict b) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = g; i < g + GROUP; ++i) out[i] = unit.value(a[i]) * b[i];
+  }
+}
+
+template <class U>
+void gated_product_slopes(
+    const U unit, int64_t groups, float* __restrict by_a, float* __restrict by_b,
+    const float* __restrict grad, const float* __restrict a, const float* __restrict b) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = g; i < g + GROUP; ++i) {
+      by_a[i] = grad[i] * b[i] * unit.slopes(a[i]).x;
+      by_b[i] = grad[i] * unit.value(a[i]);
+    }
+  }
+}
+
+template <class U>
+void gated_product_slopes_and_sums(
+    const U unit, int64_t groups, float* __restrict by_a, float* __restrict by_b,
+    const float* __restrict grad, const float* __restrict a, const float* __restrict b,
+    float* __restrict sums) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = 0; i < GROUP; ++i) {
+      const Slopes slopes = unit.slopes(a[g + i]);
+      const float incoming = grad[g + i] * b[g + i];
+      by_a[g + i] = incoming * slopes.x;
+      by_b[g + i] = grad[g + i] * unit.value(a[g + i]);
+      sums[i] += incoming * slopes.sigma;
+    }
+  }
+}
+
 template <class F, bool Short>
-auto with_unit(Unit unit, double sigma, const F& f) {
+auto with_unit_of_input(Unit unit, double sigma, const F& f) {
   switch (unit) {
     case Unit::ZiLU: return f(ZiLU<Short>(sigma));
     case Unit::ZiLU_Approx: return f(ZiLU_Approx<Short>(sigma));
     case Unit::GELU_s: return f(GELU_s<Short>(sigma));
+    default: return f(SiLU_s<Short>(sigma));
+  }
+}
+
+template <class F>
+auto with_unit_of_input(Unit unit, double sigma, const Tensor& x, const F& f) {
+  return x.element_size() == 2 ? with_unit_of_input<F, true>(unit, sigma, f)
+                               : with_unit_of_input<F, false>(unit, sigma, f);
+}
+
+template <class F, bool Short>
+auto with_unit(Unit unit, double sigma, const F& f) {
+  switch (unit) {
     case Unit::ZiLU_FromOutput: return f(ZiLU_FromOutput<Short>(sigma));
     case Unit::ZiLU_Approx_FromOutput: return f(ZiLU_Approx_FromOutput<Short>(sigma));
-    default: return f(SiLU_s<Short>(sigma));
+    default: return with_unit_of_input<F, Short>(unit, sigma, f);
   }
 }
 
@@ -284,23 +347,41 @@ TensorIterator over(const Tensor& x) {
   return TensorIterator::unary_op(out, x);
 }
 
+void check_alike(const Tensor& one, const Tensor& x, const char* what) {
+  TORCH_CHECK_VALUE(
+      one.sizes() == x.sizes() && one.dtype() == x.dtype(), what,
+      " must have the input's shape and dtype");
+}
+
 TensorIterator over(const Tensor& grad, const Tensor& x) {
-  TORCH_CHECK_VALUE(grad.sizes() == x.sizes() && grad.dtype() == x.dtype(),
-                    "the gradient must have the input's shape and dtype");
+  check_alike(grad, x, "the gradient");
   Tensor out;
   return TensorIterator::binary_op(out, grad, x);
 }
 
-}  // namespace
+TensorIterator over_product(const Tensor& grad, const Tensor& a, const Tensor& b) {
+  check_alike(grad, a, "the gradient");
+  check_alike(b, a, "the factor");
+  return at::TensorIteratorConfig()
+      .add_owned_output(Tensor())
+      .add_owned_output(Tensor())
+      .add_const_input(grad)
+      .add_const_input(a)
+      .add_const_input(b)
+      .build();
+}
 
 Tensor value_into(TensorIterator iter, Unit unit, const Tensor& x, double sigma) {
   return with_unit(unit, sigma, x, [&](auto formulas) {
-    const auto loop = [&](int64_t groups, float* out, const float* const* in, float*) {
-      values(formulas, groups, out, in[0]);
-    };
-    return map(std::move(iter), formulas.STREAMS, loop);
+    map(iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float*) {
+          values(formulas, groups, out[0], in[0]);
+        });
+    return iter.output();
   });
 }
+
+}  // namespace
 
 Tensor value(Unit unit, const Tensor& x, double sigma) {
   return value_into(over(x), unit, x, sigma);
@@ -313,19 +394,54 @@ Tensor value_(Unit unit, const Tensor& x, double sigma) {
 
 Tensor gradient(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
   return with_unit(unit, sigma, x, [&](auto formulas) {
-    const auto loop = [&](int64_t groups, float* out, const float* const* in, float*) {
-      products(formulas, groups, out, in[0], in[1]);
-    };
-    return map(over(grad, x), formulas.STREAMS, loop);
+    TensorIterator iter = over(grad, x);
+    map(iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float*) {
+          products(formulas, groups, out[0], in[0], in[1]);
+        });
+    return iter.output();
   });
 }
 
 Gradients gradients(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
-  return with_unit(unit, sigma, x, [&](auto formulas) {
-    const auto loop = [&](int64_t groups, float* out, const float* const* in, float* sums) {
-      products_and_sums(formulas, groups, out, in[0], in[1], sums);
+  return with_unit(unit, sigma, x, [&](auto formulas) -> Gradients {
+    TensorIterator iter = over(grad, x);
+    const double sum = map_and_sum(
+        iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float* sums) {
+          products_and_sums(formulas, groups, out[0], in[0], in[1], sums);
+        });
+    return {iter.output(), sum};
+  });
+}
+
+Tensor gated_product(Unit unit, const Tensor& a, const Tensor& b, double sigma) {
+  return with_unit_of_input(unit, sigma, a, [&](auto formulas) {
+    check_alike(b, a, "the factor");
+    Tensor out;
+    TensorIterator iter = TensorIterator::binary_op(out, a, b);
+    map(iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float*) {
+          gated_products(formulas, groups, out[0], in[0], in[1]);
+        });
+    return iter.output();
+  });
+}
+
+ProductGradients gated_product_gradients(
+    Unit unit, const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, bool learned) {
+  return with_unit_of_input(unit, sigma, a, [&](auto formulas) -> ProductGradients {
+    TensorIterator iter = over_product(grad, a, b);
+    const auto slopes = [&](int64_t groups, float* const* out, const float* const* in, float*) {
+      gated_product_slopes(formulas, groups, out[0], out[1], in[0], in[1], in[2]);
     };
-    return map_and_sum(over(grad, x), formulas.STREAMS, loop);
+    const auto both = [&](int64_t groups, float* const* out, const float* const* in, float* sums) {
+      gated_product_slopes_and_sums(formulas, groups, out[0], out[1], in[0], in[1], in[2], sums);
+    };
+    double sum = 0;
+    if (learned) sum = map_and_sum(iter, formulas.STREAMS, both);
+    else map(iter, formulas.STREAMS, slopes);
+    return {iter.output(0), iter.output(1), sum};
   });
 }
 

@@ -47,7 +47,7 @@ void check(int error) {
 
 // --- compiled kernels ---
 
-enum class Pass { Value, Gradients, Total };
+enum class Pass { Value, Gradients, Total, Product, ProductGradients };
 
 struct Kernel {
   void* function;
@@ -66,14 +66,15 @@ const Kernel* find(int64_t key) {
 
 // Triton compiles one kernel for each device, types, and which addresses are multiples of 16.
 int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Sigma& sigma) {
-  int64_t key = (tensors[0].get_device() * 4 + int64_t(pass)) * 8 + int64_t(unit);
+  int64_t key = (tensors[0].get_device() * 8 + int64_t(pass)) * 8 + int64_t(unit);
   const auto add = [&](const Tensor& tensor) {
     const bool aligned = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
-    key = key * 256 + 2 * (int64_t(tensor.scalar_type()) + 1) + aligned;
+    key = key * 32 + 2 * int64_t(tensor.scalar_type()) + aligned;  // bfloat16 is 15
   };
   for (const Tensor& tensor : tensors) add(tensor);
   if (sigma.learned) add(*sigma.learned);
   if (sigma.rho) add(*sigma.rho);
+  key = key * 4 + bool(sigma.learned) + bool(sigma.rho);
   return key;
 }
 
@@ -83,8 +84,8 @@ int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Sigma& sigma) {
 // more at the end, addresses of memory that these kernels do not need; older ones ignore them.
 void launch(
     const Kernel& kernel, TensorList tensors, const Sigma& sigma, int64_t n, int64_t programs) {
-  void* pointers[6];  // of four tensors, sigma and rho at most
-  void* parameters[9];
+  void* pointers[8];  // of six tensors, sigma and rho at most
+  void* parameters[11];
   int count = 0;
   const auto add = [&](const Tensor& tensor) {
     pointers[count] = tensor.data_ptr();
@@ -164,10 +165,10 @@ void check_input(const Tensor& x, const Sigma& sigma) {
   }
 }
 
-void check_gradient(const Tensor& grad, const Tensor& x) {
+void check_alike(const Tensor& one, const Tensor& x, const char* what) {
   TORCH_CHECK_VALUE(
-      grad.sizes() == x.sizes() && grad.dtype() == x.dtype() && grad.device() == x.device(),
-      "the gradient must have the input's shape and dtype, on its device");
+      one.sizes() == x.sizes() && one.dtype() == x.dtype() && one.device() == x.device(), what,
+      " must have the input's shape and dtype, on its device");
 }
 
 }  // namespace
@@ -193,7 +194,7 @@ Tensor gpu_value_(Unit unit, const Tensor& x, const Sigma& sigma) {
 
 Tensor gpu_gradient(Unit unit, const Tensor& grad, const Tensor& x, const Sigma& sigma) {
   check_input(x, sigma);
-  check_gradient(grad, x);
+  check_alike(grad, x, "the gradient");
   const c10::DeviceGuard guard(x.device());
   Tensor grad_x = empty_as(x);
   if (x.numel() > 0) {
@@ -207,7 +208,7 @@ Tensor gpu_gradient(Unit unit, const Tensor& grad, const Tensor& x, const Sigma&
 std::tuple<Tensor, Tensor> gpu_gradients(
     Unit unit, const Tensor& grad, const Tensor& x, const Sigma& sigma) {
   check_input(x, sigma);
-  check_gradient(grad, x);
+  check_alike(grad, x, "the gradient");
   const c10::DeviceGuard guard(x.device());
   Tensor grad_x = empty_as(x), grad_sigma = empty_as(sigma.rho ? *sigma.rho : *sigma.learned);
   const int64_t programs = programs_for(x);
@@ -218,6 +219,39 @@ std::tuple<Tensor, Tensor> gpu_gradients(
   }
   run(Pass::Total, Unit::ZiLU, {partials, grad_sigma}, sigma, programs, 1);
   return {grad_x, grad_sigma};
+}
+
+Tensor gpu_gated_product(Unit unit, const Tensor& a, const Tensor& b, const Sigma& sigma) {
+  check_input(a, sigma);
+  check_alike(b, a, "the factor");
+  const c10::DeviceGuard guard(a.device());
+  Tensor y = empty_as(a);
+  if (a.numel() > 0) {
+    const Tensor tensors[] = {laid_out_as(y, a), laid_out_as(y, b), y};
+    run(Pass::Product, unit, tensors, sigma, a.numel(), programs_for(a));
+  }
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> gpu_gated_product_gradients(
+    Unit unit, const Tensor& grad, const Tensor& a, const Tensor& b, const Sigma& sigma) {
+  check_input(a, sigma);
+  check_alike(grad, a, "the gradient");
+  check_alike(b, a, "the factor");
+  const c10::DeviceGuard guard(a.device());
+  Tensor by_a = empty_as(a), by_b = at::empty_like(by_a), by_sigma, partials = by_a;
+  const int64_t programs = programs_for(a);
+  if (sigma.learned) {
+    by_sigma = empty_as(*sigma.learned);
+    partials = at::empty({programs}, a.options().dtype(at::kFloat));
+  }
+  if (a.numel() > 0) {
+    const Tensor tensors[] = {laid_out_as(by_a, grad), laid_out_as(by_a, a), laid_out_as(by_a, b),
+                              by_a, by_b, partials};
+    run(Pass::ProductGradients, unit, tensors, sigma, a.numel(), programs);
+  }
+  if (sigma.learned) run(Pass::Total, Unit::ZiLU, {partials, by_sigma}, sigma, programs, 1);
+  return {by_a, by_b, by_sigma};
 }
 
 void set_up_gpu(int64_t bytes, at::IntArrayRef addresses) {

@@ -23,6 +23,18 @@ at::Tensor value_(Unit unit, const at::Tensor& x, double sigma);  // written ove
 at::Tensor gradient(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 Gradients gradients(Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma);
 
+struct ProductGradients {
+  at::Tensor a, b;
+  double sigma;  // 0 unless asked for
+};
+
+// f(a) b for tensors of one shape and dtype. Its backward computes f(a) again, so a and b are all
+// that need to be kept.
+at::Tensor gated_product(Unit unit, const at::Tensor& a, const at::Tensor& b, double sigma);
+ProductGradients gated_product_gradients(
+    Unit unit, const at::Tensor& grad, const at::Tensor& a, const at::Tensor& b, double sigma,
+    bool learned);
+
 // A number; a tensor on x's device, where the kernel reads it and the CPU need not wait for its
 // value; or one times e^rho, for another such tensor.
 struct Sigma {
@@ -43,6 +55,12 @@ at::Tensor gpu_gradient(
     Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma);
 std::tuple<at::Tensor, at::Tensor> gpu_gradients(
     Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma);
+
+at::Tensor gpu_gated_product(
+    Unit unit, const at::Tensor& a, const at::Tensor& b, const Sigma& sigma);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gpu_gated_product_gradients(
+    Unit unit, const at::Tensor& grad, const at::Tensor& a, const at::Tensor& b,
+    const Sigma& sigma);
 
 // To be called first. `addresses`: of cuLaunchKernel, cuCtxGetCurrent, cuCtxSetCurrent and torch's
 // aoti_torch_get_current_cuda_stream; none if Triton is to launch every time.

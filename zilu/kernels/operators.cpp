@@ -1,5 +1,5 @@
-// The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s and their backward
-// operators: schemas, autograd, shapes, and the kernels of CPU and GPU. operators.py adds the second
+// The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s, zilu::gated_product and
+// their backward operators: schemas, autograd, shapes, and the kernels of CPU and GPU. operators.py adds the second
 // derivatives, by differentiating plain operations, and compiles the GPU's kernels.
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -18,6 +18,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Pair = std::tuple<Tensor, Tensor>;
+using Triple = std::tuple<Tensor, Tensor, Tensor>;
 
 using Fixed = Tensor(const Tensor& x, double sigma);
 using Learned = Tensor(const Tensor& x, const Tensor& sigma);
@@ -26,6 +27,14 @@ using FixedBackward = Tensor(const Tensor& grad, const Tensor& x, double sigma);
 using LearnedBackward = Pair(const Tensor& grad, const Tensor& x, const Tensor& sigma);
 using ProductBackward =
     Pair(const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& rho);
+
+// f(a) b, for all units.
+using Gated = Tensor(const Tensor& a, const Tensor& b, double sigma, int64_t unit);
+using GatedLearned = Tensor(const Tensor& a, const Tensor& b, const Tensor& sigma, int64_t unit);
+using GatedBackward =
+    Pair(const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, int64_t unit);
+using GatedLearnedBackward = Triple(
+    const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& sigma, int64_t unit);
 
 constexpr Unit UNITS[] = {Unit::ZiLU,   Unit::ZiLU_Approx,     Unit::GELU_s,
                           Unit::SiLU_s, Unit::ZiLU_FromOutput, Unit::ZiLU_Approx_FromOutput};
@@ -47,6 +56,8 @@ auto find(const std::string& name, const char* overload) {
 }
 
 struct Operators {
+  explicit Operators(int64_t unit) : Operators(NAMES[unit], saves_output(unit)) {}
+
   Operators(const std::string& name, bool has_inplace)
       : fixed(find<Fixed>(name, "")),
         learned(find<Learned>(name, "learned")),
@@ -72,10 +83,26 @@ struct Operators {
 };
 
 const Operators& operators(int64_t unit) {
-  static const Operators all[] = {
-      {NAMES[0], false}, {NAMES[1], false}, {NAMES[2], false},
-      {NAMES[3], false}, {NAMES[4], true},  {NAMES[5], true}};
+  static const Operators all[] = {Operators(0), Operators(1), Operators(2),
+                                  Operators(3), Operators(4), Operators(5)};
   return all[unit];
+}
+
+constexpr const char* GATED_PRODUCT = "zilu::gated_product";
+constexpr const char* GATED_PRODUCT_BACKWARD = "zilu::gated_product_backward";
+
+struct GatedOperators {
+  c10::TypedOperatorHandle<Gated> fixed = find<Gated>(GATED_PRODUCT, "");
+  c10::TypedOperatorHandle<GatedLearned> learned = find<GatedLearned>(GATED_PRODUCT, "learned");
+  c10::TypedOperatorHandle<GatedBackward> fixed_backward =
+      find<GatedBackward>(GATED_PRODUCT_BACKWARD, "");
+  c10::TypedOperatorHandle<GatedLearnedBackward> learned_backward =
+      find<GatedLearnedBackward>(GATED_PRODUCT_BACKWARD, "learned");
+};
+
+const GatedOperators& gated_operators() {
+  static const GatedOperators all;
+  return all;
 }
 
 // --- autograd: backward saves the input or the output, and sigma where it is learned ---
@@ -198,7 +225,60 @@ struct ProductInplaceFunction : torch::autograd::Function<ProductInplaceFunction
   }
 };
 
+// --- f(a) b: backward saves a and b, and computes f(a) again ---
+
+struct GatedFunction : torch::autograd::Function<GatedFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& a, const Tensor& b, double sigma, int64_t unit) {
+    context->saved_data["sigma"] = sigma;
+    context->saved_data["unit"] = unit;
+    context->save_for_backward({a, b});
+    at::AutoDispatchBelowADInplaceOrView below;
+    return gated_operators().fixed.call(a, b, sigma, unit);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const double sigma = context->saved_data["sigma"].toDouble();
+    const int64_t unit = context->saved_data["unit"].toInt();
+    auto [grad_a, grad_b] = backward_through([&] {
+      return gated_operators().fixed_backward.call(grads[0], saved[0], saved[1], sigma, unit);
+    });
+    return {grad_a, grad_b, Tensor(), Tensor()};
+  }
+};
+
+struct GatedLearnedFunction : torch::autograd::Function<GatedLearnedFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& a, const Tensor& b, const Tensor& sigma,
+      int64_t unit) {
+    context->saved_data["unit"] = unit;
+    context->save_for_backward({a, b, sigma});
+    at::AutoDispatchBelowADInplaceOrView below;
+    return gated_operators().learned.call(a, b, sigma, unit);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const int64_t unit = context->saved_data["unit"].toInt();
+    auto [grad_a, grad_b, grad_sigma] = backward_through([&] {
+      return gated_operators().learned_backward.call(
+          grads[0], saved[0], saved[1], saved[2], unit);
+    });
+    return {grad_a, grad_b, grad_sigma, Tensor()};
+  }
+};
+
 // --- registration ---
+
+void implement_gated(
+    torch::Library& library, Gated* fixed, GatedLearned* learned, GatedBackward* fixed_backward,
+    GatedLearnedBackward* learned_backward) {
+  library.impl("gated_product", fixed);
+  library.impl("gated_product.learned", learned);
+  library.impl("gated_product_backward", fixed_backward);
+  library.impl("gated_product_backward.learned", learned_backward);
+}
 
 void define(torch::Library& library, const std::string& forward) {
   const std::string backward = forward + "_backward";
@@ -348,6 +428,12 @@ void implement_meta(torch::Library& library, const std::string& forward) {
 TORCH_LIBRARY(zilu, library) {
   for (const char* name : NAMES) define(library, name);
   for (int64_t unit : {4, 5}) define_inplace(library, NAMES[unit]);
+  library.def("gated_product(Tensor a, Tensor b, float sigma, int unit) -> Tensor");
+  library.def("gated_product.learned(Tensor a, Tensor b, Tensor sigma, int unit) -> Tensor");
+  library.def("gated_product_backward(Tensor grad, Tensor a, Tensor b, float sigma, int unit) -> "
+              "(Tensor, Tensor)");
+  library.def("gated_product_backward.learned(Tensor grad, Tensor a, Tensor b, Tensor sigma, "
+              "int unit) -> (Tensor, Tensor, Tensor)");
   // Between gpu.cpp and operators.py.
   library.def(
       "launch_by_triton(int key, int kind, int unit, Tensor[] tensors, float sigma, "
@@ -363,6 +449,14 @@ TORCH_LIBRARY_IMPL(zilu, Autograd, library) {
   implement_autograd<3>(library);
   implement_autograd<4>(library);
   implement_autograd<5>(library);
+  library.impl("gated_product", [](const Tensor& a, const Tensor& b, double sigma, int64_t unit) {
+    return GatedFunction::apply(a, b, sigma, unit);
+  });
+  library.impl(
+      "gated_product.learned",
+      [](const Tensor& a, const Tensor& b, const Tensor& sigma, int64_t unit) {
+        return GatedLearnedFunction::apply(a, b, sigma, unit);
+      });
 }
 
 TORCH_LIBRARY_IMPL(zilu, CPU, library) {
@@ -372,6 +466,24 @@ TORCH_LIBRARY_IMPL(zilu, CPU, library) {
   implement_cpu<3>(library);
   implement_cpu<4>(library);
   implement_cpu<5>(library);
+  implement_gated(
+      library,
+      [](const Tensor& a, const Tensor& b, double sigma, int64_t unit) {
+        return gated_product(UNITS[unit], a, b, sigma);
+      },
+      [](const Tensor& a, const Tensor& b, const Tensor& sigma, int64_t unit) {
+        return gated_product(UNITS[unit], a, b, sigma.item().toDouble());
+      },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, int64_t unit) -> Pair {
+        const auto found = gated_product_gradients(UNITS[unit], grad, a, b, sigma, false);
+        return {found.a, found.b};
+      },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& sigma,
+         int64_t unit) -> Triple {
+        const double number = sigma.item().toDouble();
+        const auto found = gated_product_gradients(UNITS[unit], grad, a, b, number, true);
+        return {found.a, found.b, at::full(sigma.sizes(), found.sigma, sigma.options())};
+      });
 }
 
 TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
@@ -381,6 +493,22 @@ TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
   implement_gpu<3>(library);
   implement_gpu<4>(library);
   implement_gpu<5>(library);
+  implement_gated(
+      library,
+      [](const Tensor& a, const Tensor& b, double sigma, int64_t unit) {
+        return gpu_gated_product(UNITS[unit], a, b, sigma);
+      },
+      [](const Tensor& a, const Tensor& b, const Tensor& sigma, int64_t unit) {
+        return gpu_gated_product(UNITS[unit], a, b, sigma);
+      },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, int64_t unit) -> Pair {
+        auto [by_a, by_b, _] = gpu_gated_product_gradients(UNITS[unit], grad, a, b, sigma);
+        return {by_a, by_b};
+      },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& sigma,
+         int64_t unit) -> Triple {
+        return gpu_gated_product_gradients(UNITS[unit], grad, a, b, sigma);
+      });
 }
 
 TORCH_LIBRARY_IMPL(zilu, Meta, library) {
@@ -391,6 +519,17 @@ TORCH_LIBRARY_IMPL(zilu, Meta, library) {
         [](const Tensor& x, const Tensor&) { return x; },
         [](const Tensor& x, const Tensor&, const Tensor&) { return x; });
   }
+  implement_gated(
+      library,
+      [](const Tensor& a, const Tensor&, double, int64_t) { return at::empty_like(a); },
+      [](const Tensor& a, const Tensor&, const Tensor&, int64_t) { return at::empty_like(a); },
+      [](const Tensor&, const Tensor& a, const Tensor& b, double, int64_t) -> Pair {
+        return {at::empty_like(a), at::empty_like(b)};
+      },
+      [](const Tensor&, const Tensor& a, const Tensor& b, const Tensor& sigma,
+         int64_t) -> Triple {
+        return {at::empty_like(a), at::empty_like(b), at::empty_like(sigma)};
+      });
 }
 
 }  // namespace

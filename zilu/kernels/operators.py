@@ -22,7 +22,7 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
     Returns:
         For each gated unit, the operators for a fixed sigma, for a learned one, and for
         sigma e^rho, which a CPU does not have. Those that write over x end in "_"; units from
-        their output alone have them.
+        their output alone have them. "gated_product" has the first two.
 
     Raises:
         OSError, RuntimeError: the operators cannot be built.
@@ -34,7 +34,9 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
         _libraries.append(_gpu_kernels())
     names = [*UNITS, *(f"{unit}_" for unit, formulas in UNITS.items() if formulas.from_output)]
     packets = {name: getattr(torch.ops.zilu, name) for name in names}
-    return {name: (p.default, p.learned, p.product) for name, p in packets.items()}
+    found = {name: (p.default, p.learned, p.product) for name, p in packets.items()}
+    gated = torch.ops.zilu.gated_product
+    return {**found, "gated_product": (gated.default, gated.learned)}
 
 
 # --- second derivatives ---
@@ -46,6 +48,9 @@ def _second_derivatives() -> torch.library.Library:
         packet = getattr(torch.ops.zilu, f"{unit}_backward")
         for operator in (packet.default, packet.learned, packet.product):
             library.impl(operator, _backward_with_autograd(operator, formulas), "Autograd")
+    packet = torch.ops.zilu.gated_product_backward
+    for operator in (packet.default, packet.learned):
+        library.impl(operator, _gated_backward_with_autograd(operator), "Autograd")
     return library
 
 
@@ -64,6 +69,20 @@ def _backward_with_autograd(operator: Callable[..., Any], formulas: Formulas) ->
             return gradients if len(gradients) == 2 else gradients[0]
         with torch._C._AutoDispatchBelowAutograd():
             return operator(grad, x, *sigma)
+
+    return backward
+
+
+def _gated_backward_with_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the backward operator of f(a) b one that can be differentiated, as above."""
+
+    def backward(grad: Tensor, a: Tensor, b: Tensor, sigma: Any, unit: int) -> Any:
+        tensors = [t for t in (grad, a, b, sigma) if isinstance(t, Tensor)]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            formulas = list(UNITS.values())[unit]
+            return reference.gated_product_gradients(formulas, grad, a, b, sigma)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(grad, a, b, sigma, unit)
 
     return backward
 

@@ -34,7 +34,7 @@ _TOTAL_BLOCK = 4096
 UNIT_NAMES = (
     "zilu", "zilu_approx", "gelu_s", "silu_s", "zilu_from_output", "zilu_approx_from_output",
 )  # fmt: skip
-_VALUE, _GRADIENTS, _TOTAL = range(3)  # as C++'s enum Pass
+_VALUE, _GRADIENTS, _TOTAL, _PRODUCT_VALUE, _PRODUCT_GRADIENTS = range(5)  # as C++'s enum Pass
 # What sigma is: a number in two floats; a tensor; a tensor, times e to the power of another.
 _FIXED, _LEARNED, _PRODUCT = range(3)
 
@@ -45,7 +45,8 @@ def launch(
     """Run a kernel on the current device, as gpu.cpp asks for it.
 
     Args:
-        kind: 0 for values, 1 for gradients, 2 to add up sigma's gradient.
+        kind: 0 for values, 1 for gradients, 2 to add up sigma's gradient, 3 and 4 for values and
+            gradients of f(a) b.
         unit: index of UNIT_NAMES.
         tensors: the kernel's first arguments, dense and of one size and layout.
         sigma: a float, or a one-element tensor on the device.
@@ -62,8 +63,13 @@ def launch(
     options = {"LEARNABLE": learnable, "num_warps": _WARPS, "enable_fp_fusion": True}
     if kind == _TOTAL:
         return _total_kernel[(1,)](*arguments, BLOCK=_TOTAL_BLOCK, **options)
-    kernel = _gradients_kernel if kind == _GRADIENTS else _value_kernel
-    return kernel[(programs,)](
+    kernels = {
+        _VALUE: _value_kernel,
+        _GRADIENTS: _gradients_kernel,
+        _PRODUCT_VALUE: _product_kernel,
+        _PRODUCT_GRADIENTS: _product_gradients_kernel,
+    }
+    return kernels[kind][(programs,)](
         *arguments,
         UNIT=UNIT_NAMES[unit],
         SHORT=first.dtype != torch.float32,
@@ -174,6 +180,105 @@ def _gradients_block(
     tl.store(grad_x, (incoming * slope).to(grad_x.dtype.element_ty), mask=mask)
     if LEARNABLE:
         tl.store(partial, tl.sum(incoming * by_sigma, axis=0))
+
+
+# --- f(a) b ---
+
+
+@triton.jit(do_not_specialize=["n"])
+def _product_kernel(
+    a,
+    b,
+    y,
+    sigma,
+    second,
+    n: tl.int64,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    high, low = _read_sigma(sigma, second, LEARNABLE)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = tl.arange(0, BLOCK)
+    a = a + start + at
+    b = b + start + at
+    y = y + start + at
+    if n - start >= BLOCK:
+        _product_block(a, b, y, None, high, low, UNIT, SHORT)
+    else:
+        _product_block(a, b, y, at < n - start, high, low, UNIT, SHORT)
+
+
+@triton.jit
+def _product_block(a, b, y, mask, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr):
+    found = _value(_load(a, mask), sigma, sigma_low, UNIT, SHORT) * _load(b, mask)
+    tl.store(y, found.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _product_gradients_kernel(
+    grad,
+    a,
+    b,
+    grad_a,
+    grad_b,
+    partials,  # as in _gradients_kernel
+    sigma,
+    second,
+    n: tl.int64,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    high, low = _read_sigma(sigma, second, LEARNABLE)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = tl.arange(0, BLOCK)
+    grad = grad + start + at
+    a = a + start + at
+    b = b + start + at
+    by_a = grad_a + start + at
+    by_b = grad_b + start + at
+    partials = partials + tl.program_id(0)
+    if n - start >= BLOCK:
+        _product_gradients_block(
+            grad, a, b, by_a, by_b, partials, None, high, low, UNIT, SHORT, LEARNABLE
+        )
+    else:
+        mask = at < n - start
+        _product_gradients_block(
+            grad, a, b, by_a, by_b, partials, mask, high, low, UNIT, SHORT, LEARNABLE
+        )
+
+
+@triton.jit
+def _product_gradients_block(
+    grad,
+    a,
+    b,
+    grad_a,
+    grad_b,
+    partial,
+    mask,
+    sigma,
+    sigma_low,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+):
+    incoming = _load(grad, mask)
+    x = _load(a, mask)
+    by_value = incoming * _load(b, mask)
+    slope, by_sigma = _slopes(x, sigma, sigma_low, UNIT, SHORT)
+    value = _value(x, sigma, sigma_low, UNIT, SHORT)
+    tl.store(grad_a, (by_value * slope).to(grad_a.dtype.element_ty), mask=mask)
+    tl.store(grad_b, (incoming * value).to(grad_b.dtype.element_ty), mask=mask)
+    if LEARNABLE:
+        tl.store(partial, tl.sum(by_value * by_sigma, axis=0))
+
+
+# --- the sum of sigma's gradient ---
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -320,17 +425,13 @@ def _zilu_slopes_of_output(y, sigma, SHORT: tl.constexpr):
 
 @triton.jit
 def _zilu_approx_slopes_of_output(y, sigma, SHORT: tl.constexpr):
-    v = _at_most(1e9, sigma * y)
-    above = tl.where(v < 0, 0.0, v)
-    below = v - above
-    total = 1 + 2 * above + _root(1 + 4 * above * (3 + above), SHORT)
-    right = _divide(4.0, 2 + total, SHORT)
-    low = 1 + 2 * below
-    left = tl.where(low < 0, 0.0, low)
-    root = _divide(tl.where(v < 0, -2 * below, _divide(4 * above, total, SHORT)), sigma, SHORT)
-    root = _at_most(_SQUARE_LIMIT, root)
-    slope = tl.where(v < 0, 0.5 * left * left, 1 - 0.5 * right * right)
-    return slope, 0.5 * root * root
+    v = (2 * sigma) * y
+    a = _at_most(1e9, tl.abs(v))
+    root = _root(1 + a * (6 + a), SHORT)
+    d = tl.where(v < 0, 1 + v, _divide(4.0, 3 + a + root, SHORT))
+    twice = tl.where(v < 0, -2 * v, _divide(4 * a, 1 + a + root, SHORT))
+    m = _at_most(_SQUARE_LIMIT, _divide(twice, 2 * sigma, SHORT))
+    return _mirrored(0.5 * d * d, v), 0.5 * m * m
 
 
 @triton.jit
