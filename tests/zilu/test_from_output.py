@@ -357,7 +357,7 @@ def test_a_checkpoint_whose_input_is_written_over_is_refused(path, name, reentra
 
     x = torch.randn(40, 8, requires_grad=True)
     y = checkpoint(first, x * 1, use_reentrant=reentrant)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation|in-place operation"):
+    with pytest.raises(RuntimeError, match=r"in-?place operation"):
         y.sum().backward()
 
 
