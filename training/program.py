@@ -403,7 +403,8 @@ class Program(Generic[C, D]):
         x = torch.zeros(
             16, dtype=self.amp_dtype or torch.float32, device=self.device, requires_grad=True
         )
-        self.activation()().to(self.device)(x).sum().backward()
+        written_over = x * 1  # autograd lets nothing work in place on a leaf
+        self.activation()().to(self.device)(written_over).sum().backward()
 
     def _print_notes(self) -> None:
         print(f"Device: {device_description(self.device)}")

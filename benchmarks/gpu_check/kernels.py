@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import largest_errors
+from benchmarks.accuracy import inputs, largest_errors
 from benchmarks.arms import Arm
 from benchmarks.gpu_check.found import Finding, Found
 from benchmarks.names import DTYPES
 from zilu import functional as F
 from zilu import kernels, reference
-from zilu.names import FUSED_NAMES
+from zilu.names import FUSED_NAMES, OUTPUT_NAMES
 
+ARMS = (
+    *(Arm(name) for name in FUSED_NAMES),
+    *(Arm(name, save="output") for name in FUSED_NAMES if name in OUTPUT_NAMES),
+)
 SIGMAS = (0.5, 1.0, 1.253)
 # Largest errors of value and slope in ulp, of the units whose tails are powers of x; exponential
 # tails magnify the rounding of the input, and have a limit of their absolute error alone.
@@ -22,6 +29,10 @@ ULP = {"fp32": (4.0, 8.0), "bf16": (0.55, 0.55), "fp16": (0.55, 0.55)}
 COMPILED_ULP = {"fp32": (8.0, 16.0), "bf16": (0.55, 0.55), "fp16": (0.55, 0.55)}
 POWER_TAILS = ("ZiLU", "ZiLU_Approx")
 SIGMA_ERROR = 1e-5  # of its gradient, relative to the sum of the terms' magnitudes
+# What docs/activations.md promises of slopes from the output: the largest error in fp32, and the
+# constant in which they may end far left in 16 bits.
+FROM_OUTPUT_ERROR = {"ZiLU": 1e-6, "ZiLU_Approx": 3e-7}
+FROM_OUTPUT_END = 3e-4
 
 Unit = Callable[..., Tensor]
 
@@ -32,18 +43,27 @@ def numbers(device: torch.device) -> Found:
     for name in available():
         backend = kernels.backend("cuda", torch_dtype(name))
         found.add(Finding(f"kernels for {name}", "fused", backend, backend == "fused"))
-        for activation in FUSED_NAMES:
-            found.add(*errors(activation, name, device, ULP, lambda module: module))
-            found.add(limits(activation, name, device), sigma_gradient(activation, name, device))
-            found.add(layouts(activation, name, device))
+        for arm in ARMS:
+            found.add(*of_arm(arm, name, device))
     return found
+
+
+def of_arm(arm: Arm, dtype: str, device: torch.device) -> list[Finding]:
+    """Compare one unit's kernels with float64, in one dtype."""
+    findings = errors(arm, dtype, device, ULP, lambda module: module)
+    findings += [check(arm, dtype, device) for check in (limits, sigma_gradient, layouts)]
+    if arm.save == "output":
+        findings += [as_from_input(arm, dtype, device), in_place(arm, dtype, device)]
+    return findings
 
 
 def compiled_numbers(device: torch.device) -> Found:
     """Compare what torch.compile makes of ZiLU with float64."""
     found = Found()
     for name in available():
-        found.add(*errors("ZiLU", name, device, COMPILED_ULP, compiled))
+        for arm in ARMS:
+            if arm.activation == "ZiLU":
+                found.add(*errors(arm, name, device, COMPILED_ULP, compiled))
     return found
 
 
@@ -64,63 +84,77 @@ def compiled(module: torch.nn.Module) -> Unit:
 
 
 def errors(
-    activation: str,
+    arm: Arm,
     dtype: str,
     device: torch.device,
     ulp: dict[str, tuple[float, float]],
     made: Callable[[torch.nn.Module], Unit],
 ) -> list[Finding]:
-    """Return the largest errors of an activation's value and slope, over several sigmas."""
+    """Return the largest errors of an activation's value and slope, over several sigmas.
+
+    The slope is that at the true x. From the output, few of its digits are right far left.
+    """
     worst: dict[str, float] = {}
     for sigma in SIGMAS:
-        arm = Arm(activation, sigma)
-        ours, exact = made(arm.build().to(device)), arm.build().double()
+        ours = made(replace(arm, sigma=sigma).build().to(device))
+        exact = Arm(arm.activation, sigma).build().double()
         for key, error in largest_errors(ours, exact, torch_dtype(dtype), device).items():
             worst[key] = max(worst.get(key, 0.0), error)
-    what = f"{activation} {dtype}{'' if ulp is ULP else ' compiled'}"
+    what = f"{arm.label} {dtype}{'' if ulp is ULP else ' compiled'}"
     rounding = torch.finfo(torch_dtype(dtype)).eps / 2
-    absolute = 1e-6 if dtype == "fp32" else 1.1 * rounding
+    absolute = dict.fromkeys(("value", "slope"), 1e-6 if dtype == "fp32" else 1.1 * rounding)
+    in_ulp = dict(zip(absolute, ulp[dtype], strict=True)) if arm.activation in POWER_TAILS else {}
+    if arm.save == "output":
+        del in_ulp["slope"]
+        if dtype == "fp32":
+            absolute["slope"] = FROM_OUTPUT_ERROR[arm.activation]
     findings = [
-        Finding.at_most(f"{what}, error of the {part}", absolute, worst[f"{part}_error"])
-        for part in ("value", "slope")
+        Finding.at_most(f"{what}, error of the {part}", limit, worst[f"{part}_error"])
+        for part, limit in absolute.items()
     ]
-    if activation in POWER_TAILS:
-        findings += [
-            Finding.at_most(f"{what}, error of the {part}", limit, worst[f"{part}_ulp"], "ulp")
-            for part, limit in zip(("value", "slope"), ulp[dtype], strict=True)
-        ]
-    return findings
+    return findings + [
+        Finding.at_most(f"{what}, error of the {part}", limit, worst[f"{part}_ulp"], "ulp")
+        for part, limit in in_ulp.items()
+    ]
 
 
-def limits(activation: str, dtype: str, device: torch.device) -> Finding:
+def limits(arm: Arm, dtype: str, device: torch.device) -> Finding:
     """Look at infinity, NaN, and the greatest numbers there are."""
     greatest = torch.finfo(torch_dtype(dtype)).max
     values = [-torch.inf, torch.inf, torch.nan, -greatest, greatest, 0.0]
     x = torch.tensor(values, dtype=torch_dtype(dtype), device=device, requires_grad=True)
-    y = unit_of(activation)(x, 1.0)
+    y = unit_of(arm)(x, 1.0)
     (slope,) = torch.autograd.grad(y, x, torch.ones_like(y))
     _, top, nan, *finite = y.tolist()
     kept = top == torch.inf and nan != nan and all(abs(value) <= greatest for value in finite)
-    kept &= slope[:2].tolist() == [0.0, 1.0] and bool(slope[3:].isfinite().all())
-    return Finding(f"{activation} {dtype}, infinite, NaN, greatest", "limits", str(kept), kept)
+    end = FROM_OUTPUT_END if arm.save == "output" else 0.0
+    kept &= 0.0 <= slope[0].item() <= end and slope[1].item() == 1.0
+    kept &= bool(slope[3:].isfinite().all())
+    return Finding(f"{arm.label} {dtype}, infinite, NaN, greatest", "limits", str(kept), kept)
 
 
-def sigma_gradient(activation: str, dtype: str, device: torch.device) -> Finding:
-    """Compare the gradient for sigma, a sum over a million numbers, with float64."""
+def sigma_gradient(arm: Arm, dtype: str, device: torch.device) -> Finding:
+    """Compare the gradient for sigma, a sum over a million numbers, with float64.
+
+    From the output, that one's rounding is in each term.
+    """
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(2, 2**20, generator=generator).to(torch_dtype(dtype))
     sigma = torch.tensor(0.7, device=device, requires_grad=True)
-    y = unit_of(activation)(x.to(device), sigma)
+    y = unit_of(arm)(x.to(device), sigma)
     (seen,) = torch.autograd.grad(y, sigma, grad.to(device))
-    formulas = getattr(reference, activation.upper())
+    formulas = getattr(reference, arm.activation.upper())
     terms = formulas.sigma_slope(x.double(), 0.7) * grad.double()
     error = abs(seen.item() - terms.sum().item()) / terms.abs().sum().item()
-    return Finding.at_most(f"{activation} {dtype}, gradient of sigma", SIGMA_ERROR, error)
+    limit = SIGMA_ERROR
+    if arm.save == "output":
+        limit = max(limit, torch.finfo(torch_dtype(dtype)).eps)
+    return Finding.at_most(f"{arm.label} {dtype}, gradient of sigma", limit, error)
 
 
-def layouts(activation: str, dtype: str, device: torch.device) -> Finding:
+def layouts(arm: Arm, dtype: str, device: torch.device) -> Finding:
     """Compare channels last, transposed, sliced and misaligned tensors with a contiguous one."""
-    unit = unit_of(activation)
+    unit = unit_of(arm)
     x = torch.randn(4, 7, 6, 5, device=device).to(torch_dtype(dtype))
     views = {
         "channels last": x.to(memory_format=torch.channels_last),
@@ -130,21 +164,48 @@ def layouts(activation: str, dtype: str, device: torch.device) -> Finding:
     }
     wanted = unit(x, 0.7)
     differ = [name for name, view in views.items() if not torch.equal(unit(view, 0.7), wanted)]
-    return Finding(f"{activation} {dtype}, layouts", "equal", str(differ or "equal"), not differ)
+    if arm.save == "output":
+        differ += [
+            f"{name}, in place"
+            for name, view in views.items()
+            if unit(view, 0.7, inplace=True) is not view or not torch.equal(view, wanted)
+        ]
+    return Finding(f"{arm.label} {dtype}, layouts", "equal", str(differ or "equal"), not differ)
+
+
+def as_from_input(arm: Arm, dtype: str, device: torch.device) -> Finding:
+    """Compare the values with those of the unit that keeps its input."""
+    x = inputs(torch_dtype(dtype)).to(device)
+    unit, usual = unit_of(arm), unit_of(Arm(arm.activation))
+    differ = [sigma for sigma in SIGMAS if not torch.equal(unit(x, sigma), usual(x, sigma))]
+    what = f"{arm.label} {dtype}, values against those of {arm.activation}"
+    return Finding(what, "equal", f"differ for sigma {differ}" if differ else "equal", not differ)
+
+
+def in_place(arm: Arm, dtype: str, device: torch.device) -> Finding:
+    """Compare value and gradients in place with those into new memory."""
+    x = inputs(torch_dtype(dtype)).to(device)
+    differ = []
+    for learned in (False, True):
+        results = []
+        for inplace in (False, True):
+            module: Any = replace(arm, sigma=0.7, learned=learned).build().to(device)
+            module.inplace = inplace
+            results.append(value_and_gradients(module, x.clone().requires_grad_()))
+        if not all(map(torch.equal, *results)):
+            differ.append("learned" if learned else "fixed")
+    seen = f"differ for a sigma that is {' and '.join(differ)}" if differ else "equal"
+    return Finding(f"{arm.label} {dtype}, in place", "equal", seen, not differ)
 
 
 def capture(device: torch.device) -> Found:
     """Capture forward and backward in a CUDA graph, and compare its replay with eager calls."""
     found = Found()
-    for activation in FUSED_NAMES:
-        module = Arm(activation, 0.7, learned=True).build().to(device)
+    for arm in ARMS:
+        module: Any = replace(arm, sigma=0.7, learned=True).build().to(device)
+        module.inplace = True  # of those from the output
         x = torch.randn(2**16, device=device, requires_grad=True)
-        leaves, grad = [x, *module.parameters()], torch.ones_like(x)
-
-        def both() -> tuple[Tensor, ...]:
-            y = module(x)  # noqa: B023  # called in this round alone
-            return y, *torch.autograd.grad(y, leaves, grad)  # noqa: B023
-
+        both = functools.partial(value_and_gradients, module, x)
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             both()
@@ -156,8 +217,14 @@ def capture(device: torch.device) -> Found:
             x.copy_(torch.randn_like(x))
         graph.replay()
         kept = all(map(torch.equal, captured, both()))
-        found.add(Finding(f"{activation} in a CUDA graph", "equal to eager", str(kept), kept))
+        found.add(Finding(f"{arm.label} in a CUDA graph", "equal to eager", str(kept), kept))
     return found
+
+
+def value_and_gradients(module: torch.nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """Return a module's value, and the gradients for x and its parameters; it may be in place."""
+    y = module(x * 1)
+    return y, *torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))
 
 
 def large(device: torch.device) -> Found:
@@ -169,16 +236,16 @@ def large(device: torch.device) -> Found:
     ends = torch.linspace(-3, 3, 1000, device=device, dtype=torch.float16)
     x = torch.zeros(count, device=device, dtype=torch.float16)
     x[:1000], x[-1000:] = ends, ends
-    for activation in FUSED_NAMES:
-        unit = unit_of(activation)
+    for arm in ARMS:
+        unit = unit_of(arm)
         wanted, y = unit(ends, 0.7), unit(x, 0.7)
         kept = torch.equal(y[:1000], wanted) and torch.equal(y[-1000:], wanted)
-        found.add(Finding(f"{activation}, {count:,} numbers", "equal", str(kept), kept))
+        found.add(Finding(f"{arm.label}, {count:,} numbers", "equal", str(kept), kept))
         del y
     return found
 
 
-def unit_of(activation: str) -> Unit:
+def unit_of(arm: Arm) -> Unit:
     """Return the function of a gated unit."""
-    unit: Unit = getattr(F, activation.lower())
-    return unit
+    unit: Unit = getattr(F, arm.activation.lower())
+    return functools.partial(unit, save="output") if arm.save == "output" else unit

@@ -22,57 +22,71 @@ ROW = {"measured": "a step, ms", "GELU": "2", "ZiLU": "2.02", "ZiLU ÷ GELU": "1
 # --- verdicts ---
 
 
-def of_unit(activation, dtype):
-    return [
-        *kernels.errors(activation, dtype, CPU, kernels.ULP, lambda module: module),
-        kernels.limits(activation, dtype, CPU),
-        kernels.sigma_gradient(activation, dtype, CPU),
-        kernels.layouts(activation, dtype, CPU),
-    ]
-
-
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_right_numbers_are_as_promised(dtype):
     """The CPU's kernels hold the same limits."""
-    for activation in FUSED_NAMES:
-        assert not [finding.line for finding in of_unit(activation, dtype) if not finding.kept]
+    assert len({arm.label for arm in kernels.ARMS}) == len(FUSED_NAMES) + 2
+    for arm in kernels.ARMS:
+        found = kernels.of_arm(arm, dtype, CPU)
+        assert not [finding.line for finding in found if not finding.kept]
+
+
+def less_slope(y, x, part):
+    """Return y with less slope, by a part of 1."""
+    return y + part * (x.detach() - x)
 
 
 @pytest.mark.parametrize(
-    ("change", "broken"),
+    ("save", "change", "broken"),
     [
-        (lambda y, x: y * (1 + 1e-5), {"value", "slope"}),
-        (lambda y, x: y.nan_to_num(0), {"infinite"}),
-        (lambda y, x: y + 1e-3 * (x.detach() - x), {"slope"}),
-        (lambda y, x: y if x.is_contiguous() else y + 1, {"layouts"}),
+        ("input", lambda y, x: y * (1 + 1e-5), {"the value", "the slope", "infinite"}),
+        ("input", lambda y, x: y.nan_to_num(0), {"infinite"}),
+        ("input", lambda y, x: less_slope(y, x, 1e-3), {"the slope", "infinite"}),
+        ("input", lambda y, x: y if x.is_contiguous() else y + 1, {"layouts"}),
+        (
+            "output",
+            lambda y, x: y * (1 + 1e-5),
+            {"the value", "the slope", "infinite", "values", "layouts"},
+        ),
+        ("output", lambda y, x: y if y is x else y.nan_to_num(0), {"infinite"}),
+        (
+            "output",
+            lambda y, x: y if y is x else less_slope(y, x, 3e-6),
+            {"the slope", "infinite", "in place"},
+        ),
+        ("output", lambda y, x: y + 1e-3 if y is x else y, {"layouts", "in place"}),
+        ("output", lambda y, x: y * 1 if y is x else y, {"layouts"}),
     ],
-    ids=["value", "limits", "slope", "layouts"],
-)
-def test_wrong_numbers_are_not(change, broken, monkeypatch):
+    ids=["value", "limits", "slope", "layouts", "output-value", "output-limits", "output-slope",
+         "in-place", "not-in-place"],
+)  # fmt: skip
+def test_wrong_numbers_are_not(save, change, broken, monkeypatch):
     zilu = F.zilu
 
-    def wrong(x, sigma=1.0):
-        return change(zilu(x, sigma), x)
+    def wrong(x, sigma=1.0, **options):
+        y = zilu(x, sigma, **options)
+        is_exact = x.dtype == torch.float64
+        return y if is_exact or options.get("save", "input") != save else change(y, x)
 
     monkeypatch.setattr(F, "zilu", wrong)
-    monkeypatch.setattr(kernels.Arm, "build", lambda arm: Wrong(arm.sigma))
-    found = [f.what for f in of_unit("ZiLU", "fp32") if not f.kept]
-    assert {
-        word for word in ("value", "slope", "infinite", "layouts") for what in found if word in what
-    } >= broken
+    monkeypatch.setattr(kernels.Arm, "build", lambda arm: Wrong(arm))
+    found = kernels.of_arm(kernels.Arm("ZiLU", save=save), "fp32", CPU)
+    said = [finding.what.partition(" fp32, ")[2] for finding in found if not finding.kept]
+    assert broken == {word for word in WORDS for what in said if word in what}
+
+
+WORDS = ("the value", "the slope", "infinite", "layouts", "values", "in place")
 
 
 class Wrong(torch.nn.Module):
-    """ZiLU as the module of today's `functional.zilu` in fp32, and right in fp64."""
+    """ZiLU as the module of today's `functional.zilu`."""
 
-    def __init__(self, sigma):
+    def __init__(self, arm):
         super().__init__()
-        self.sigma, self.register = sigma, torch.nn.Parameter(torch.zeros(()))
+        self.sigma, self.save, self.inplace = arm.sigma, arm.save, False
 
     def forward(self, x):
-        if x.dtype == torch.float64:
-            return torch.ops.aten.mul(x, 0.5 + torch.atan(self.sigma * x) / torch.pi)
-        return F.zilu(x, self.sigma)
+        return F.zilu(x, self.sigma, save=self.save, inplace=self.inplace)
 
 
 # --- the file ---

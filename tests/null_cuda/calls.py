@@ -18,6 +18,7 @@ from benchmarks import trainers
 from models.catalogue import family_of
 from null_cuda.memory import CUDA, image_trainer, peak, text_trainer
 from train_eval import Trainer
+from zilu import create_activation
 
 GPT2 = {"embedding_dim": 64, "num_attention_heads": 2, "num_layers": 2, "max_seq_length": 64}
 
@@ -76,6 +77,21 @@ def exhaust() -> str:
 
 
 # --- networks ---
+
+
+def compiled_from_output(names: list[str], inplace: bool, steps: int) -> None:
+    """Make steps of a network with activations that keep their output, with CUDA graphs."""
+    layers: list[nn.Module] = [nn.Linear(64, 64)]
+    for name in names:
+        sharpness = {} if name == "SquarePlus" else {"learnable": True}
+        activation = create_activation(name, save="output", inplace=inplace, **sharpness)
+        layers += [activation, nn.Linear(64, 64)]
+    network = nn.Sequential(*layers).to(CUDA)
+    compiled = torch.compile(network, mode="reduce-overhead", fullgraph=True)
+    for _ in range(steps):
+        network.zero_grad()
+        compiled(torch.ones(32, 64, device=CUDA)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def step_of(model: str, **flags: Any) -> Trainer:

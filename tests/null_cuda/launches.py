@@ -156,18 +156,43 @@ def streams() -> dict[str, Any]:
     }
 
 
-def captured() -> list[int]:
-    """Return how many kernels Triton and gpu.cpp launch while a graph is captured."""
-    x = torch.ones(5000, device="cuda")
-    both_ways(x, 0.7)
-    by_triton.clear()
-    launched.clear()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        both_ways(x, 0.7)
-    counts = [len(by_triton), len(launched)]
-    graph.replay()
+def captured() -> list[list[int]]:
+    """Return how many kernels Triton and gpu.cpp launch while a graph is captured.
+
+    There is one graph of ZiLU and, from the output, of each unit, both with a fixed and with a
+    learned sigma, and both also in place.
+    """
+    counts = []
+    x = torch.ones(5000, device="cuda", requires_grad=True)
+    for module in modules_to_capture():
+
+        def both(module: torch.nn.Module = module) -> None:
+            y = module(x * 1)  # torch's kernels are not counted
+            torch.autograd.grad(y, (x, *module.parameters()), torch.ones_like(y))
+
+        both()
+        by_triton.clear()
+        launched.clear()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            both()
+        counts.append([len(by_triton), len(launched)])
+        graph.replay()
     return counts
+
+
+def modules_to_capture() -> list[torch.nn.Module]:
+    return [
+        getattr(zilu, name)(0.7, learnable=learnable, save=save, inplace=inplace).cuda()
+        for learnable in (False, True)
+        for name, save, inplace in (
+            ("ZiLU", "input", False),
+            ("ZiLU", "output", False),
+            ("ZiLU", "output", True),
+            ("ZiLU_Approx", "output", False),
+            ("ZiLU_Approx", "output", True),
+        )
+    ]
 
 
 def large() -> list[list[int]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from null_cuda.short_runs import PRECISIONS, RECIPES, assert_never_waits, of_recipe
+from zilu.names import OUTPUT_NAMES
 
 MODES = ("default", "reduce-overhead")
 # Of batches that small an evaluation has several full ones, which alone are compiled for.
@@ -14,6 +17,7 @@ SHALLOW = {
     "vit": ("cifar10_vit_tiny", []),
     "gpt2": ("pydoc_demo", ["--use_amp", "--amp_dtype", "bf16", "--num_layers", "1"]),
 }
+FROM_OUTPUT = ["--save_for_backward", "output", "--inplace", "--learn_sigma"]
 
 
 @pytest.fixture
@@ -71,6 +75,33 @@ def test_accumulated_with_graphs(compiled):
     flags = [*flags, "--grad_accum_steps", "2", "--batch_size", "2"]
     ran = compiled(recipe, "reduce-overhead", *flags, shallow=True)
     assert_compiled(ran, "reduce-overhead", batches=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet", "gpt2"])
+def test_gradients_from_the_output(network, compiled):
+    recipe, flags = SHALLOW[network]
+    ran = compiled(recipe, "reduce-overhead", *flags, *FROM_OUTPUT, shallow=True)
+    assert_compiled(ran, "reduce-overhead")
+
+
+@pytest.mark.parametrize(
+    ("names", "inplace"),
+    [
+        (["ZiLU"], True),
+        pytest.param(OUTPUT_NAMES, False, marks=pytest.mark.slow),
+        pytest.param(OUTPUT_NAMES, True, marks=pytest.mark.slow),
+    ],
+)
+def test_graphs_of_a_network_from_the_output(names, inplace, null_cuda):
+    arguments = {"names": names, "inplace": inplace, "steps": 5}
+    ran = null_cuda("null_cuda.calls", "compiled_from_output", json.dumps(arguments))
+    assert ran.codes == [0], ran.output
+    (report,) = ran.reports
+    assert report["breaks"] == {}
+    assert report["graphs"] == 1
+    # The first step compiles, and the second records the graphs of forward and backward.
+    assert ran.of_devices("graph_launches") == [2 * 4]
 
 
 @pytest.mark.slow

@@ -191,6 +191,7 @@ OTHER_FORMS = [
     {"model": "resnet20", "activation": "PReLU"},
     {"model": "resnet20", "learn_sigma": True},
     {"model": "gpt2", "learn_sigma": True, "dropout": 0.1},
+    {"model": "resnet20", "learn_sigma": True, "save_for_backward": "output", "inplace": True},
 ]
 
 

@@ -61,6 +61,9 @@ STREAMED = [
         pytest.param(RESNET, ["--color_jitter", "--noise", 0.1], id="augmented"),
         pytest.param(RESNET, ["--val_fraction", 0.2, "--scheduler", "plateau"], id="plateau"),
         pytest.param(RESNET, ["--learn_sigma", "--norm", "gn"], id="learned-sigma"),
+        pytest.param(
+            GPT2, ["--learn_sigma", "--save_for_backward", "output", "--inplace"], id="from-output"
+        ),
         pytest.param(RESNET, ["--activation", "PReLU"], id="prelu"),
         pytest.param(RESNET, [*STREAMED, "--num_workers", 0], id="streamed"),
         pytest.param(RESNET, [*STREAMED, "--num_workers", 1], id="streamed-by-workers"),

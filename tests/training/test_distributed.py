@@ -36,6 +36,7 @@ LANGUAGE = (
     "--num_epochs", "2", "--dropout", "0", "--grad_accum_steps", "2", "--device", "cpu",
     "--eval_interval", "3", "--learn_sigma", "--stats", "2",
 )  # fmt: skip
+FROM_OUTPUT = (*LANGUAGE, "--save_for_backward", "output", "--inplace", "--num_epochs", "1")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,11 @@ def run(forked, text_folder, odd_images):
 
 @pytest.mark.parametrize(
     ("module", "flags", "numbers"),
-    [("vision_main", GROUPED, [2]), ("language_main", LANGUAGE, [2, 3])],
+    [
+        ("vision_main", GROUPED, [2]),
+        ("language_main", LANGUAGE, [2, 3]),
+        ("language_main", FROM_OUTPUT, [2]),
+    ],
 )
 def test_any_number_of_processes_gives_the_same_losses(run, tmp_path, module, flags, numbers):
     """Uneven batches, shares without a sample and accumulated gradients included."""

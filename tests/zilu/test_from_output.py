@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import zilu
 from benchmarks.timing import saved_bytes
@@ -315,6 +316,79 @@ def test_fp64_in_place(name):
     torch.testing.assert_close(y, function(x))
     mine, theirs = (torch.autograd.grad(z.sum(), x)[0] for z in (y, function(x)))
     torch.testing.assert_close(mine, theirs)
+
+
+# --- recomputed, and repeated ---
+
+
+def block(name, learnable, inplace):
+    """Return a network that uses an activation twice, and an input; with those that take part."""
+    sharpness = {} if name == "SquarePlus" else {"sigma": 0.7, "learnable": learnable}
+    one, two = (
+        zilu.create_activation(name, save="output", inplace=inplace, **sharpness) for _ in range(2)
+    )
+    network = nn.Sequential(nn.Linear(8, 8), one, nn.Linear(8, 8), two)
+    x = torch.randn(40, 8, requires_grad=True)
+    return network, x, (x, *network.parameters())
+
+
+@by_path
+@pytest.mark.parametrize("name", OUTPUT_NAMES)
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_activation_checkpointing(path, name, learnable, inplace, compute):
+    network, x, leaves = block(name, learnable, inplace)
+    wanted = torch.autograd.grad(network(x).square().sum(), leaves)
+    for reentrant in (False, True):
+        for leaf in leaves:
+            leaf.grad = None
+        checkpoint(network, x, use_reentrant=reentrant).square().sum().backward()
+        assert all(torch.equal(leaf.grad, want) for leaf, want in zip(leaves, wanted, strict=True))
+
+
+@by_path
+@by_unit
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_whose_input_is_written_over_is_refused(path, name, reentrant, compute):
+    """Recomputed from the output, the gradients would be wrong."""
+
+    def first(x):
+        return getattr(F, name)(x, save="output", inplace=True)
+
+    x = torch.randn(40, 8, requires_grad=True)
+    y = checkpoint(first, x * 1, use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match=r"in-?place operation"):
+        y.sum().backward()
+
+
+@by_path
+@by_unit
+@by_dtype
+@pytest.mark.parametrize("inplace", [False, True])
+def test_backward_repeats_to_the_bit(path, name, dtype, inplace, compute, kernels_in_threads):
+    x, grad = torch.randn(2, 100_003).to(dtype)
+    x.requires_grad_()
+    sigma = torch.tensor(0.7, requires_grad=True)
+
+    def found():
+        y = getattr(F, name)(x * 1, sigma, save="output", inplace=inplace)
+        return [torch.autograd.grad(y, (x, sigma), grad, retain_graph=True) for _ in range(2)]
+
+    first = found()
+    torch.use_deterministic_algorithms(True)  # new memory is full of NaN from now on
+    for grad_x, grad_sigma in (*first, *found()):
+        assert torch.equal(grad_x, first[0][0])
+        assert torch.equal(grad_sigma, first[0][1])
+        assert grad_x.isfinite().all()
+
+
+@pytest.fixture
+def kernels_in_threads(path):
+    """Let the kernels share their work; torch's own operations would wait for busy processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2 if path == "fused" else before)
+    yield
+    torch.set_num_threads(before)
 
 
 # --- who offers it ---

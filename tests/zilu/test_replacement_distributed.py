@@ -1,6 +1,7 @@
 """Run a network with replaced calls and learned sigmas in DistributedDataParallel and FSDP."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 PROCESSES = 2
+NAMES = ("ZiLU", "ZiLU_Approx", "SquarePlus")
+CASES = [("ZiLU", "input", False), *itertools.product(NAMES, ["output"], [False, True])]
 
 
 def data_parallel(model):
@@ -34,22 +37,31 @@ def gradients(model, x):
     return [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
 
 
+def compare(rank, wrap, name, save, inplace):
+    torch.manual_seed(0)
+    x = torch.randn(4, 8)
+    model = Both(Calls())
+    sharpness = {} if name == "SquarePlus" else {"learnable": True, "sigma": 0.7}
+    rewritten(model, name, x, save=save, **sharpness)
+    for module in model.modules():
+        if hasattr(module, "save"):
+            module.inplace = inplace
+    alone = copy.deepcopy(model)
+    wrapped, mine = wrap(model), x.chunk(PROCESSES)[rank]
+    torch.testing.assert_close(wrapped(mine), alone(mine))
+    if wrap is not flattened:  # it keeps only pieces of the gradients
+        torch.testing.assert_close(gradients(wrapped, mine), gradients(alone, x))
+
+
 def work(rank, rendezvous, wrap, failures):
     distributed.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=PROCESSES
     )
     try:
-        torch.manual_seed(0)
-        x = torch.randn(4, 8)
-        model = Both(Calls())
-        rewritten(model, x=x, learnable=True, sigma=0.7)
-        alone = copy.deepcopy(model)
-        wrapped, mine = wrap(model), x.chunk(PROCESSES)[rank]
-        torch.testing.assert_close(wrapped(mine), alone(mine))
-        if wrap is not flattened:  # it keeps only pieces of the gradients
-            torch.testing.assert_close(gradients(wrapped, mine), gradients(alone, x))
+        for case in CASES:
+            compare(rank, wrap, *case)
     except Exception as error:
-        failures.put(repr(error))
+        failures.put(f"{case}: {error!r}")
     finally:
         distributed.destroy_process_group()
 
