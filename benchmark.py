@@ -79,6 +79,7 @@ class Options:
     activations: tuple[str, ...] | None
     sigma: float
     learn_sigma: bool
+    from_output: bool
     output_dir: str
     dtypes: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -167,6 +168,10 @@ def build_parser() -> Parser:
         "ZiLU)")  # fmt: skip
     add(both, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
     both.add_argument("--learn_sigma", action="store_true", help="these with a learned σ too")
+    both.add_argument(
+        "--from_output", action="store_true",
+        help="and with gradients from their output, which --memory always has",
+    )  # fmt: skip
     add(both, "output_dir", "./Output/benchmark", path,
         "folder of the tables and the figure (./Output/benchmark)")  # fmt: skip
 
@@ -240,12 +245,12 @@ def measure(options: Options) -> None:
 
     devices = list(dict.fromkeys(map(resolve_device, options.device)))
     make_current(devices[0])
-    sigma, learn_sigma = options.sigma, options.learn_sigma
+    ways = (options.sigma, options.learn_sigma, options.from_output)
     if not options.chosen:
         names = options.activations or ACTIVATIONS
-        compared = arms.to_compare(names, BASELINES, sigma, learn_sigma, options.compare_plain)
+        compared = arms.to_compare(names, BASELINES, *ways, options.compare_plain)
         where = (devices, options.dtypes, options.sizes)
-        plan = activations.Plan(compared, *where, sigma, options.rounds or 15)
+        plan = activations.Plan(compared, *where, options.sigma, options.rounds or 15)
         activations.measure(plan, options.output_dir)
         return
     (device,) = devices
@@ -255,21 +260,21 @@ def measure(options: Options) -> None:
     )
     if options.training:
         names = options.activations or TRAINED
-        compared = arms.to_compare(names, TRAINING_BASELINES, sigma, learn_sigma)
-        training.measure(setups, compared, sigma, rounds, device, options.output_dir)
+        compared = arms.to_compare(names, TRAINING_BASELINES, *ways)
+        training.measure(setups, compared, options.sigma, rounds, device, options.output_dir)
     if options.memory:
         names = options.activations or REMEMBERED
-        compared = arms.to_compare(names, BASELINES, sigma, learn_sigma, from_output=True)
+        compared = arms.to_compare(names, BASELINES, *ways[:2], from_output=True)
         limit = int(options.memory_gib * memory.GIB) if options.memory_gib else None
-        memory.measure(setups, compared, sigma, device, limit, options.output_dir)
+        memory.measure(setups, compared, options.sigma, device, limit, options.output_dir)
     if not {*options.chosen} <= {"training", "memory"}:
         print(tables.machine(device))
     if options.host_time:
         names = options.activations or ACTIVATIONS
-        compared = arms.to_compare(names, BASELINES, sigma, learn_sigma)
+        compared = arms.to_compare(names, BASELINES, *ways)
         host_time.measure(compared, options.rounds or 15, device)
     if options.stats:
-        arm = arms.Arm.of(options.activation or "ReLU", sigma)
+        arm = arms.Arm.of(options.activation or "ReLU", options.sigma)
         diagnostics.measure(setups, arm, rounds, device)
     if options.pipeline:
         vision.measure_pipeline(size or 128, rounds, device)

@@ -249,10 +249,16 @@ def speed(times: dict[tuple[Arm, str], list[float]], arm: Arm) -> Row:
         columns |= {f"{way}_us": middle, f"{way}_us_q1": low, f"{way}_us_q3": high}
         for name in BASELINES:
             columns[f"{way}_over_{name}"] = ratio(own, times[Arm(name), way])
-        twin = replace(arm, plain=True), way
-        columns[f"{way}_over_plain"] = ratio(own, times[twin]) if twin in times else ""
+        for name, twin in (("plain", replace(arm, plain=True)), ("input", from_input(arm))):
+            other = times.get((twin, way)) if twin else None
+            columns[f"{way}_over_{name}"] = ratio(own, other) if other else ""
         columns[f"{way}_of_copy"] = moved / 2 * ratio(times[COPY, "forward"], own)
     return columns
+
+
+def from_input(arm: Arm) -> Arm | None:
+    """Return the arm whose gradients come from the input, for one from the output."""
+    return replace(arm, save="input") if arm.save == "output" else None
 
 
 def heading(plan: Plan) -> str:
@@ -297,14 +303,15 @@ def errors_table(errors: dict[Arm, dict[str, float]], cell: Cell) -> str:
 
 
 def speed_table(found: dict[Arm, Row], cell: Cell) -> str:
-    compares_plain = any(arm.plain for arm in found)
-    rows = [speed_line(arm, columns, compares_plain) for arm, columns in found.items()]
+    twins = {"plain": any(arm.plain for arm in found), "input": any(map(from_input, found))}
+    others = [name for name, compared in twins.items() if compared]
+    rows = [speed_line(arm, columns, others) for arm, columns in found.items()]
     title = f"{cell.device}, {cell.dtype}, {tables.size(cell.size)} elements"
     return f"\n## {title}\n\n{tables.markdown(rows)}"
 
 
-def speed_line(arm: Arm, columns: Row, compares_plain: bool) -> dict[str, str]:
-    """Return an arm's line of the table."""
+def speed_line(arm: Arm, columns: Row, others: list[str]) -> dict[str, str]:
+    """Return an arm's line of the table; `others` are what some arms have a ratio to."""
 
     def ways(suffix: str) -> str:
         values = [columns[f"{way}_{suffix}"] for way in MOVED]
@@ -318,7 +325,7 @@ def speed_line(arm: Arm, columns: Row, compares_plain: bool) -> dict[str, str]:
         "activation": arm.label,
         **{way: time(way) for way in MOVED},
         **{f"÷ {name}": ways(f"over_{name}") for name in BASELINES},
-        **({"÷ plain": ways("over_plain")} if compares_plain else {}),
+        **{f"÷ {name}": ways(f"over_{name}") for name in others},
         "of copy": ways("of_copy"),
         "saved": f"{columns['saved_bytes']:,} ({columns['saved_tensors']:.2f})",
     }

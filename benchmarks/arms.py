@@ -36,8 +36,8 @@ class Arm:
     def label(self) -> str:
         parts = {
             "σ learned": self.learned,
-            "plain": self.plain,
             "from output": self.save == "output",
+            "plain": self.plain,
         }
         return ", ".join([self.activation, *(part for part, holds in parts.items() if holds)])
 
@@ -64,8 +64,8 @@ def to_compare(
     baselines: Iterable[str],
     sigma: float,
     learn_sigma: bool,
-    compare_plain: bool = False,
     from_output: bool = False,
+    compare_plain: bool = False,
 ) -> list[Arm]:
     """Return the baselines and the activations asked for, in the order of the tables.
 
@@ -74,14 +74,14 @@ def to_compare(
         baselines: stand before them.
         sigma: of the activations that have one.
         learn_sigma: add those with a learned sigma.
-        compare_plain: add those that have a sigma once more, computed by plain operations.
         from_output: add those that can keep their output once more, keeping that.
+        compare_plain: add those that have a sigma once more, computed by plain operations.
     """
     found = [Arm.of(name, sigma) for name in dict.fromkeys((*baselines, *names))]
     if learn_sigma:
         found += [replace(arm, learned=True) for arm in found if arm.sigma is not None]
-    if compare_plain:
-        found += [replace(arm, plain=True) for arm in found if arm.sigma is not None]
     if from_output:
         found += [replace(arm, save="output") for arm in found if arm.activation in OUTPUT_NAMES]
+    if compare_plain:
+        found += [replace(arm, plain=True) for arm in found if arm.sigma is not None]
     return found

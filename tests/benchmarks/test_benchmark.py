@@ -29,7 +29,7 @@ def measured(run_loaded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     done = run_loaded(
         "benchmark.py", "--activations", "zilu", "--sizes", "2^4", "--dtypes", "fp32",
-        "--rounds", 2, "--device", "cpu", "--learn_sigma", "--compare_plain",
+        "--rounds", 2, "--device", "cpu", "--learn_sigma", "--from_output", "--compare_plain",
         "--output_dir", folder,
         ZILU_KERNELS="auto",
     )  # fmt: skip
@@ -38,7 +38,8 @@ def measured(run_loaded, tmp_path_factory):
     return folder, {row["arm"]: row for row in rows}, done.stdout
 
 
-ARMS = ["ReLU", "GELU", "SiLU", "ZiLU", "ZiLU, σ learned", "ZiLU, plain", "ZiLU, σ learned, plain"]
+ZILU = ["ZiLU", "ZiLU, σ learned", "ZiLU, from output", "ZiLU, σ learned, from output"]
+ARMS = ["ReLU", "GELU", "SiLU", *ZILU, *(f"{arm}, plain" for arm in ZILU)]
 
 
 def test_files_hold_every_arm(measured):
@@ -70,6 +71,8 @@ def test_ratios_to_itself_are_one(measured):
             assert float(rows[name][f"{way}_over_{name}"]) == 1
         assert float(rows["ZiLU, plain"][f"{way}_over_plain"]) == 1
         assert float(rows["ZiLU"][f"{way}_over_plain"]) > 0
+        assert rows["ZiLU"][f"{way}_over_input"] == ""
+        assert float(rows["ZiLU, σ learned, from output, plain"][f"{way}_over_input"]) > 0
         low, middle, high = (float(rows["ZiLU"][f"{way}_us{x}"]) for x in ("_q1", "", "_q3"))
         assert 0 < low <= middle <= high
         assert float(rows["ZiLU"][f"{way}_of_copy"]) > 0
@@ -190,11 +193,12 @@ def test_training_steps(run_loaded, tmp_path):
     done = run_loaded(
         "benchmark.py", "--training", "--models", "resnet20", "--modes", "eager",
         "--precisions", "fp32", "--batch_size", 2, "--rounds", 1, "--activations", "ZiLU",
-        "--device", "cpu", "--output_dir", tmp_path,
+        "--from_output", "--device", "cpu", "--output_dir", tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = {row["arm"]: row for row in read_rows(tmp_path / "training.csv")}
-    assert list(rows) == ["ReLU", "GELU", "ZiLU"]
+    assert list(rows) == ["ReLU", "GELU", "ZiLU", "ZiLU, from output"]
+    assert rows["ZiLU, from output"]["saved_bytes"] == rows["ReLU"]["saved_bytes"]
     assert float(rows["GELU"]["over_GELU"]) == float(rows["ReLU"]["over_ReLU"]) == 1
     assert int(rows["ReLU"]["saved_bytes"]) < int(rows["GELU"]["saved_bytes"])
     assert rows["ZiLU"]["saved_bytes"] == rows["GELU"]["saved_bytes"]
