@@ -147,6 +147,12 @@ Tensor laid_out_as(const Tensor& like, const Tensor& x) {
   return x.strides() == like.strides() ? x : at::empty_like(like).copy_(x);
 }
 
+// The gradient with the strides of the result, which holds it where they differ: a kernel may write
+// over what it has read.
+Tensor laid_into(Tensor& result, const Tensor& grad) {
+  return grad.strides() == result.strides() ? grad : result.copy_(grad);
+}
+
 int64_t programs_for(const Tensor& x) {
   TORCH_CHECK(block_bytes > 0, "zilu's kernels for GPUs are not loaded");
   const int64_t block = block_bytes / x.element_size();
@@ -199,7 +205,7 @@ Tensor gpu_gradient(Unit unit, const Tensor& grad, const Tensor& x, const Sigma&
   Tensor grad_x = empty_as(x);
   if (x.numel() > 0) {
     // The last stands for the numbers that only a learned sigma needs.
-    const Tensor tensors[] = {laid_out_as(grad_x, grad), laid_out_as(grad_x, x), grad_x, grad_x};
+    const Tensor tensors[] = {laid_into(grad_x, grad), laid_out_as(grad_x, x), grad_x, grad_x};
     run(Pass::Gradients, unit, tensors, sigma, x.numel(), programs_for(x));
   }
   return grad_x;
@@ -214,7 +220,7 @@ std::tuple<Tensor, Tensor> gpu_gradients(
   const int64_t programs = programs_for(x);
   const Tensor partials = at::empty({programs}, x.options().dtype(at::kFloat));
   if (x.numel() > 0) {
-    const Tensor tensors[] = {laid_out_as(grad_x, grad), laid_out_as(grad_x, x), grad_x, partials};
+    const Tensor tensors[] = {laid_into(grad_x, grad), laid_out_as(grad_x, x), grad_x, partials};
     run(Pass::Gradients, unit, tensors, sigma, x.numel(), programs);
   }
   run(Pass::Total, Unit::ZiLU, {partials, grad_sigma}, sigma, programs, 1);
@@ -246,7 +252,7 @@ std::tuple<Tensor, Tensor, Tensor> gpu_gated_product_gradients(
     partials = at::empty({programs}, a.options().dtype(at::kFloat));
   }
   if (a.numel() > 0) {
-    const Tensor tensors[] = {laid_out_as(by_a, grad), laid_out_as(by_a, a), laid_out_as(by_a, b),
+    const Tensor tensors[] = {laid_into(by_a, grad), laid_out_as(by_a, a), laid_out_as(by_a, b),
                               by_a, by_b, partials};
     run(Pass::ProductGradients, unit, tensors, sigma, a.numel(), programs);
   }
