@@ -8,7 +8,7 @@ from torch import nn
 
 from models.neighbours import HasNeighbours
 
-# The integral runs from -LIMIT to LIMIT by the midpoints of steps that end on whole numbers: the
+# The integral runs from -LIMIT to LIMIT by the midpoints of steps that end on halves: the
 # registry's functions have their corners there.
 LIMIT, STEPS_PER_UNIT = 16, 2**11
 

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
         ArcTan,
         ArcTan_Approx,
         GELU_s,
+        GELU_tanh,
+        GoLU,
+        ReLU2,
         SiLU_s,
         SquarePlus,
         ZiLU,
         ZiLU_Approx,
     )
+    from zilu.modules import ZiLU as ATLU
     from zilu.modules import ZiLU as IGLU
     from zilu.modules import ZiLU_Approx as IGLU_Approx
     from zilu.registry import create_activation
@@ -24,11 +28,15 @@ if TYPE_CHECKING:
     from zilu.transformers import register_transformers
 
 __all__ = [
+    "ATLU",
     "IGLU",
     "ArcTan",
     "ArcTan_Approx",
     "GELU_s",
+    "GELU_tanh",
+    "GoLU",
     "IGLU_Approx",
+    "ReLU2",
     "SiLU_s",
     "SquarePlus",
     "ZiLU",

@@ -301,6 +301,25 @@ def gated_product(a: Tensor, b: Tensor, activation: str = "ZiLU", sigma: Sigma =
     return _gated_product(unit.lower(), a, b, _checked_sigma(sigma))
 
 
+def golu(x: Tensor) -> Tensor:
+    """Compute GoLU, x exp(-exp(-x)); see `zilu.GoLU`.
+
+    Arguments and errors are those of `arctan`; there is no sigma.
+    """
+    if is_scripting():
+        return scripted.golu(x)
+    else:
+        return _golu(x)
+
+
+def _golu(x: Tensor) -> Tensor:
+    if _is_overridden(x, 1.0):
+        y: Tensor = handle_torch_function(golu, (x,), x)
+        return y
+    _check_input(golu, x)
+    return _compute(reference.GOLU, x, 1.0)
+
+
 def squareplus(x: Tensor, save: str = "input", inplace: bool = False) -> Tensor:
     """Compute SquarePlus, (x + sqrt(x^2 + 4)) / 2; see `zilu.SquarePlus`.
 

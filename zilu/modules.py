@@ -281,3 +281,41 @@ class SquarePlus(_Activation):
         if not is_scripting():
             return _called(functional.squareplus, self._options, input)
         return functional.squareplus(input)
+
+
+class GoLU(nn.Module):
+    """Apply GoLU, f(x) = x g(x) with Gompertz's gate g(x) = exp(-exp(-x)), which has no sigma.
+
+    - Slope: f'(x) = g(x) (1 + x exp(-x)). It is 1/e at x = 0, and negative left of x = -0.567.
+    - Limits: 0 for x to minus infinity, faster than any exponential; f(x) - x tends to 0 for x to
+      infinity.
+
+    Source: arXiv 2502.03654.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.golu(input)
+
+
+class ReLU2(nn.Module):
+    """Apply the squared ReLU, f(x) = max(x, 0)^2, which has no sigma. Its slope is 2 max(x, 0).
+
+    fp16 overflows beyond x = 255.
+
+    Source: Primer, arXiv 2109.08668.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.relu(input).square()
+
+
+class GELU_tanh(nn.GELU):
+    """Apply GELU's approximation by tanh, x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2.
+
+    It is what GPT-2 was trained with, and at most 5e-4 from GELU.
+
+    Source: arXiv 1606.08415.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")

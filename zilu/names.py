@@ -36,12 +36,26 @@ INPLACE_NAMES = (
     "Hardsigmoid",
     "Mish",
 )
-OTHER_TORCH_NAMES = ("GELU", "Sigmoid", "PReLU", "Softplus", "Softsign", "Tanh", "Identity")
+OTHER_TORCH_NAMES = (
+    "GELU",
+    "Sigmoid",
+    "PReLU",
+    "Softplus",
+    "Softsign",
+    "Tanh",
+    "LogSigmoid",
+    "Hardshrink",
+    "Softshrink",
+    "Tanhshrink",
+    "Identity",
+)
+# This library's own without a sigma.
+PLAIN_NAMES = ("SquarePlus", "GoLU", "ReLU2", "GELU_tanh")
 
-ACTIVATIONS = (*SIGMA_NAMES, *INPLACE_NAMES, *OTHER_TORCH_NAMES, "SquarePlus")
+ACTIVATIONS = (*SIGMA_NAMES, *INPLACE_NAMES, *OTHER_TORCH_NAMES, *PLAIN_NAMES)
 
-# The names used in the paper (arXiv 2603.06861).
-ALIASES = {"IGLU": "ZiLU", "IGLU_Approx": "ZiLU_Approx"}
+# The names used in the paper (arXiv 2603.06861); and ZiLU's at sigma = 1 in arXiv 2405.20768.
+ALIASES = {"IGLU": "ZiLU", "IGLU_Approx": "ZiLU_Approx", "ATLU": "ZiLU"}
 
 _CANONICAL = {name.lower(): name for name in ACTIVATIONS}
 _CANONICAL |= {alias.lower(): name for alias, name in ALIASES.items()}

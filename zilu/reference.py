@@ -536,6 +536,22 @@ def _exported_root(x: Tensor) -> Tensor:
     return torch.maximum(torch.sqrt(bounded * bounded + 4), x.abs())
 
 
+# --- GoLU, x g(x) with Gompertz's gate g(x) = e^(-e^(-x)) ---
+
+_GATE_IS_0 = -20.0  # where e^(-x) is finite still, and e^-(e^(-x)) has long been 0 in fp64
+
+
+def _golu_value(x: Tensor, sigma: Sigma) -> Tensor:
+    x = x.clamp(min=_GATE_IS_0)
+    return x * torch.exp(-torch.exp(-x))
+
+
+def _golu_slope(x: Tensor, sigma: Sigma) -> Tensor:
+    x = x.clamp(_GATE_IS_0, 1e3)
+    e = torch.exp(-x)
+    return torch.exp(-e) * (1 + x * e)
+
+
 def _squareplus_slope_of_output(y: Tensor, sigma: Sigma) -> Tensor:
     # y^2 / (1 + y^2) is NaN where y^2 is infinite.
     return 1 / (1 + 1 / y.clamp(min=1e-18).square())
@@ -575,6 +591,8 @@ SQUAREPLUS_FROM_OUTPUT = Formulas(
     _squareplus_slope_of_output,  # nobody asks, since there is no sigma
     from_output=True,
 )
+
+GOLU = Formulas(_golu_value, _golu_value, _golu_slope, _golu_slope)  # nobody asks for sigma's
 
 # The forms from the output of those from the input.
 FROM_OUTPUT = {ZILU: ZILU_FROM_OUTPUT, ZILU_APPROX: ZILU_APPROX_FROM_OUTPUT}

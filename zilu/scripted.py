@@ -13,10 +13,15 @@ from torch import Tensor
 from zilu import reference
 from zilu.reference import Formulas, Sigma
 
+_WITHOUT_SIGMA: dict[str, Callable[[Tensor], Tensor]] = {
+    "squareplus": reference.squareplus,
+    "golu": lambda x: reference.differentiable(reference.GOLU, x, 1.0),
+}
+
 
 def __getattr__(name: str) -> Callable[..., Tensor]:
-    if name == "squareplus":
-        return _without_sigma()
+    if name in _WITHOUT_SIGMA:
+        return _without_sigma(_WITHOUT_SIGMA[name])
     formulas = getattr(reference, name.upper(), None)
     if not isinstance(formulas, Formulas):
         raise AttributeError(f"module 'zilu.scripted' has no attribute {name!r}")
@@ -47,8 +52,8 @@ def _with_sigma(formulas: Formulas) -> Callable[..., Tensor]:
 
 
 @functools.cache
-def _without_sigma() -> Callable[..., Tensor]:
-    single, double = _traced(reference.squareplus, 1)
+def _without_sigma(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    single, double = _traced(function, 1)
 
     def scripted(x: Tensor) -> Tensor:
         if not x.is_floating_point():

@@ -172,10 +172,13 @@ CLOSED_FORMS = {
     "SELU": 1,  # what its constants are made for
     "GELU": 1 / 4 + (math.asin(1 / 2) + 1 / math.sqrt(3)) / (2 * math.pi),
     "SquarePlus": 3 / 2,
+    "ReLU2": 3 / 2,
     # x² within -1 and 1, by parts
     "Hardtanh": 1 - 2 * stats.norm.pdf(1),
 }
 FORMULAS = {
+    "GoLU": lambda x, sigma: x * math.exp(-math.exp(-x)),
+    "Softshrink": lambda x, sigma: math.copysign(max(abs(x) - 0.5, 0), x),
     "SiLU": lambda x, sigma: x / (1 + math.exp(-x)),
     "ZiLU": lambda x, sigma: x * (0.5 + math.atan(sigma * x) / math.pi),
     "ArcTan": lambda x, sigma: 0.5 + math.atan(sigma * x) / math.pi,

@@ -372,7 +372,7 @@ NO_INPUT = {
 
 
 @pytest.mark.parametrize("x", NO_INPUT.values(), ids=NO_INPUT)
-@pytest.mark.parametrize("function", [*ALL, F.squareplus], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", [*ALL, F.squareplus, F.golu], ids=lambda f: f.__name__)
 def test_inputs_without_a_meaning_are_refused_in_one_line(function, x):
     with pytest.raises(
         TypeError, match=rf"^{function.__name__}\(\) takes .*not|^.*jagged"
@@ -407,6 +407,44 @@ def test_the_shape_of_a_sigma_is_not_that_of_the_result(function, dtype):
             torch.testing.assert_close(y, function(x, 0.5))
             y.sum().backward()
             assert sigma.grad.shape == shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_golu(dtype):
+    """Compare with 60 digits; the double exponential magnifies the input's last digit by e^-x."""
+    x = torch.cat([torch.linspace(-8, 30, 400), torch.tensor([-1e30, -90.0, 90.0, 1e4])]).to(dtype)
+    x = x[x.isfinite()].requires_grad_()
+    y = F.golu(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    rounding = torch.finfo(dtype).eps / 2
+    tiny = torch.finfo(dtype).smallest_normal
+    for at, value, derivative in zip(x.tolist(), y.tolist(), slope.tolist(), strict=True):
+        with mpmath.workdps(60):
+            e = mpmath.exp(-mpmath.mpf(max(at, -300)))
+            gate = mpmath.exp(-e)
+            want, scale = mpmath.mpf(at) * gate, gate * (1 + abs(at) * e)
+            want_slope = gate * (1 + at * e)
+        relative = rounding + 4 * eps * float(1 + min(e, 100))
+        assert abs(value - want) <= relative * abs(want) + tiny
+        assert abs(derivative - want_slope) <= relative * scale + tiny
+
+
+def test_golus_limits_and_derivatives():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        x = torch.tensor([-math.inf, math.inf, math.nan], dtype=dtype, requires_grad=True)
+        y = F.golu(x)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        assert (y[0], slope[0], y[1], slope[1]) == (0, 0, math.inf, 1)
+        assert y[2].isnan()
+        assert slope[2].isnan()
+        largest = torch.finfo(dtype).max
+        x = torch.tensor([-largest, largest], dtype=dtype, requires_grad=True)
+        (slope,) = torch.autograd.grad(F.golu(x).sum(), x)
+        assert slope.tolist() == [0, 1]
+    x = torch.linspace(-4, 4, 17, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(F.golu, x)
+    assert torch.autograd.gradgradcheck(F.golu, x)
 
 
 def test_squareplus():

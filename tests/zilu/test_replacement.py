@@ -697,11 +697,32 @@ def test_a_class_of_an_activations_name_with_weights_of_its_own_stays():
     assert torch.equal(model(X), f(model[0].linear(X)) * X)
 
 
+class CubedReLU(nn.Module):
+    def forward(self, x):
+        return F.relu(x) ** 3
+
+
 def test_a_module_with_an_activations_name_that_calls_one():
-    model = nn.Sequential(nn.Linear(8, 8), SquaredReLU())
+    model = nn.Sequential(nn.Linear(8, 8), CubedReLU())
     report = rewritten(model)
     assert [site.path for site in report.replaced] == ["1.relu_call_0"]
-    assert torch.equal(model(X), f(model[0](X)) ** 2)
+    assert torch.equal(model(X), f(model[0](X)) ** 3)
+
+
+@pytest.mark.parametrize("module", [SquaredReLU(), zilu.ReLU2(), zilu.GELU_tanh(), zilu.GoLU()])
+def test_activations_that_are_made_of_others_are_replaced_whole(module):
+    model = nn.Sequential(nn.Linear(8, 8), module)
+    report = rewritten(model)
+    assert [site.path for site in report.replaced] == ["1"]
+    assert torch.equal(model(X), f(model[0](X)))
+
+
+def test_what_has_other_uses_stays_unless_it_is_named():
+    kinds = [nn.LogSigmoid(), nn.Hardshrink(), nn.Softshrink(), nn.Tanhshrink()]
+    model = nn.Sequential(nn.Linear(8, 8), *kinds, nn.ReLU())
+    assert [site.path for site in replace_activations(model, "ZiLU").replaced] == ["5"]
+    report = replace_activations(model, {"Softshrink": "ZiLU", "LogSigmoid": "GoLU"})
+    assert [type(model[int(site.path)]) for site in report.replaced] == [zilu.GoLU, ZiLU]
 
 
 def test_hooks_of_shared_modules_and_backward_hooks():

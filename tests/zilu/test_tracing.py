@@ -15,9 +15,9 @@ from models import build_model
 from zilu import functional as F
 from zilu.names import SIGMA_NAMES
 
-FUNCTIONS = {name: getattr(F, name.lower()) for name in (*SIGMA_NAMES, "SquarePlus")}
+FUNCTIONS = {name: getattr(F, name.lower()) for name in (*SIGMA_NAMES, "SquarePlus", "GoLU")}
 UNITS = [(name, learnable) for name in SIGMA_NAMES for learnable in (False, True)]
-UNITS.append(("SquarePlus", False))
+UNITS += [("SquarePlus", False), ("GoLU", False)]
 
 by_unit = pytest.mark.parametrize(("name", "learnable"), UNITS)
 by_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
@@ -58,7 +58,7 @@ def test_a_function_is_traced_by_any_of_its_arguments(function):
     x = torch.randn(5)
     of_x = torch.fx.symbolic_trace(lambda x: function(x))
     assert torch.equal(of_x(x), function(x))
-    if function is F.squareplus:
+    if function in (F.squareplus, F.golu):
         return
     for call in (lambda x, s: function(x, s), lambda x, s: function(x=x, sigma=s.exp())):
         traced = torch.fx.symbolic_trace(call)

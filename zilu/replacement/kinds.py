@@ -18,7 +18,15 @@ from torch.nn import functional as F
 
 from zilu import functional, modules
 from zilu.modules import _SigmaModule
-from zilu.names import ACTIVATIONS, ALIASES, GATE_NAMES, SIGMA_NAMES, check_sigma, did_you_mean
+from zilu.names import (
+    ACTIVATIONS,
+    ALIASES,
+    GATE_NAMES,
+    PLAIN_NAMES,
+    SIGMA_NAMES,
+    check_sigma,
+    did_you_mean,
+)
 from zilu.registry import create_activation
 
 Function: TypeAlias = Callable[..., Any]
@@ -29,9 +37,11 @@ Key: TypeAlias = str | type[nn.Module]
 FURTHER_KINDS = ("ReLU6", "RReLU")
 KINDS = (*(name for name in ACTIVATIONS if name != "Identity"), *FURTHER_KINDS)
 
-# Gates, squeeze-excitation, poolers and scales are made of these. They stay unless they are named.
+# Gates, squeeze-excitation, poolers, scales and losses are made of these, and filters of shrinks.
+# They stay unless they are named.
 GATES = (*GATE_NAMES, "Sigmoid", "Hardsigmoid", "Tanh", "Hardtanh", "Softplus", "Softsign")
-REPLACED_BY_DEFAULT = tuple(kind for kind in KINDS if kind not in GATES)
+OTHER_USES = ("LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink")
+REPLACED_BY_DEFAULT = tuple(kind for kind in KINDS if kind not in (*GATES, *OTHER_USES))
 
 _BY_LOWER = {kind.lower(): kind for kind in KINDS}
 _BY_LOWER |= {alias.lower(): kind for alias, kind in ALIASES.items()}
@@ -60,6 +70,11 @@ FUNCTION_NAMES = {
     "softplus": "Softplus",
     "softsign": "Softsign",
     "tanh": "Tanh",
+    "logsigmoid": "LogSigmoid",
+    "log_sigmoid": "LogSigmoid",
+    "hardshrink": "Hardshrink",
+    "softshrink": "Softshrink",
+    "tanhshrink": "Tanhshrink",
 }
 
 
@@ -79,7 +94,7 @@ def _forms(name: str) -> Iterator[Function]:
 FUNCTIONS = {form: kind for name, kind in FUNCTION_NAMES.items() for form in _forms(name)}
 
 # zilu's own functions. torch.compile does not show them to a TorchFunctionMode.
-OWN_FUNCTIONS = {getattr(functional, n.lower()): n for n in (*SIGMA_NAMES, "SquarePlus")}
+OWN_FUNCTIONS = {getattr(functional, n.lower()): n for n in (*SIGMA_NAMES, "SquarePlus", "GoLU")}
 
 # Functions that bound their input, and that are activations for some numbers: with the names of the
 # numbers. clamp and clip also serve many other purposes.
@@ -164,18 +179,22 @@ def function_name(function: Function) -> str:
 
 _Classes: TypeAlias = dict[type[nn.Module], str]
 _TORCH_CLASSES: _Classes = {getattr(nn, kind): kind for kind in KINDS if hasattr(nn, kind)}
-_OWN_CLASSES: _Classes = {getattr(modules, n): n for n in (*SIGMA_NAMES, "SquarePlus")}
+_OWN_CLASSES: _Classes = {getattr(modules, n): n for n in (*SIGMA_NAMES, *PLAIN_NAMES)}
 CLASSES = _TORCH_CLASSES | _OWN_CLASSES
 # Classes whose forward calls none of FUNCTIONS. (SiLU_s calls a sigmoid.)
-CALLING_NONE = frozenset(_OWN_CLASSES) - {modules.SiLU_s}
+CALLING_NONE = frozenset(_OWN_CLASSES) - {modules.SiLU_s, modules.ReLU2, modules.GELU_tanh}
 
 # Parts of class names in other packages, more special ones first. Approximations of GELU and SiLU
 # count as GELU and SiLU.
 _FOREIGN_NAMES = {
     "leakyrelu": "LeakyReLU",
+    "relusquared": "ReLU2",
+    "squaredrelu": "ReLU2",
+    "relu2": "ReLU2",
     "relu6": "ReLU6",
     "relu": "ReLU",
     "gelu": "GELU",
+    "golu": "GoLU",
     "hardswish": "Hardswish",
     "hswish": "Hardswish",
     "swish": "SiLU",
@@ -248,8 +267,8 @@ def _references(kind: str) -> tuple[Function, ...]:
     if kind == "GELU":
         quick = functools.partial(functional.silu_s, sigma=1.702)
         return F.gelu, functools.partial(F.gelu, approximate="tanh"), quick
-    if kind == "SquarePlus":
-        return (functional.squareplus,)
+    if kind in PLAIN_NAMES:
+        return (create_activation(kind),)
     return (getattr(F, next(name for name, of in FUNCTION_NAMES.items() if of == kind)),)
 
 
