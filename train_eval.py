@@ -28,15 +28,10 @@ from training import evaluation, processes
 from training.diagnostics.recorder import StatsRecorder
 from training.evaluation import Diverged
 from training.objective import Objective
-from training.optimization import (
-    Plateau,
-    build_optimizer,
-    lr_factor,
-    make_gradients,
-    schedule_length,
-)
+from training.optimization import build_optimizer, make_gradients
 from training.random_state import random_state, set_random_state
 from training.run_log import RunLog, costs
+from training.schedule import Plateau, Schedule
 from training.task import Batch, D, Loader, Task, in_groups, size_of_batch
 from utils import Progress, is_main, mixed_seed, rank, world_size
 
@@ -121,8 +116,9 @@ class Trainer(Generic[D]):
         self.log = RunLog(self.task, folder)
         self.save_interval = SaveInterval.parse(run.save_interval)
 
-        length = schedule_length(config, len(data.train))
-        self.steps_per_epoch, self.total_steps, self.warmup = length
+        self.schedule = Schedule.of(config, len(data.train))
+        self.steps_per_epoch = self.schedule.steps_per_epoch
+        self.total_steps = self.schedule.total_steps
         self.optimizer = build_optimizer(self.model, config)
         self.plateau = Plateau(config.lr_step, config.lr_gamma)
         # Otherwise the gradients of the first batch are memory of a CUDA graph, which the next
@@ -239,18 +235,9 @@ class Trainer(Generic[D]):
         return evaluation.evaluate(self.objective, loader, label, self._stop_if_requested)
 
     def _set_learning_rate(self) -> None:
-        config = self.config
-        factor = self.plateau.factor * lr_factor(
-            self.state.step,
-            config.scheduler,
-            self.total_steps,
-            self.steps_per_epoch,
-            self.warmup,
-            config.lr_step,
-            config.lr_gamma,
-        )
+        rate = self.plateau.factor * self.schedule.rate(self.state.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * factor
+            group["lr"] = rate
 
     def _sizes(self, batches: list[Batch]) -> list[int]:
         """Return the samples, over all ranks, in each of the next batches of the epoch."""
@@ -319,7 +306,7 @@ class Trainer(Generic[D]):
             record |= self._split_metrics()
         finally:
             self._tick("eval_seconds")
-        if ended and self.config.scheduler == "plateau" and state.step > self.warmup:
+        if ended and self.config.scheduler == "plateau" and state.step > self.schedule.warmup:
             self.plateau.end_epoch(record.get("val", train)["loss"])
         record["lr"] = self.optimizer.param_groups[0]["lr"]
         record["seconds"] = place.train_seconds + place.eval_seconds

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import models
 from cli.converters import (
     device_name,
+    milestones,
     not_negative,
     number,
     one_of,
@@ -202,25 +203,53 @@ class TrainingConfig:
         "weight decay, on the weights of linear, convolution and embedding layers only",
     )  # fmt: skip
     momentum: float = flag(0.9, share, "Optimization", "momentum of sgd")
+    nesterov: bool = flag(False, bool, "Optimization", "Nesterov's momentum in sgd")
     beta1: float = flag(0.9, share, "Optimization", "decay of adam's mean of gradients")
     beta2: float = flag(0.999, share, "Optimization", "decay of adam's mean of their squares")
     scheduler: str = flag(
-        "none", one_of("none", "step", "cosine", "linear", "plateau"), "Optimization",
-        "learning rate per step: cosine and linear fall to 0 at the end; step multiplies by "
-        "--lr_gamma every --lr_step epochs; plateau does so after --lr_step epochs without a "
-        "lower validation loss (training loss where there is no validation split)",
+        "none",
+        one_of("none", "step", "multistep", "cosine", "linear", "wsd", "restarts", "plateau"),
+        "Optimization",
+        "learning rate per step: cosine and linear fall to --min_lr at the end; wsd falls to it "
+        "in a --cooldown alone; restarts is a cosine that begins anew after --lr_step epochs; step "
+        "multiplies by --lr_gamma every --lr_step epochs, multistep at --lr_milestones; plateau "
+        "does so after --lr_step epochs without a lower validation loss (training loss where "
+        "there is no validation split)",
     )  # fmt: skip
     warmup: str = flag(
         "0", warmup_length, "Optimization",
         "linear warm-up: steps (500), epochs (3ep) or a share of all steps (5%)",
     )  # fmt: skip
+    warmup_lr: float | None = flag(
+        None, not_negative, "Optimization",
+        "learning rate that the warm-up starts with (its first step's share of --lr)",
+    )  # fmt: skip
+    min_lr: float = flag(
+        0.0, not_negative, "Optimization",
+        "what cosine, linear, wsd and restarts fall to",
+    )  # fmt: skip
+    cooldown: str = flag(
+        "20%", warmup_length, "Optimization", "length of wsd's linear fall, as for --warmup"
+    )
     lr_step: int = flag(20, positive_int, "Optimization", "epochs; see --scheduler")
     lr_gamma: float = flag(0.1, positive, "Optimization", "factor; see --scheduler")
+    lr_milestones: str | None = flag(
+        None, milestones, "Optimization", "epochs (60,120,160); see --scheduler"
+    )
+    cycle_growth: int = flag(
+        1, positive_int, "Optimization",
+        "each cycle of restarts is so many times as long as the one before",
+    )  # fmt: skip
+
+    @property
+    def milestones(self) -> list[int]:
+        """Return the epochs of --lr_milestones."""
+        return [int(epoch) for epoch in (self.lr_milestones or "").split(",") if epoch]
 
     @property
     def bound_to_length(self) -> str | None:
         """Return the flag that makes learning rates depend on the length of the training."""
-        if self.scheduler in ("cosine", "linear"):
+        if self.scheduler in ("cosine", "linear", "wsd"):
             return f"--scheduler {self.scheduler}"
         is_share = self.warmup.endswith("%") and float(self.warmup[:-1]) > 0
         return f"--warmup {self.warmup}" if is_share else None
@@ -235,6 +264,22 @@ class TrainingConfig:
             raise UserError("--compile_mode has no effect without --use_compiled; add it")
         if self.amp_dtype != "auto" and not self.use_amp:
             raise UserError("--amp_dtype has no effect without --use_amp; add it")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise UserError("--nesterov is for --optimizer sgd with a momentum; leave it out")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if (self.scheduler == "multistep") != (self.lr_milestones is not None):
+            raise UserError("--scheduler multistep and --lr_milestones need each other")
+        falling = ("cosine", "linear", "wsd", "restarts")
+        if self.min_lr and self.scheduler not in falling:
+            raise UserError(f"--min_lr is for --scheduler {', '.join(falling)}; leave it out")
+        if self.min_lr > self.lr:
+            raise UserError(
+                f"--min_lr {self.min_lr:g} is above --lr {self.lr:g}; take a smaller one"
+            )
+        if self.warmup_lr is not None and not float(self.warmup.rstrip("ep%")):
+            raise UserError("--warmup_lr has no effect without --warmup; add it")
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,16 @@ def warmup_length(text: str) -> str:
     return text
 
 
+def milestones(text: str) -> str:
+    """Return epochs with commas between, which rise."""
+    if not re.fullmatch(r"[1-9]\d{0,8}(,[1-9]\d{0,8})*", text):
+        raise ValueError(f"expected epochs with commas between (60,120,160), not {text!r}")
+    epochs = [int(epoch) for epoch in text.split(",")]
+    if sorted({*epochs}) != epochs:
+        raise ValueError(f"expected epochs that rise, not {text!r}")
+    return text
+
+
 def save_interval(text: str) -> str:
     part = r"([1-9]\d{0,8}(ep)?|(?=.*[1-9])\d{1,5}(\.\d{1,9})?min)"
     units = [re.sub(r"[\d.]", "", each) for each in text.split(",")]

@@ -8,7 +8,7 @@
 | `initial_weights.py` | starts a run from another one's weights |
 | `task.py` | says what the loop asks of a task and of a loader |
 | `objective.py` | computes a batch's loss, in mixed precision and compiled |
-| `optimization.py` | optimizer, weight decay, learning rate |
+| `optimization.py`, `schedule.py` | optimizer, weight decay; the learning rate of each step |
 | `evaluation.py` | metrics and predictions of a whole split |
 | `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |
 | `devices.py`, `processes.py`, `sync_batchnorm.py` | the device; several processes |

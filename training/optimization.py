@@ -1,8 +1,7 @@
-"""Build the optimizer, choose what its weight decay acts on, and set its learning rate."""
+"""Build the optimizer, and choose what its weight decay acts on."""
 
-import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +15,8 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     groups = parameter_groups(model, config.weight_decay)
     common: dict[str, Any] = {"lr": config.lr, "fused": device.type in ("cpu", "cuda")}
     if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, momentum=config.momentum, **common)
+        momentum, nesterov = config.momentum, config.nesterov
+        optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, **common)
         fill_momentum(optimizer)
         return optimizer
     classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -73,73 +73,3 @@ def _weights(module: nn.Module) -> Iterator[Any]:
     if isinstance(module, nn.MultiheadAttention):  # its output layer is an nn.Linear
         projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
         yield from (getattr(module, name) for name in projections)
-
-
-def warmup_steps(text: str, total_steps: int, steps_per_epoch: int) -> int:
-    """Return `500` steps, `3ep` epochs or `5%` of all steps as steps."""
-    if text.endswith("%"):
-        return round(float(text[:-1]) / 100 * total_steps)
-    if text.endswith("ep"):
-        return round(float(text[:-2]) * steps_per_epoch)
-    return int(text)
-
-
-class Length(NamedTuple):
-    """Count the steps of the optimizer in an epoch, in the whole training and in the warm-up."""
-
-    steps_per_epoch: int
-    total_steps: int
-    warmup: int
-
-
-def schedule_length(config: TrainingConfig, batches: int) -> Length:
-    """Return the lengths of a training whose epochs have so many batches."""
-    steps_per_epoch = -(-batches // config.grad_accum_steps)
-    total = config.num_epochs * steps_per_epoch
-    if config.max_steps is not None:
-        total = min(total, config.max_steps)
-    return Length(steps_per_epoch, total, warmup_steps(config.warmup, total, steps_per_epoch))
-
-
-def lr_factor(
-    step: int,
-    scheduler: str,
-    total_steps: int,
-    steps_per_epoch: int,
-    warmup: int = 0,
-    lr_step: int = 20,
-    lr_gamma: float = 0.1,
-) -> float:
-    """Return the factor of the learning rate at `step`, which counts from 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    if scheduler == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if scheduler == "linear":
-        return 1 - progress
-    if scheduler == "step":
-        return lr_gamma ** (step // steps_per_epoch // lr_step)
-    return 1.0
-
-
-class Plateau:
-    """Hold a factor of the learning rate that falls with a loss that no longer does.
-
-    Args:
-        patience: epochs without a lower loss after which it falls.
-        gamma: what it is then multiplied by.
-    """
-
-    def __init__(self, patience: int, gamma: float):
-        self.patience, self.gamma = patience, gamma
-        self.factor, self.best, self.waited = 1.0, math.inf, 0
-
-    def end_epoch(self, loss: float) -> None:
-        """Count an epoch that ended with this loss."""
-        if loss < self.best:
-            self.best, self.waited = loss, 0
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
-            self.factor, self.waited = self.factor * self.gamma, 0

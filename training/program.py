@@ -242,7 +242,7 @@ class Program(Generic[C, D]):
     def _describe(self, folder: RunFolder, trainer: Trainer[D], facts: dict[str, Any]) -> None:
         """Write args.txt and model.txt: what is known before training."""
         run, training = self.config.run, self.config.training
-        if trainer.warmup >= trainer.total_steps:
+        if trainer.schedule.warmup >= trainer.total_steps:
             print(f"Note: the warm-up ({training.warmup}) is longer than the whole training")
         resolved = {
             "output_dir": str(folder.path),
@@ -252,7 +252,7 @@ class Program(Generic[C, D]):
             "data_seed": run.order_seed,
             **self.resolved(trainer.data),
             "total_steps": trainer.total_steps,
-            "warmup_steps": trainer.warmup,
+            "warmup_steps": trainer.schedule.warmup,
             "amp_dtype": str(self.amp_dtype or "off").removeprefix("torch."),
             "compile_mode": training.compile_mode if training.use_compiled else "off",
             "kernels": self.kernels,

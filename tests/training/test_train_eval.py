@@ -24,8 +24,9 @@ from training.diagnostics.watch import Watch
 from training.evaluation import Diverged, evaluate
 from training.model_text import describe_model
 from training.objective import Objective
-from training.optimization import Plateau, lr_factor, parameter_groups
+from training.optimization import parameter_groups
 from training.random_state import random_state, set_random_state
+from training.schedule import Plateau, Schedule
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -122,13 +123,16 @@ def plain_loop(model, loader, optimizer, factors, clip):
     return losses
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "nesterov"])
 @pytest.mark.parametrize("clip", [0, 0.5])
 def test_training_equals_a_plain_loop(tmp_path, optimizer, clip):
     model = tiny_network()
     reference = copy.deepcopy(model)
-    _, records = fit(tmp_path, model, optimizer=optimizer, clip_grad_norm=clip, weight_decay=0.1)
+    nesterov = optimizer == "nesterov"
+    flags = {"optimizer": "sgd" if nesterov else optimizer, "nesterov": nesterov}
+    _, records = fit(tmp_path, model, clip_grad_norm=clip, weight_decay=0.1, **flags)
     classes = {
+        "nesterov": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9, nesterov=True),
         "adamw": torch.optim.AdamW,
         "adam": torch.optim.Adam,
         "sgd": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9),
@@ -139,7 +143,8 @@ def test_training_equals_a_plain_loop(tmp_path, optimizer, clip):
         {"params": weights, "weight_decay": 0.1},
         {"params": others, "weight_decay": 0.0},
     ]
-    factors = [lr_factor(step, "cosine", 12, 4, warmup=4) for step in range(12)]
+    schedule = Schedule(TrainingConfig(lr=1.0, scheduler="cosine", warmup="4"), 4, 12)
+    factors = [schedule.rate(step) for step in range(12)]
     losses = plain_loop(reference, ListLoader(), classes[optimizer](groups), factors, clip)
     assert [r["train"]["loss"] for r in records] == pytest.approx(losses, rel=1e-5)
     for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
@@ -216,53 +221,6 @@ def test_nan_outputs_are_never_right():
 
 
 # --- learning rate ---
-
-
-@pytest.mark.parametrize("warmup", [0, 5])
-def test_schedules_against_torchs(warmup):
-    total, per_epoch = 60, 6
-    lr = torch.optim.lr_scheduler
-    references = {
-        "cosine": lambda o: lr.CosineAnnealingLR(o, total - warmup),
-        "linear": lambda o: lr.LinearLR(o, 1.0, 0.0, total - warmup),
-        "none": lambda o: lr.ConstantLR(o, 1.0),
-    }
-    for name, build in references.items():
-        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        reference = build(optimizer)
-        for step in range(warmup, total):
-            wanted = optimizer.param_groups[0]["lr"]
-            assert lr_factor(step, name, total, per_epoch, warmup) == pytest.approx(wanted)
-            optimizer.step()
-            reference.step()
-    for step in range(total):
-        wanted = 0.5 ** (step // per_epoch // 3) if step >= warmup else (step + 1) / warmup
-        assert lr_factor(step, "step", total, per_epoch, warmup, 3, 0.5) == pytest.approx(wanted)
-
-
-def test_warmup_starts_above_zero_and_ends_at_one():
-    factors = [lr_factor(step, "linear", 100, 10, warmup=4) for step in range(5)]
-    assert factors == [0.25, 0.5, 0.75, 1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("text", "steps"), [("0", 0), ("500", 500), ("3ep", 30), ("0.5ep", 5), ("5%", 10)]
-)
-def test_warmup_lengths(text, steps):
-    assert optimization.warmup_steps(text, total_steps=200, steps_per_epoch=10) == steps
-
-
-def test_plateau_against_torchs():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    # torch waits for one epoch more than its patience, and wants a relative improvement of 1e-4
-    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=0.1, patience=1, threshold=0.0
-    )
-    plateau = Plateau(patience=2, gamma=0.1)
-    for loss in [3.0, 2.0, 2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 1.0, 0.5, 0.6, 0.7]:
-        reference.step(loss)
-        plateau.end_epoch(loss)
-        assert plateau.factor == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
 @pytest.mark.parametrize(("with_val", "watched"), [(True, "val"), (False, "train")])
