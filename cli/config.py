@@ -200,7 +200,13 @@ class TrainingConfig:
     lr: float = flag(1e-3, positive, "Optimization", "learning rate, after warm-up")
     weight_decay: float = flag(
         1e-6, not_negative, "Optimization",
-        "weight decay, on the weights of linear, convolution and embedding layers only",
+        "weight decay; --decay says of what",
+    )  # fmt: skip
+    decay: str = flag(
+        "weights", one_of("weights", "matrices", "all"), "Optimization",
+        "what decays: the weights of linear, convolution and embedding layers; matrices, whatever "
+        "has two dimensions, as in nanoGPT (positions too); or all, biases and norms included, as "
+        "in torchvision's recipes. Parameters of activations never do",
     )  # fmt: skip
     momentum: float = flag(0.9, share, "Optimization", "momentum of sgd")
     nesterov: bool = flag(False, bool, "Optimization", "Nesterov's momentum in sgd")

@@ -10,7 +10,9 @@ def activation_sites(model: nn.Module, activation_type: type[nn.Module]) -> dict
     return {path: site for path, site in model.named_modules() if type(site) is activation_type}
 
 
-def describe_model(model: nn.Module, activation_type: type[nn.Module]) -> str:
+def describe_model(
+    model: nn.Module, activation_type: type[nn.Module], decay: str = "weights"
+) -> str:
     """Return parameter counts, every activation site by path, and the architecture.
 
     A third-party network's text also says what its activations were, which of them were left and
@@ -23,13 +25,13 @@ def describe_model(model: nn.Module, activation_type: type[nn.Module]) -> str:
     further = []
     if report := getattr(model, "replacement", None):
         sites = [(site.path, site.now) for site in report.replaced]
-        further = [str(report), "", _undecayed(model), ""]
+        further = [str(report), "", _undecayed(model, decay), ""]
     lines = [f"Parameters: {total:,} ({trainable:,} trainable)", ""]
     lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
     return "\n".join([*lines, "", *further, str(model), ""])
 
 
-def _undecayed(model: nn.Module) -> str:
-    decayed = decayed_parameters(model)
+def _undecayed(model: nn.Module, decay: str) -> str:
+    decayed = decayed_parameters(model, decay)
     others = [n for n, p in model.named_parameters() if p.dim() > 1 and n not in decayed]
     return f"Without weight decay, beside biases and norms: {', '.join(others) or 'none'}"

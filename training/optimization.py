@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from cli.config import TrainingConfig
+from zilu.replacement.kinds import kind_of_module
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return the optimizer of the configuration, fused where the device has it."""
     device = next(model.parameters()).device
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, config.decay)
     common: dict[str, Any] = {"lr": config.lr, "fused": device.type in ("cpu", "cuda")}
     if config.optimizer == "sgd":
         momentum, nesterov = config.momentum, config.nesterov
@@ -41,25 +42,35 @@ def make_gradients(model: nn.Module) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return groups that decay the weights of linear, convolution and embedding layers alone.
-
-    Biases, norms, positions, class tokens, PReLU's slopes and sigma are not to shrink.
-    """
-    decayed_names = decayed_parameters(model)
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay: str = "weights"
+) -> list[dict[str, Any]]:
+    """Return a group of what decays, and one of the rest."""
+    decayed_names = decayed_parameters(model, decay)
     decayed = [p for name, p in model.named_parameters() if name in decayed_names]
     others = [p for name, p in model.named_parameters() if name not in decayed_names]
     groups = [(decayed, weight_decay), (others, 0.0)]
-    return [{"params": group, "weight_decay": decay} for group, decay in groups if group]
+    return [{"params": group, "weight_decay": each} for group, each in groups if group]
 
 
-def decayed_parameters(model: nn.Module) -> set[str]:
+def decayed_parameters(model: nn.Module, decay: str = "weights") -> set[str]:
     """Return the names of the parameters that decay, as `named_parameters` has them.
 
-    A model may exclude some by a method `no_weight_decay`, as timm's do.
+    Args:
+        model: may exclude some by a method `no_weight_decay`, as timm's do.
+        decay: "weights", those of linear, convolution and embedding layers: biases, norms,
+            positions and class tokens are not to shrink. "matrices", what has two dimensions.
+            "all". PReLU's slopes, sigma and other parameters of activations never decay.
     """
-    ids = {id(weight) for module in model.modules() for weight in _weights(module)}
     excepted: Any = getattr(model, "no_weight_decay", tuple)()
+    if decay == "weights":
+        ids = {id(weight) for module in model.modules() for weight in _weights(module)}
+    else:
+        least = 2 if decay == "matrices" else 0
+        ids = {id(p) for p in model.parameters() if p.dim() >= least}
+        ids -= {
+            id(p) for site in model.modules() if kind_of_module(site) for p in site.parameters()
+        }
     return {name for name, p in model.named_parameters() if id(p) in ids and name not in excepted}
 
 

@@ -259,7 +259,7 @@ class Program(Generic[C, D]):
         }
         digest = trainer.settings.get("init_from_sha256")
         resolved |= {"init_from_sha256": digest} if digest else {}
-        text = describe_model(trainer.model, self._activation_type())
+        text = describe_model(trainer.model, self._activation_type(), training.decay)
         folder.describe(args_text(self.config, resolved, facts), text)
 
     # --- evaluation alone ---

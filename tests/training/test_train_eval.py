@@ -240,7 +240,19 @@ def test_learning_rates_are_in_the_records(tmp_path):
 # --- weight decay ---
 
 
-def test_weight_decay_spares_everything_but_weights():
+WEIGHTS = {"conv.weight", "linear.weight", "tokens.weight"}
+BESIDE = {"conv.bias", "norm.weight", "norm.bias", "linear.bias", "scale"}
+
+
+@pytest.mark.parametrize(
+    ("decay", "wanted"),
+    [
+        ("weights", WEIGHTS),
+        ("matrices", WEIGHTS | {"positions"}),
+        ("all", WEIGHTS | {"positions"} | BESIDE),
+    ],
+)
+def test_what_decays(decay, wanted):
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
@@ -250,15 +262,16 @@ def test_weight_decay_spares_everything_but_weights():
             self.tokens = nn.Embedding(5, 4)
             self.prelu = nn.PReLU()
             self.zilu = ZiLU(learnable=True)
-            self.position = nn.Parameter(torch.zeros(3))
+            self.positions = nn.Parameter(torch.zeros(3, 4))
+            self.scale = nn.Parameter(torch.zeros(3))
 
     model = Network()
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, others = (
-        {names[id(p)] for p in group["params"]} for group in parameter_groups(model, 0.1)
+        {names[id(p)] for p in group["params"]} for group in parameter_groups(model, 0.1, decay)
     )
-    assert decayed == {"conv.weight", "linear.weight", "tokens.weight"}
-    assert "zilu.rho" in others
+    assert decayed == wanted
+    assert others >= {"zilu.rho", "prelu.weight"}
     assert len(decayed) + len(others) == len(names)
 
 
