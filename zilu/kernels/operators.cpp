@@ -56,16 +56,14 @@ auto find(const std::string& name, const char* overload) {
 }
 
 struct Operators {
-  explicit Operators(int64_t unit) : Operators(NAMES[unit], saves_output(unit)) {}
-
-  Operators(const std::string& name, bool has_inplace)
+  Operators(int64_t unit, const std::string& name)
       : fixed(find<Fixed>(name, "")),
         learned(find<Learned>(name, "learned")),
         product(find<Product>(name, "product")),
         fixed_backward(find<FixedBackward>(name + "_backward", "")),
         learned_backward(find<LearnedBackward>(name + "_backward", "learned")),
         product_backward(find<ProductBackward>(name + "_backward", "product")) {
-    if (!has_inplace) return;
+    if (!saves_output(unit)) return;
     fixed_inplace = find<Fixed>(name + "_", "");
     learned_inplace = find<Learned>(name + "_", "learned");
     product_inplace = find<Product>(name + "_", "product");
@@ -83,8 +81,8 @@ struct Operators {
 };
 
 const Operators& operators(int64_t unit) {
-  static const Operators all[] = {Operators(0), Operators(1), Operators(2),
-                                  Operators(3), Operators(4), Operators(5)};
+  static const Operators all[] = {{0, NAMES[0]}, {1, NAMES[1]}, {2, NAMES[2]},
+                                  {3, NAMES[3]}, {4, NAMES[4]}, {5, NAMES[5]}};
   return all[unit];
 }
 
@@ -426,8 +424,10 @@ void implement_meta(torch::Library& library, const std::string& forward) {
 }
 
 TORCH_LIBRARY(zilu, library) {
-  for (const char* name : NAMES) define(library, name);
-  for (int64_t unit : {4, 5}) define_inplace(library, NAMES[unit]);
+  for (int64_t unit = 0; unit < int64_t(std::size(UNITS)); ++unit) {
+    define(library, NAMES[unit]);
+    if (saves_output(unit)) define_inplace(library, NAMES[unit]);
+  }
   library.def("gated_product(Tensor a, Tensor b, float sigma, int unit) -> Tensor");
   library.def("gated_product.learned(Tensor a, Tensor b, Tensor sigma, int unit) -> Tensor");
   library.def("gated_product_backward(Tensor grad, Tensor a, Tensor b, float sigma, int unit) -> "
@@ -512,8 +512,9 @@ TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
 }
 
 TORCH_LIBRARY_IMPL(zilu, Meta, library) {
-  for (const char* name : NAMES) implement_meta(library, name);
-  for (int64_t unit : {4, 5}) {
+  for (int64_t unit = 0; unit < int64_t(std::size(UNITS)); ++unit) {
+    implement_meta(library, NAMES[unit]);
+    if (!saves_output(unit)) continue;
     implement_inplace(
         library, NAMES[unit], [](const Tensor& x, double) { return x; },
         [](const Tensor& x, const Tensor&) { return x; },
