@@ -8,6 +8,7 @@
 | `converters.py` | from the text of a value to the value |
 | `datasets.py` | the names of the data sets, and what is known of them before they are read |
 | `parser.py` | from `sys.argv` and `--config` to a configuration |
+| `published.py` | the flags of the code that was published with the paper, as ours |
 | `yaml_files.py` | reads YAML as it is written, and refuses a key that stands twice |
 | `args_file.py` | args.txt: a configuration as YAML |
 | `run_names.py` | the default folder of a run |

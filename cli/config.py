@@ -266,8 +266,6 @@ class TrainingConfig:
         Raises:
             UserError: with the remedy.
         """
-        if self.compile_mode != "default" and not self.use_compiled:
-            raise UserError("--compile_mode has no effect without --use_compiled; add it")
         if self.amp_dtype != "auto" and not self.use_amp:
             raise UserError("--amp_dtype has no effect without --use_amp; add it")
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):

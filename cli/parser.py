@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
+from cli import published
 from cli.config import AUTO, C, check_environment
 from cli.fields import GROUPS, Flag
 from utils import UserError, did_you_mean
@@ -68,7 +69,7 @@ def parse(config: type[C], description: str, argv: list[str] | None = None) -> C
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
         raise UserError(f"unknown argument {unknown[0]!r}; {_nearest_flag(name, flags)}")
-    texts: dict[str, Any] = vars(parsed)
+    texts = published.translated(vars(parsed))
     if "config" in texts:
         texts = read_config(value_of(flags["config"], texts["config"]), config) | texts
     return Command(converted(config, texts), frozenset(texts))
@@ -111,6 +112,7 @@ def read_config(path: str, config: type[C]) -> dict[str, Any]:
         of_that_run = {flag.name for flag in flags.values() if flag.one_run}
         skipped = of_that_run | {"environment", "resolved", "resumed"}
         content = {name: value for name, value in content.items() if name not in skipped}
+    content = published.translated(published.of_file(content))
     for name in content:
         if name not in flags or name == "config":
             raise UserError(
@@ -138,6 +140,10 @@ def _parser(program: str, description: str, flags: dict[str, Flag]) -> Parser:
         if flag.bare is not None:
             options |= {"nargs": "?", "const": flag.bare}
         groups[flag.group].add_argument(f"--{flag.name}", **options)
+    for name in published.FLAGS:
+        parser.add_argument(
+            f"--{name}", nargs="?", const="true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     return parser
 
 

@@ -409,6 +409,9 @@ class Program(Generic[C, D]):
     def _print_notes(self) -> None:
         print(f"Device: {device_description(self.device)}")
         model = self.config.model
+        training = self.config.training
+        if training.compile_mode != "default" and not training.use_compiled:
+            print("Note: --compile_mode has no effect without --use_compiled")
         if model.sigma != 1 and not model.has_sigma:
             print(f"Note: {model.activation} has no sigma; --sigma {model.sigma:g} is ignored")
         if model.saved != model.save_for_backward:

@@ -151,7 +151,6 @@ def test_a_bad_flag_is_named_with_the_remedy(argv, message):
     ("argv", "message"),
     [
         (["--activation", "ReLU", "--learn_sigma"], "--learn_sigma: ReLU has no sigma"),
-        (["--compile_mode", "reduce-memory"], "--compile_mode .* without --use_compiled"),
         (["--amp_dtype", "bf16"], "--amp_dtype has no effect without --use_amp"),
         (["--checkpoint", "x.pt"], "--checkpoint is for --test_only"),
         (["--resume", "--overwrite"], "--resume goes on with a run and --overwrite replaces it"),
