@@ -6,7 +6,7 @@
 
 `catalogue` lists the models and resolves their options. Each architecture has a file of its own:
 `vgg`, `resnet`, `vit`, `gpt2`. Those of other packages are built by `third_party` (timm's and
-torchvision's) and `causal_lm` (Hugging Face's).
+torchvision's) and `causal_lm` (Hugging Face's). `operations` counts what they compute.
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only

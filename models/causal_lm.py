@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from models.gpt2 import sampled
+from models.operations import FORWARD_AND_BACKWARD, forward_flops
 from models.third_party import as_value_error, check_installed, with_activation
 from utils import read_json
 
@@ -196,23 +195,14 @@ def build(
         f"{folder}: the network cannot be run on {max_seq_length} tokens ({{}}): a smaller "
         "--max_seq_length, or another model"
     ):
-        flops = _flops(model.eval(), ids)
+        flops = forward_flops(model.eval(), ids)
     check_causal(folder, model, ids[:, :EXAMPLE_LENGTH], vocab_size)
-    # Backward makes two products for each. Those of experts are made where they are not counted.
+    # The products of experts are made where they are not counted.
     has_experts = any("experts" in name for name in config.to_dict())
-    model.flops_per_token = None if has_experts else 3 * flops / max_seq_length
+    model.flops_per_token = None if has_experts else FORWARD_AND_BACKWARD * flops / max_seq_length
     if has_experts:
         warnings.warn("the loss that balances experts is not used", stacklevel=2)
     return with_activation(f"hf/{folder}", model.train(), activation, ids[:, :EXAMPLE_LENGTH])
-
-
-@torch.no_grad()
-def _flops(model: nn.Module, ids: torch.Tensor) -> int:
-    """Return the FLOPs of a forward pass's matrix products, two for each multiply and add."""
-    counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH):  # the one form that is counted on every device
-        model(ids)
-    return counter.get_total_flops()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import models
 from cli.parser import Command
 from cli.vision import VisionConfig
+from models.operations import FORWARD_AND_BACKWARD, forward_flops
 from pipelines.data import ImageData
 from pipelines.images.load import load_images
 from run_folder.result_lines import accuracy_text
@@ -111,8 +112,10 @@ class Classification:
         images, targets = batch
         return {"logits": model(images).float().clamp(-65504, 65504).half(), "labels": targets}
 
-    def flops(self, model: nn.Module) -> None:
-        """Return None: operations of convolutional networks are not counted."""
+    def flops(self, model: nn.Module) -> float | None:
+        """Return the FLOPs of a training step per image, where the network has been counted."""
+        forward = getattr(model, "forward_flops", None)
+        return FORWARD_AND_BACKWARD * forward if forward else None
 
 
 class VisionProgram(Program[VisionConfig, ImageData]):
@@ -138,10 +141,12 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         config = self.config.model
         options = config.options(image_size)
         with user_errors(), one_line_warnings():
-            model = models.build_model(
+            model: Any = models.build_model(
                 config.model, self.activation(), num_classes, image_size, **options
             )
         self.scale_weights(model)
+        image = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
+        model.forward_flops = forward_flops(model, image)
         return model.to(memory_format=torch.channels_last)
 
     def task(self, data: ImageData) -> Classification:

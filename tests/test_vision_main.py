@@ -100,7 +100,11 @@ def test_args_txt_holds_everything(trained):
 
 def test_model_txt_lists_every_site(trained):
     text = (trained / "model.txt").read_text()
-    assert text.startswith("Parameters: 272,474 (272,474 trainable)\n\nActivation sites: 19\n")
+    assert text.startswith(
+        "Parameters: 272,474 (272,474 trainable)\n"
+        "Operations: 81,626,368 FLOP per image forward (2 for a multiply and add)\n\n"
+        "Activation sites: 19\n"
+    )
     assert len(re.findall(r"^  [\w.]+: ZiLU\(sigma=0.5\)$", text, re.MULTILINE)) == 19
     assert "ReLU" not in text
 

@@ -26,7 +26,10 @@ def describe_model(
     if report := getattr(model, "replacement", None):
         sites = [(site.path, site.now) for site in report.replaced]
         further = [str(report), "", _undecayed(model, decay), ""]
-    lines = [f"Parameters: {total:,} ({trainable:,} trainable)", ""]
+    lines = [f"Parameters: {total:,} ({trainable:,} trainable)"]
+    if flops := getattr(model, "forward_flops", None):
+        lines += [f"Operations: {flops:,} FLOP per image forward (2 for a multiply and add)"]
+    lines += [""]
     lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
     return "\n".join([*lines, "", *further, str(model), ""])
 
