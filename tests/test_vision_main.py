@@ -102,7 +102,7 @@ def test_model_txt_lists_every_site(trained):
     text = (trained / "model.txt").read_text()
     assert text.startswith(
         "Parameters: 272,474 (272,474 trainable)\n"
-        "Operations: 81,626,368 FLOP per image forward (2 for a multiply and add)\n\n"
+        "Operations: 5,102,848 FLOP per image forward (2 for a multiply and add)\n\n"
         "Activation sites: 19\n"
     )
     assert len(re.findall(r"^  [\w.]+: ZiLU\(sigma=0.5\)$", text, re.MULTILINE)) == 19
