@@ -50,7 +50,7 @@ def _apply(
         if found is not None:
             return found
     if _is_overridden(x, sigma):
-        options = _options(save, inplace)
+        options = options_of(save, inplace)
         y: Tensor = handle_torch_function(function, (x, sigma), x, sigma=sigma, **options)
         return y
     _check_input(function, x)
@@ -92,7 +92,7 @@ def _gated_product(unit: str, a: Tensor, b: Tensor, sigma: Sigma) -> Tensor:
     return operator(a, b, sigma, _UNITS.index(unit))
 
 
-def _options(save: str, inplace: bool) -> dict[str, Any]:
+def options_of(save: str, inplace: bool) -> dict[str, Any]:
     """Return the arguments of a call that differ from the default, for whoever takes it over."""
     if save == "input":
         return {}
@@ -334,7 +334,7 @@ def squareplus(x: Tensor, save: str = "input", inplace: bool = False) -> Tensor:
 def _squareplus(x: Tensor, save: str, inplace: bool) -> Tensor:
     from_output = _takes_output(save, inplace)
     if _is_overridden(x, 1.0):
-        y: Tensor = handle_torch_function(squareplus, (x,), x, **_options(save, inplace))
+        y: Tensor = handle_torch_function(squareplus, (x,), x, **options_of(save, inplace))
         return y
     _check_input(squareplus, x)
     if from_output and x.dtype != torch.float64 and not _is_transformed():

@@ -35,9 +35,7 @@ class _Activation(nn.Module):
 
     def _set_options(self, inplace: bool, save: str) -> None:
         """Keep what is passed to the function beside x and sigma, where it is not the default."""
-        self._options = {}
-        if save == "output":
-            self._options = {"save": save, "inplace": True} if inplace else {"save": save}
+        self._options = functional.options_of(save, inplace)
 
     @property
     def save(self) -> str:

@@ -128,8 +128,7 @@ class _Analytic(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = (grad * ctx.formulas.slope(wide, sigma)).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            total = (grad * ctx.formulas.sigma_slope(wide, sigma)).sum()
-            grad_sigma = total.to(sigma.dtype).reshape(sigma.shape)
+            grad_sigma = _summed(grad * ctx.formulas.sigma_slope(wide, sigma), sigma)
         return grad_x, grad_sigma, None, None
 
 
@@ -169,8 +168,7 @@ class _GatedProduct(torch.autograd.Function):
         by_value = grad * widened(b)
         grad_sigma = None
         if ctx.needs_input_grad[2]:
-            total = (by_value * ctx.formulas.sigma_slope(wide, sigma)).sum()
-            grad_sigma = total.to(sigma.dtype).reshape(sigma.shape)
+            grad_sigma = _summed(by_value * ctx.formulas.sigma_slope(wide, sigma), sigma)
         grad_a = (by_value * ctx.formulas.slope(wide, sigma)).to(a.dtype)
         grad_b = (grad * ctx.formulas.value(wide, sigma)).to(b.dtype)
         return grad_a, grad_b, grad_sigma, None
@@ -238,8 +236,12 @@ def _gradients_from_output(
     grad_x = (grad.to(wide.dtype) * formulas.slope(wide, sigma)).to(y.dtype)
     if not isinstance(sigma, Tensor):
         return (grad_x,)
-    total = (grad.to(wide.dtype) * formulas.sigma_slope(wide, sigma)).sum()
-    return grad_x, total.to(sigma.dtype).reshape(sigma.shape)
+    return grad_x, _summed(grad.to(wide.dtype) * formulas.sigma_slope(wide, sigma), sigma)
+
+
+def _summed(terms: Tensor, sigma: Tensor) -> Tensor:
+    """Return sigma's gradient, the sum of the numbers' shares in it."""
+    return terms.sum().to(sigma.dtype).reshape(sigma.shape)
 
 
 def widened(x: Tensor) -> Tensor:

@@ -118,7 +118,8 @@ constexpr int64_t AHEAD = 2048;  // inputs are prefetched by this many bytes
 constexpr size_t LINE = 64;
 
 bool is_streamed(const TensorIterator& iter, bool streams) {
-  return streams && iter.noutputs() == 1 && iter.dtype() == at::kFloat && iter.numel() * sizeof(float) >= STREAMED;
+  const bool has_one = iter.noutputs() == 1 && iter.dtype() == at::kFloat;
+  return streams && has_one && iter.numel() * sizeof(float) >= STREAMED;
 }
 
 inline void prefetch_group(const char* from) {

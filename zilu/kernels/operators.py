@@ -1,6 +1,7 @@
 """Complete the operators of operators.cpp with second derivatives and the GPU's kernels."""
 
 import ctypes
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -46,45 +47,45 @@ def _second_derivatives() -> torch.library.Library:
     library = torch.library.Library("zilu", "IMPL")
     for unit, formulas in UNITS.items():
         packet = getattr(torch.ops.zilu, f"{unit}_backward")
+        differentiable = functools.partial(_unit_gradients, formulas)
         for operator in (packet.default, packet.learned, packet.product):
-            library.impl(operator, _backward_with_autograd(operator, formulas), "Autograd")
+            library.impl(operator, _with_autograd(operator, differentiable), "Autograd")
     packet = torch.ops.zilu.gated_product_backward
     for operator in (packet.default, packet.learned):
-        library.impl(operator, _gated_backward_with_autograd(operator), "Autograd")
+        library.impl(operator, _with_autograd(operator, _gated_product_gradients), "Autograd")
     return library
 
 
-def _backward_with_autograd(operator: Callable[..., Any], formulas: Formulas) -> Callable[..., Any]:
+def _with_autograd(
+    operator: Callable[..., Any], differentiable: Callable[..., Any]
+) -> Callable[..., Any]:
     """Make a backward operator that can be differentiated.
 
-    Where its result will be differentiated, it runs plain operations instead of the kernel.
+    Where its result will be differentiated, `differentiable` takes the same arguments and runs
+    plain operations instead of the kernel.
     """
 
-    def backward(grad: Tensor, x: Tensor, *sigma: Any) -> Any:  # one tensor or two, as `operator`
-        tensors = [t for t in (grad, x, *sigma) if isinstance(t, Tensor)]
+    def backward(*arguments: Any) -> Any:
+        tensors = [each for each in arguments if isinstance(each, Tensor)]
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            if len(sigma) == 2:
-                return _product_gradients(formulas, grad, x, *sigma)
-            gradients = reference.differentiable_gradients(formulas, grad, x, *sigma)
-            return gradients if len(gradients) == 2 else gradients[0]
+            return differentiable(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(grad, x, *sigma)
+            return operator(*arguments)
 
     return backward
 
 
-def _gated_backward_with_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the backward operator of f(a) b one that can be differentiated, as above."""
+def _unit_gradients(formulas: Formulas, grad: Tensor, x: Tensor, *sigma: Any) -> Any:
+    """Compute a unit's gradients for x and, where it is one tensor or two, sigma."""
+    if len(sigma) == 2:
+        return _product_gradients(formulas, grad, x, *sigma)
+    gradients = reference.differentiable_gradients(formulas, grad, x, *sigma)
+    return gradients if len(gradients) == 2 else gradients[0]
 
-    def backward(grad: Tensor, a: Tensor, b: Tensor, sigma: Any, unit: int) -> Any:
-        tensors = [t for t in (grad, a, b, sigma) if isinstance(t, Tensor)]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            formulas = list(UNITS.values())[unit]
-            return reference.gated_product_gradients(formulas, grad, a, b, sigma)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(grad, a, b, sigma, unit)
 
-    return backward
+def _gated_product_gradients(grad: Tensor, a: Tensor, b: Tensor, sigma: Any, unit: int) -> Any:
+    formulas = list(UNITS.values())[unit]
+    return reference.gated_product_gradients(formulas, grad, a, b, sigma)
 
 
 def _product_gradients(
