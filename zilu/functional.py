@@ -22,9 +22,6 @@ from zilu import compiled, kernels, reference, scripted
 from zilu.names import GATED_NAMES, canonical_name, check_known_save, check_sigma
 from zilu.reference import Formulas, Sigma
 
-# torch 2.6 has no is_exporting.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-
 # A call of GELU takes 6 microseconds of the host's time, and looking these up in torch takes one.
 _is_compiling, _is_tracing = torch.compiler.is_compiling, torch._C._is_tracing
 _are_functorch_transforms_active = torch._C._are_functorch_transforms_active
@@ -177,6 +174,16 @@ def _checked_sigma(sigma: Sigma) -> Sigma:
         raise ValueError(f"sigma must hold one number, not shape {tuple(sigma.shape)}")
     # In products with x, dimensions of sigma would become dimensions of the result.
     return sigma.reshape(()) if sigma.dim() else sigma
+
+
+def _is_exporting() -> bool:
+    """Return whether torch.export traces.
+
+    It is torch's flag: `torch.compiler.is_exporting` is True in torch 2.11 for whoever
+    torch.compile traces too. torch 2.6 has neither, and cannot tell.
+    """
+    flag: bool | None = getattr(torch.compiler, "_is_exporting_flag", None)
+    return _is_compiling() if flag is None else flag
 
 
 def _is_transformed() -> bool:
