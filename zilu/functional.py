@@ -89,6 +89,16 @@ def _gated_product(unit: str, a: Tensor, b: Tensor, sigma: Sigma) -> Tensor:
     return operator(a, b, sigma, _UNITS.index(unit))
 
 
+def _expanded(unit: str, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
+    formulas = reference.UNITS[unit]
+    if _is_transformed():
+        return reference.expanded_differentiable(formulas, x, sigma, alpha)
+    operator = kernels.operator("expanded", x, sigma) if type(alpha) in _TENSORS else None
+    if operator is None or alpha.device != x.device:
+        return reference.expanded(compiled.shortest(formulas, x), x, sigma, alpha)
+    return operator(x, sigma, alpha, _UNITS.index(unit))
+
+
 def options_of(save: str, inplace: bool) -> dict[str, Any]:
     """Return the arguments of a call that differ from the default, for whoever takes it over."""
     if save == "input":
@@ -174,6 +184,17 @@ def _checked_sigma(sigma: Sigma) -> Sigma:
         raise ValueError(f"sigma must hold one number, not shape {tuple(sigma.shape)}")
     # In products with x, dimensions of sigma would become dimensions of the result.
     return sigma.reshape(()) if sigma.dim() else sigma
+
+
+def _checked_alpha(alpha: float | Tensor, x: Tensor) -> Tensor:
+    """Return alpha as a tensor without dimensions."""
+    if not isinstance(alpha, Tensor):
+        return torch.tensor(float(alpha), device=x.device)
+    if alpha.dtype not in _DTYPES:
+        raise TypeError(f"alpha must be a float or a floating-point tensor, not {alpha.dtype}")
+    if alpha.numel() != 1:
+        raise ValueError(f"alpha must hold one number, not shape {tuple(alpha.shape)}")
+    return alpha.reshape(()) if alpha.dim() else alpha
 
 
 def _is_exporting() -> bool:
@@ -306,6 +327,34 @@ def gated_product(a: Tensor, b: Tensor, activation: str = "ZiLU", sigma: Sigma =
         shown = [f"{tuple(x.shape)} {x.dtype} on {x.device}" for x in (a, b)]
         raise ValueError(f"gated_product() takes two tensors alike, not {shown[0]} and {shown[1]}")
     return _gated_product(unit.lower(), a, b, _checked_sigma(sigma))
+
+
+def expanded(
+    x: Tensor, alpha: float | Tensor, activation: str = "ZiLU", sigma: Sigma = 1.0
+) -> Tensor:
+    """Compute a gated unit whose gate ranges from -alpha to 1 + alpha (arXiv 2405.20768).
+
+    It is f(x) + alpha (2 f(x) - x), and f(x) itself where alpha is 0.
+
+    Args:
+        x: as for `arctan`.
+        alpha: a number, or a one-element tensor (which then gets a gradient).
+        activation: the f: ZiLU, ZiLU_Approx, GELU_s or SiLU_s.
+        sigma: as for `arctan`.
+
+    Raises:
+        TypeError, ValueError: as for `arctan`; another activation, or alpha is not one number.
+    """
+    unit = canonical_name(activation)
+    if unit not in GATED_NAMES:
+        raise ValueError(f"expanded() is for {', '.join(GATED_NAMES)}, not {unit}")
+    if has_torch_function_variadic(x, alpha, sigma) and not _is_compiling():
+        y: Tensor = handle_torch_function(
+            expanded, (x, alpha, sigma), x, alpha, activation=activation, sigma=sigma
+        )
+        return y
+    _check_input(expanded, x)
+    return _expanded(unit.lower(), x, _checked_sigma(sigma), _checked_alpha(alpha, x))
 
 
 def golu(x: Tensor) -> Tensor:

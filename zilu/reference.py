@@ -201,6 +201,88 @@ def gated_product_gradients(
     return by_a.to(a.dtype), by_b.to(b.dtype), *by_sigma
 
 
+# --- the gate's range widened to (-alpha, 1 + alpha): f(x) + alpha (2 f(x) - x) ---
+
+
+class _Expanded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sigma: Sigma, alpha: Tensor, formulas: Formulas) -> Tensor:
+        if isinstance(sigma, Tensor):
+            ctx.save_for_backward(x, alpha, sigma)
+        else:
+            ctx.save_for_backward(x, alpha)
+            ctx.sigma = sigma
+        ctx.formulas = formulas
+        return _widened_gate(formulas.value, x, sigma, alpha)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, alpha, *saved = ctx.saved_tensors
+        sigma, formulas = saved[0] if saved else ctx.sigma, ctx.formulas
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            by_x, *by_sigma, by_alpha = expanded_gradients(formulas, grad, x, sigma, alpha)
+            return by_x, by_sigma[0] if by_sigma else None, by_alpha, None
+        wide = widened(x)
+        grad = grad.to(wide.dtype)
+        slope = formulas.slope(wide, sigma)
+        by_x = (grad * (slope + alpha.to(wide.dtype) * (2 * slope - 1))).to(x.dtype)
+        grad_sigma = None
+        if ctx.needs_input_grad[1]:
+            grad_sigma = _summed(grad * formulas.sigma_slope(wide, sigma), sigma)
+            grad_sigma = grad_sigma * (1 + 2 * alpha).reshape(sigma.shape)
+        by_alpha = _summed(grad * _alpha_slope(wide, formulas.value(wide, sigma)), alpha)
+        return by_x, grad_sigma, by_alpha, None
+
+
+def expanded(formulas: Formulas, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
+    """Compute the activation with its gate's range widened, with its analytic backward.
+
+    Args:
+        formulas: the activation's, whose backward takes the input.
+        x: of any dtype.
+        sigma: a number, or a tensor that gets a gradient.
+        alpha: a tensor without dimensions.
+    """
+    y: Tensor = _Expanded.apply(x, sigma, alpha, formulas)
+    return y
+
+
+def expanded_differentiable(
+    formulas: Formulas, x: Tensor, sigma: Sigma, alpha: Tensor
+) -> Tensor:
+    """Compute the same as operations that any transform can differentiate or export."""
+    return _widened_gate(formulas.differentiable, x, sigma, alpha)
+
+
+def expanded_gradients(
+    formulas: Formulas, grad: Tensor, x: Tensor, sigma: Sigma, alpha: Tensor
+) -> tuple[Tensor, ...]:
+    """Compute the gradients so that a double backward can differentiate them.
+
+    Returns:
+        The gradient for x; the one for sigma, if sigma is a tensor; the one for alpha.
+    """
+    tensors = (x, sigma, alpha) if isinstance(sigma, Tensor) else (x, alpha)
+    with torch.enable_grad():
+        inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        number = inputs[1] if len(inputs) == 3 else sigma
+        y = expanded_differentiable(formulas, inputs[0], number, inputs[-1])
+        return torch.autograd.grad(y, inputs, grad, create_graph=True)
+
+
+def _widened_gate(function: _Function, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
+    wide = widened(x)
+    value = function(wide, sigma)
+    return (value + alpha.to(wide.dtype) * _alpha_slope(wide, value)).to(x.dtype)
+
+
+def _alpha_slope(x: Tensor, value: Tensor) -> Tensor:
+    """Return 2 f(x) - x without overflow, and without differences of infinite numbers."""
+    largest = torch.finfo(x.dtype).max
+    finite = value.clamp(-largest, largest)
+    return finite + (finite - x.clamp(-largest, largest))
+
+
 def differentiable(formulas: Formulas, x: Tensor, sigma: Sigma) -> Tensor:
     """Compute the activation as operations that any transform can differentiate or export."""
     return formulas.differentiable(widened(x), sigma).to(x.dtype)

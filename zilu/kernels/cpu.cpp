@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #endif
 
+#include <vector>
+
 #include "units.h"
 
 namespace zilu {
@@ -80,10 +82,14 @@ inline void assign_group(at::Half* __restrict to, const float* __restrict from) 
 // --- from strided memory to groups in fp32, and back ---
 
 // A loop over whole groups of fp32 numbers, with one or two outputs and up to three inputs. `sums`
-// has one number for each position in a group.
+// has one number for each position in a group, and as many again for a second sum.
 using Loop = c10::function_ref<void(
     int64_t groups, float* const* out, const float* const* in, float* sums)>;
 constexpr int MOST_OUTPUTS = 2, MOST_INPUTS = 3;
+
+struct Sums {
+  double first = 0, second = 0;
+};
 
 // How many tensors a loop has: TensorIterator's `data` holds the outputs, then the inputs.
 struct Counts {
@@ -211,37 +217,43 @@ void map(TensorIterator& iter, bool streams, Loop loop) {
   });
 }
 
-double sum_of_chunk(TensorIterator& iter, int64_t begin, bool streamed, Run run, Loop loop) {
-  float sums[GROUP] = {};
+Sums sums_of_chunk(TensorIterator& iter, int64_t begin, bool streamed, Run run, Loop loop) {
+  float sums[2 * GROUP] = {};
   const Counts counts(iter);
   iter.serial_for_each(
       [&](char** data, const int64_t* strides, int64_t n) {
         run(data, strides, n, counts, loop, sums, streamed);
       },
       {begin, std::min(begin + CHUNK, iter.numel())});
-  double total = 0;
-  for (const float sum : sums) total += sum;
+  Sums total;
+  for (int64_t i = 0; i < GROUP; ++i) {
+    total.first += sums[i];
+    total.second += sums[GROUP + i];
+  }
   return total;
 }
 
-double map_and_sum(TensorIterator& iter, bool streams, Loop loop) {
+Sums map_and_sum(TensorIterator& iter, bool streams, Loop loop) {
   const Run run = run_for(iter.dtype());
   const bool streamed = is_streamed(iter, streams);
-  Tensor totals = at::empty({(iter.numel() + CHUNK - 1) / CHUNK}, at::kDouble);
-  double* first = totals.mutable_data_ptr<double>();
-  // An iterator over the chunks' totals runs in torch's threads. The template at::parallel_for
+  std::vector<Sums> of_chunks((iter.numel() + CHUNK - 1) / CHUNK);
+  // An iterator over one byte for each chunk runs in torch's threads. The template at::parallel_for
   // would have to be compiled here with OpenMP, and with the same OpenMP library as torch's.
-  TensorIterator::nullary_op(totals).for_each(
+  Tensor bytes = at::empty({int64_t(of_chunks.size())}, at::kByte);
+  const char* first = static_cast<const char*>(bytes.const_data_ptr());
+  TensorIterator::nullary_op(bytes).for_each(
       [&](char** data, const int64_t*, int64_t n) {
-        double* total = reinterpret_cast<double*>(data[0]);
-        for (int64_t k = 0; k < n; ++k) {
-          total[k] = sum_of_chunk(iter, (total + k - first) * CHUNK, streamed, run, loop);
+        for (int64_t chunk = data[0] - first; n > 0; ++chunk, --n) {
+          of_chunks[chunk] = sums_of_chunk(iter, chunk * CHUNK, streamed, run, loop);
         }
       },
       /*grain_size=*/1);
-  double sum = 0;
-  for (int64_t k = 0; k < totals.numel(); ++k) sum += first[k];
-  return sum;
+  Sums total;
+  for (const Sums& one : of_chunks) {
+    total.first += one.first;
+    total.second += one.second;
+  }
+  return total;
 }
 
 // --- the loops ---
@@ -308,6 +320,33 @@ void gated_product_slopes_and_sums(
       by_a[g + i] = incoming * slopes.x;
       by_b[g + i] = grad[g + i] * unit.value(a[g + i]);
       sums[i] += incoming * slopes.sigma;
+    }
+  }
+}
+
+template <class U>
+void expanded_values(
+    const U unit, float alpha, int64_t groups, float* __restrict out, const float* __restrict x) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = g; i < g + GROUP; ++i) {
+      const float value = unit.value(x[i]);
+      out[i] = value + alpha * alpha_slope(x[i], value);
+    }
+  }
+}
+
+template <class U>
+void expanded_slopes_and_sums(
+    const U unit, float alpha, int64_t groups, float* __restrict out, const float* __restrict grad,
+    const float* __restrict x, float* __restrict sums) {
+  const float width = 1 + 2 * alpha;
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = 0; i < GROUP; ++i) {
+      const float incoming = grad[g + i];
+      const Slopes slopes = unit.slopes(x[g + i]);
+      out[g + i] = incoming * (slopes.x + alpha * (2 * slopes.x - 1));
+      sums[i] += incoming * (width * slopes.sigma);
+      sums[GROUP + i] += incoming * alpha_slope(x[g + i], unit.value(x[g + i]));
     }
   }
 }
@@ -407,12 +446,12 @@ Tensor gradient(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
 Gradients gradients(Unit unit, const Tensor& grad, const Tensor& x, double sigma) {
   return with_unit(unit, sigma, x, [&](auto formulas) -> Gradients {
     TensorIterator iter = over(grad, x);
-    const double sum = map_and_sum(
+    const Sums sums = map_and_sum(
         iter, formulas.STREAMS,
         [&](int64_t groups, float* const* out, const float* const* in, float* sums) {
           products_and_sums(formulas, groups, out[0], in[0], in[1], sums);
         });
-    return {iter.output(), sum};
+    return {iter.output(), sums.first};
   });
 }
 
@@ -439,10 +478,34 @@ ProductGradients gated_product_gradients(
     const auto both = [&](int64_t groups, float* const* out, const float* const* in, float* sums) {
       gated_product_slopes_and_sums(formulas, groups, out[0], out[1], in[0], in[1], in[2], sums);
     };
-    double sum = 0;
-    if (learned) sum = map_and_sum(iter, formulas.STREAMS, both);
+    Sums sums;
+    if (learned) sums = map_and_sum(iter, formulas.STREAMS, both);
     else map(iter, formulas.STREAMS, slopes);
-    return {iter.output(0), iter.output(1), sum};
+    return {iter.output(0), iter.output(1), sums.first};
+  });
+}
+
+Tensor expanded(Unit unit, const Tensor& x, double sigma, double alpha) {
+  return with_unit_of_input(unit, sigma, x, [&](auto formulas) {
+    TensorIterator iter = over(x);
+    map(iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float*) {
+          expanded_values(formulas, alpha, groups, out[0], in[0]);
+        });
+    return iter.output();
+  });
+}
+
+ExpandedGradients expanded_gradients(
+    Unit unit, const Tensor& grad, const Tensor& x, double sigma, double alpha) {
+  return with_unit_of_input(unit, sigma, x, [&](auto formulas) -> ExpandedGradients {
+    TensorIterator iter = over(grad, x);
+    const Sums sums = map_and_sum(
+        iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float* sums) {
+          expanded_slopes_and_sums(formulas, alpha, groups, out[0], in[0], in[1], sums);
+        });
+    return {iter.output(), sums.first, sums.second};
   });
 }
 

@@ -47,7 +47,15 @@ void check(int error) {
 
 // --- compiled kernels ---
 
-enum class Pass { Value, Gradients, Total, Product, ProductGradients };
+enum class Pass {
+  Value,
+  Gradients,
+  Total,
+  Product,
+  ProductGradients,
+  Expanded,
+  ExpandedGradients
+};
 
 struct Kernel {
   void* function;
@@ -159,15 +167,28 @@ int64_t programs_for(const Tensor& x) {
   return (x.numel() + block - 1) / block;
 }
 
+// For kernels that sum: few programs, each of which goes over many blocks, since what a program
+// does once, adding up its threads' sums, takes longer than a block. The number is the same on all
+// GPUs, so that the sum is.
+constexpr int64_t SUMMING_PROGRAMS = 2048;
+
+int64_t summing_programs_for(const Tensor& x) {
+  return std::min(programs_for(x), SUMMING_PROGRAMS);
+}
+
+void check_number(const Tensor& one, const Tensor& x, const char* what) {
+  TORCH_CHECK_VALUE(
+      one.device() == x.device() && one.numel() == 1, what,
+      " must hold one number, on the input's device");
+}
+
 void check_input(const Tensor& x, const Sigma& sigma) {
   const auto type = x.scalar_type();
   TORCH_CHECK_TYPE(
       type == at::kFloat || type == at::kBFloat16 || type == at::kHalf,
       "zilu's operators take float32, bfloat16 or float16, not ", type);
   for (const Tensor* one : {sigma.learned, sigma.rho}) {
-    TORCH_CHECK_VALUE(
-        !one || (one->device() == x.device() && one->numel() == 1),
-        "sigma must hold one number, on the input's device");
+    if (one) check_number(*one, x, "sigma");
   }
 }
 
@@ -217,7 +238,7 @@ std::tuple<Tensor, Tensor> gpu_gradients(
   check_alike(grad, x, "the gradient");
   const c10::DeviceGuard guard(x.device());
   Tensor grad_x = empty_as(x), grad_sigma = empty_as(sigma.rho ? *sigma.rho : *sigma.learned);
-  const int64_t programs = programs_for(x);
+  const int64_t programs = summing_programs_for(x);
   const Tensor partials = at::empty({programs}, x.options().dtype(at::kFloat));
   if (x.numel() > 0) {
     const Tensor tensors[] = {laid_into(grad_x, grad), laid_out_as(grad_x, x), grad_x, partials};
@@ -246,7 +267,7 @@ std::tuple<Tensor, Tensor, Tensor> gpu_gated_product_gradients(
   check_alike(b, a, "the factor");
   const c10::DeviceGuard guard(a.device());
   Tensor by_a = empty_as(a), by_b = at::empty_like(by_a), by_sigma, partials = by_a;
-  const int64_t programs = programs_for(a);
+  const int64_t programs = sigma.learned ? summing_programs_for(a) : programs_for(a);
   if (sigma.learned) {
     by_sigma = empty_as(*sigma.learned);
     partials = at::empty({programs}, a.options().dtype(at::kFloat));
@@ -258,6 +279,39 @@ std::tuple<Tensor, Tensor, Tensor> gpu_gated_product_gradients(
   }
   if (sigma.learned) run(Pass::Total, Unit::ZiLU, {partials, by_sigma}, sigma, programs, 1);
   return {by_a, by_b, by_sigma};
+}
+
+Tensor gpu_expanded(Unit unit, const Tensor& x, const Sigma& sigma, const Tensor& alpha) {
+  check_input(x, sigma);
+  check_number(alpha, x, "alpha");
+  const c10::DeviceGuard guard(x.device());
+  Tensor y = empty_as(x);
+  if (x.numel() > 0)
+    run(Pass::Expanded, unit, {laid_out_as(y, x), y, alpha}, sigma, x.numel(), programs_for(x));
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> gpu_expanded_gradients(
+    Unit unit, const Tensor& grad, const Tensor& x, const Sigma& sigma, const Tensor& alpha) {
+  check_input(x, sigma);
+  check_number(alpha, x, "alpha");
+  check_alike(grad, x, "the gradient");
+  const c10::DeviceGuard guard(x.device());
+  Tensor by_x = empty_as(x), by_alpha = empty_as(alpha), by_sigma;
+  const int64_t programs = summing_programs_for(x);
+  const Tensor of_alpha = at::empty({programs}, x.options().dtype(at::kFloat));
+  const Tensor of_sigma = sigma.learned ? at::empty_like(of_alpha) : of_alpha;
+  if (x.numel() > 0) {
+    const Tensor tensors[] = {laid_into(by_x, grad), laid_out_as(by_x, x), by_x, alpha, of_alpha,
+                              of_sigma};
+    run(Pass::ExpandedGradients, unit, tensors, sigma, x.numel(), programs);
+  }
+  run(Pass::Total, Unit::ZiLU, {of_alpha, by_alpha}, 1.0, programs, 1);
+  if (sigma.learned) {
+    by_sigma = empty_as(*sigma.learned);
+    run(Pass::Total, Unit::ZiLU, {of_sigma, by_sigma}, sigma, programs, 1);
+  }
+  return {by_x, by_sigma, by_alpha};
 }
 
 void set_up_gpu(int64_t bytes, at::IntArrayRef addresses) {

@@ -35,6 +35,16 @@ ProductGradients gated_product_gradients(
     Unit unit, const at::Tensor& grad, const at::Tensor& a, const at::Tensor& b, double sigma,
     bool learned);
 
+struct ExpandedGradients {
+  at::Tensor x;
+  double sigma, alpha;
+};
+
+// The unit with its gate's range widened to (-alpha, 1 + alpha).
+at::Tensor expanded(Unit unit, const at::Tensor& x, double sigma, double alpha);
+ExpandedGradients expanded_gradients(
+    Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma, double alpha);
+
 // A number; a tensor on x's device, where the kernel reads it and the CPU need not wait for its
 // value; or one times e^rho, for another such tensor.
 struct Sigma {
@@ -61,6 +71,13 @@ at::Tensor gpu_gated_product(
 std::tuple<at::Tensor, at::Tensor, at::Tensor> gpu_gated_product_gradients(
     Unit unit, const at::Tensor& grad, const at::Tensor& a, const at::Tensor& b,
     const Sigma& sigma);
+
+// The gradients for x, sigma where it is learned, and alpha.
+at::Tensor gpu_expanded(
+    Unit unit, const at::Tensor& x, const Sigma& sigma, const at::Tensor& alpha);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gpu_expanded_gradients(
+    Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma,
+    const at::Tensor& alpha);
 
 // To be called first. `addresses`: of cuLaunchKernel, cuCtxGetCurrent, cuCtxSetCurrent and torch's
 // aoti_torch_get_current_cuda_stream; none if Triton is to launch every time.

@@ -1,5 +1,5 @@
-// The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s, zilu::gated_product and
-// their backward operators: schemas, autograd, shapes, and the kernels of CPU and GPU. operators.py adds the second
+// The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s, zilu::gated_product,
+// zilu::expanded and their backward operators: schemas, autograd, shapes, and the kernels of CPU and GPU. operators.py adds the second
 // derivatives, by differentiating plain operations, and compiles the GPU's kernels.
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -35,6 +35,15 @@ using GatedBackward =
     Pair(const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, int64_t unit);
 using GatedLearnedBackward = Triple(
     const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& sigma, int64_t unit);
+
+// (1 + 2 alpha) f(x) - alpha x, for all units.
+using Expanded = Tensor(const Tensor& x, double sigma, const Tensor& alpha, int64_t unit);
+using ExpandedLearned =
+    Tensor(const Tensor& x, const Tensor& sigma, const Tensor& alpha, int64_t unit);
+using ExpandedBackward = Pair(
+    const Tensor& grad, const Tensor& x, double sigma, const Tensor& alpha, int64_t unit);
+using ExpandedLearnedBackward = Triple(
+    const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& alpha, int64_t unit);
 
 constexpr Unit UNITS[] = {Unit::ZiLU,   Unit::ZiLU_Approx,     Unit::GELU_s,
                           Unit::SiLU_s, Unit::ZiLU_FromOutput, Unit::ZiLU_Approx_FromOutput};
@@ -100,6 +109,21 @@ struct GatedOperators {
 
 const GatedOperators& gated_operators() {
   static const GatedOperators all;
+  return all;
+}
+
+struct ExpandedOperators {
+  c10::TypedOperatorHandle<Expanded> fixed = find<Expanded>("zilu::expanded", "");
+  c10::TypedOperatorHandle<ExpandedLearned> learned =
+      find<ExpandedLearned>("zilu::expanded", "learned");
+  c10::TypedOperatorHandle<ExpandedBackward> fixed_backward =
+      find<ExpandedBackward>("zilu::expanded_backward", "");
+  c10::TypedOperatorHandle<ExpandedLearnedBackward> learned_backward =
+      find<ExpandedLearnedBackward>("zilu::expanded_backward", "learned");
+};
+
+const ExpandedOperators& expanded_operators() {
+  static const ExpandedOperators all;
   return all;
 }
 
@@ -267,7 +291,60 @@ struct GatedLearnedFunction : torch::autograd::Function<GatedLearnedFunction> {
   }
 };
 
+// --- the gate's range widened ---
+
+struct ExpandedFunction : torch::autograd::Function<ExpandedFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& x, double sigma, const Tensor& alpha, int64_t unit) {
+    context->saved_data["sigma"] = sigma;
+    context->saved_data["unit"] = unit;
+    context->save_for_backward({x, alpha});
+    at::AutoDispatchBelowADInplaceOrView below;
+    return expanded_operators().fixed.call(x, sigma, alpha, unit);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const double sigma = context->saved_data["sigma"].toDouble();
+    const int64_t unit = context->saved_data["unit"].toInt();
+    auto [grad_x, grad_alpha] = backward_through([&] {
+      return expanded_operators().fixed_backward.call(grads[0], saved[0], sigma, saved[1], unit);
+    });
+    return {grad_x, Tensor(), grad_alpha, Tensor()};
+  }
+};
+
+struct ExpandedLearnedFunction : torch::autograd::Function<ExpandedLearnedFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& x, const Tensor& sigma, const Tensor& alpha,
+      int64_t unit) {
+    context->saved_data["unit"] = unit;
+    context->save_for_backward({x, sigma, alpha});
+    at::AutoDispatchBelowADInplaceOrView below;
+    return expanded_operators().learned.call(x, sigma, alpha, unit);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const int64_t unit = context->saved_data["unit"].toInt();
+    auto [grad_x, grad_sigma, grad_alpha] = backward_through([&] {
+      return expanded_operators().learned_backward.call(
+          grads[0], saved[0], saved[1], saved[2], unit);
+    });
+    return {grad_x, grad_sigma, grad_alpha, Tensor()};
+  }
+};
+
 // --- registration ---
+
+void implement_expanded(
+    torch::Library& library, Expanded* fixed, ExpandedLearned* learned,
+    ExpandedBackward* fixed_backward, ExpandedLearnedBackward* learned_backward) {
+  library.impl("expanded", fixed);
+  library.impl("expanded.learned", learned);
+  library.impl("expanded_backward", fixed_backward);
+  library.impl("expanded_backward.learned", learned_backward);
+}
 
 void implement_gated(
     torch::Library& library, Gated* fixed, GatedLearned* learned, GatedBackward* fixed_backward,
@@ -434,6 +511,12 @@ TORCH_LIBRARY(zilu, library) {
               "(Tensor, Tensor)");
   library.def("gated_product_backward.learned(Tensor grad, Tensor a, Tensor b, Tensor sigma, "
               "int unit) -> (Tensor, Tensor, Tensor)");
+  library.def("expanded(Tensor x, float sigma, Tensor alpha, int unit) -> Tensor");
+  library.def("expanded.learned(Tensor x, Tensor sigma, Tensor alpha, int unit) -> Tensor");
+  library.def("expanded_backward(Tensor grad, Tensor x, float sigma, Tensor alpha, int unit) -> "
+              "(Tensor, Tensor)");
+  library.def("expanded_backward.learned(Tensor grad, Tensor x, Tensor sigma, Tensor alpha, "
+              "int unit) -> (Tensor, Tensor, Tensor)");
   // Between gpu.cpp and operators.py.
   library.def(
       "launch_by_triton(int key, int kind, int unit, Tensor[] tensors, float sigma, "
@@ -456,6 +539,15 @@ TORCH_LIBRARY_IMPL(zilu, Autograd, library) {
       "gated_product.learned",
       [](const Tensor& a, const Tensor& b, const Tensor& sigma, int64_t unit) {
         return GatedLearnedFunction::apply(a, b, sigma, unit);
+      });
+  library.impl(
+      "expanded", [](const Tensor& x, double sigma, const Tensor& alpha, int64_t unit) {
+        return ExpandedFunction::apply(x, sigma, alpha, unit);
+      });
+  library.impl(
+      "expanded.learned",
+      [](const Tensor& x, const Tensor& sigma, const Tensor& alpha, int64_t unit) {
+        return ExpandedLearnedFunction::apply(x, sigma, alpha, unit);
       });
 }
 
@@ -484,6 +576,27 @@ TORCH_LIBRARY_IMPL(zilu, CPU, library) {
         const auto found = gated_product_gradients(UNITS[unit], grad, a, b, number, true);
         return {found.a, found.b, at::full(sigma.sizes(), found.sigma, sigma.options())};
       });
+  implement_expanded(
+      library,
+      [](const Tensor& x, double sigma, const Tensor& alpha, int64_t unit) {
+        return expanded(UNITS[unit], x, sigma, alpha.item().toDouble());
+      },
+      [](const Tensor& x, const Tensor& sigma, const Tensor& alpha, int64_t unit) {
+        return expanded(UNITS[unit], x, sigma.item().toDouble(), alpha.item().toDouble());
+      },
+      [](const Tensor& grad, const Tensor& x, double sigma, const Tensor& alpha,
+         int64_t unit) -> Pair {
+        const double number = alpha.item().toDouble();
+        const auto found = expanded_gradients(UNITS[unit], grad, x, sigma, number);
+        return {found.x, at::full(alpha.sizes(), found.alpha, alpha.options())};
+      },
+      [](const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& alpha,
+         int64_t unit) -> Triple {
+        const auto found = expanded_gradients(
+            UNITS[unit], grad, x, sigma.item().toDouble(), alpha.item().toDouble());
+        return {found.x, at::full(sigma.sizes(), found.sigma, sigma.options()),
+                at::full(alpha.sizes(), found.alpha, alpha.options())};
+      });
 }
 
 TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
@@ -509,6 +622,23 @@ TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
          int64_t unit) -> Triple {
         return gpu_gated_product_gradients(UNITS[unit], grad, a, b, sigma);
       });
+  implement_expanded(
+      library,
+      [](const Tensor& x, double sigma, const Tensor& alpha, int64_t unit) {
+        return gpu_expanded(UNITS[unit], x, sigma, alpha);
+      },
+      [](const Tensor& x, const Tensor& sigma, const Tensor& alpha, int64_t unit) {
+        return gpu_expanded(UNITS[unit], x, sigma, alpha);
+      },
+      [](const Tensor& grad, const Tensor& x, double sigma, const Tensor& alpha,
+         int64_t unit) -> Pair {
+        auto [by_x, _, by_alpha] = gpu_expanded_gradients(UNITS[unit], grad, x, sigma, alpha);
+        return {by_x, by_alpha};
+      },
+      [](const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& alpha,
+         int64_t unit) -> Triple {
+        return gpu_expanded_gradients(UNITS[unit], grad, x, sigma, alpha);
+      });
 }
 
 TORCH_LIBRARY_IMPL(zilu, Meta, library) {
@@ -530,6 +660,17 @@ TORCH_LIBRARY_IMPL(zilu, Meta, library) {
       [](const Tensor&, const Tensor& a, const Tensor& b, const Tensor& sigma,
          int64_t) -> Triple {
         return {at::empty_like(a), at::empty_like(b), at::empty_like(sigma)};
+      });
+  implement_expanded(
+      library,
+      [](const Tensor& x, double, const Tensor&, int64_t) { return at::empty_like(x); },
+      [](const Tensor& x, const Tensor&, const Tensor&, int64_t) { return at::empty_like(x); },
+      [](const Tensor&, const Tensor& x, double, const Tensor& alpha, int64_t) -> Pair {
+        return {at::empty_like(x), at::empty_like(alpha)};
+      },
+      [](const Tensor&, const Tensor& x, const Tensor& sigma, const Tensor& alpha,
+         int64_t) -> Triple {
+        return {at::empty_like(x), at::empty_like(sigma), at::empty_like(alpha)};
       });
 }
 

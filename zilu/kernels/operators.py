@@ -23,7 +23,7 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
     Returns:
         For each gated unit, the operators for a fixed sigma, for a learned one, and for
         sigma e^rho, which a CPU does not have. Those that write over x end in "_"; units from
-        their output alone have them. "gated_product" has the first two.
+        their output alone have them. "gated_product" and "expanded" have the first two.
 
     Raises:
         OSError, RuntimeError: the operators cannot be built.
@@ -36,8 +36,10 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
     names = [*UNITS, *(f"{unit}_" for unit, formulas in UNITS.items() if formulas.from_output)]
     packets = {name: getattr(torch.ops.zilu, name) for name in names}
     found = {name: (p.default, p.learned, p.product) for name, p in packets.items()}
-    gated = torch.ops.zilu.gated_product
-    return {**found, "gated_product": (gated.default, gated.learned)}
+    for name in ("gated_product", "expanded"):
+        packet = getattr(torch.ops.zilu, name)
+        found[name] = (packet.default, packet.learned)
+    return found
 
 
 # --- second derivatives ---
@@ -50,9 +52,11 @@ def _second_derivatives() -> torch.library.Library:
         differentiable = functools.partial(_unit_gradients, formulas)
         for operator in (packet.default, packet.learned, packet.product):
             library.impl(operator, _with_autograd(operator, differentiable), "Autograd")
-    packet = torch.ops.zilu.gated_product_backward
-    for operator in (packet.default, packet.learned):
-        library.impl(operator, _with_autograd(operator, _gated_product_gradients), "Autograd")
+    others = {"gated_product": _gated_product_gradients, "expanded": _expanded_gradients}
+    for name, differentiable in others.items():
+        packet = getattr(torch.ops.zilu, f"{name}_backward")
+        for operator in (packet.default, packet.learned):
+            library.impl(operator, _with_autograd(operator, differentiable), "Autograd")
     return library
 
 
@@ -86,6 +90,11 @@ def _unit_gradients(formulas: Formulas, grad: Tensor, x: Tensor, *sigma: Any) ->
 def _gated_product_gradients(grad: Tensor, a: Tensor, b: Tensor, sigma: Any, unit: int) -> Any:
     formulas = list(UNITS.values())[unit]
     return reference.gated_product_gradients(formulas, grad, a, b, sigma)
+
+
+def _expanded_gradients(grad: Tensor, x: Tensor, sigma: Any, alpha: Tensor, unit: int) -> Any:
+    formulas = list(UNITS.values())[unit]
+    return reference.expanded_gradients(formulas, grad, x, sigma, alpha)
 
 
 def _product_gradients(

@@ -273,3 +273,14 @@ struct SiLU_s {
     return {mirrored(left, x), by_sigma};
   }
 };
+
+// --- the gate's range widened to (-alpha, 1 + alpha): f(x) + alpha (2 f(x) - x) ---
+
+// Infinite numbers become the largest ones, whose differences and products with 0 are no NaN.
+inline float bounded(float x) { return x < -LARGEST ? -LARGEST : at_most(LARGEST, x); }
+
+// The derivative for alpha, 2 f(x) - x, without overflow; `value` is f(x).
+inline float alpha_slope(float x, float value) {
+  const float finite = bounded(value);
+  return finite + (finite - bounded(x));
+}
