@@ -80,7 +80,7 @@ def memory_gib(run: RunResult) -> float:
     return max(peaks) / 2**30 if peaks else math.nan
 
 
-def learned_sigma(run: RunResult) -> float:
-    """Return the mean over the layers at the end; NaN where sigma is fixed."""
-    sigmas = run.final.get("sigma") or {}
-    return statistics.fmean(sigmas.values()) if sigmas else math.nan
+def trained_number(run: RunResult, name: str) -> float:
+    """Return the mean of "sigma" or "alpha" over the layers at the end; NaN where not trained."""
+    numbers = run.final.get(name) or {}
+    return statistics.fmean(numbers.values()) if numbers else math.nan

@@ -19,6 +19,7 @@ class Variant:
         activation: The activation's name.
         sigma: Its sharpness, or the start of a learned one; None where it has none.
         learned: Sigma is a parameter.
+        expanded: Its gate's range is widened by a trained alpha (`--expand_gate`).
         rescaled: The factor by which the weights around it were scaled instead of sigma
             (`--rescale_init`), for the control of a scan of sigma.
         from_output: Its gradients come from its output (`--save_for_backward`).
@@ -28,6 +29,7 @@ class Variant:
     activation: str
     sigma: float | None = None
     learned: bool = False
+    expanded: bool = False
     rescaled: float | None = None
     from_output: bool = False
     tuned: tuple[tuple[str, Any], ...] = ()
@@ -37,6 +39,8 @@ class Variant:
         details = []
         if self.sigma is not None:
             details.append(("σ learned from " if self.learned else "σ = ") + f"{self.sigma:.10g}")
+        if self.expanded:
+            details.append("expanded gate")
         if self.rescaled is not None:
             details.append(f"rescaled by {self.rescaled:g}")
         if self.from_output:
@@ -50,7 +54,8 @@ class Variant:
         """Return a key to sort by: the usual rivals, others without a sigma, then by sigma."""
         name = self.activation
         rank = BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN) + (name in SIGMA_NAMES)
-        return rank, name, self.learned, self.rescaled or 0, self.sigma or 0, self.from_output
+        numbers = (self.rescaled or 0, self.sigma or 0)
+        return rank, name, self.learned, self.expanded, *numbers, self.from_output
 
     @property
     def starting_sigma(self) -> float:
@@ -73,6 +78,7 @@ def variant_of(run: RunResult) -> Variant:
         activation=name,
         sigma=None if sigma is None else float(sigma),
         learned=bool(flags.get("learn_sigma", False)),
+        expanded=bool(flags.get("expand_gate", False)),
         rescaled=flags.get("rescale_init"),
         from_output=from_output,
         tuned=tuned,

@@ -55,6 +55,12 @@ class ModelConfig:
     learn_sigma: bool = flag(
         False, bool, "Model", "make sigma a parameter of each layer", evaluated=Evaluated.NETWORK
     )
+    expand_gate: bool = flag(
+        False, bool, "Model",
+        "widen the gate's range to (-alpha, 1 + alpha) by an alpha trained in each layer, 0 at "
+        f"first: {', '.join(activations.GATED_NAMES)}",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
     rescale_init: float | None = flag(
         None, number(float, at_least=1e-30, below=1e30), "Model",
         "scale the initial weights around each activation, so that the network starts as the "
@@ -121,6 +127,16 @@ class ModelConfig:
             raise UserError(
                 f"--learn_sigma: {name} has no sigma; leave it out, or take one of "
                 f"{', '.join(activations.SIGMA_NAMES)}"
+            )
+        if self.expand_gate and name not in activations.GATED_NAMES:
+            raise UserError(
+                f"--expand_gate: {name} has no gate to expand; leave it out, or take one of "
+                f"{', '.join(activations.GATED_NAMES)}"
+            )
+        if self.expand_gate and self.saved == "output":
+            raise UserError(
+                "--expand_gate does not go with --save_for_backward output: the function no longer "
+                "increases everywhere; leave out one of them"
             )
         if self.rescale_init is not None and name not in activations.GATED_NAMES:
             raise UserError(

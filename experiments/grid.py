@@ -46,7 +46,7 @@ REPORT_KEYS: dict[str, Callable[[str], Any]] = {
     "metric": one_of(*METRICS),
 }
 # Flags of the activation alone, which one without a sigma has no use for.
-SIGMA_FLAGS = ("sigma", "learn_sigma", "rescale_init")
+SIGMA_FLAGS = ("sigma", "learn_sigma", "expand_gate", "rescale_init")
 # What decides a variant: an activation, and how it is computed.
 VARIANT_FLAGS = ("activation", *SIGMA_FLAGS, "save_for_backward")
 

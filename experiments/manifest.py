@@ -230,6 +230,8 @@ def _name(flags: Flags, varied: list[str]) -> str:
     parts.append(flags["activation"])
     if flags["activation"] in SIGMA_NAMES and "sigma" in flags:
         parts.append(f"sigma{_shown(flags['sigma'])}" + "-learned" * bool(flags.get("learn_sigma")))
+    if flags.get("expand_gate"):
+        parts.append("expanded")
     if flags.get("rescale_init") is not None:
         parts.append(f"rescaled{_shown(flags['rescale_init'])}")
     if flags.get("save_for_backward") == "output":

@@ -49,7 +49,7 @@ from training.session import Session
 from training.task import D, Task
 from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
 from zilu import kernels
-from zilu.names import FUSED_NAMES
+from zilu.names import EXPANDED_NAMES, FUSED_NAMES
 
 
 class Program(Generic[C, D]):
@@ -361,6 +361,7 @@ class Program(Generic[C, D]):
             model.learn_sigma,
             model.is_inplace,
             model.saved,
+            expand_gate=model.expand_gate,
         )
 
     def scale_weights(self, model: nn.Module) -> None:
@@ -388,7 +389,7 @@ class Program(Generic[C, D]):
         Raises:
             UserError: ZILU_KERNELS asks for kernels that are not available.
         """
-        if self.config.model.activation not in FUSED_NAMES:
+        if self.config.model.activation not in (*FUSED_NAMES, *EXPANDED_NAMES):
             return None
         try:
             backend = kernels.backend(str(self.device), self.amp_dtype or torch.float32)

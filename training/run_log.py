@@ -59,7 +59,7 @@ def costs(
     count: float,
     train_seconds: float,
 ) -> dict[str, Any]:
-    """Return throughput, memory, share of the device's peak and learned sigmas, for a record.
+    """Return throughput, memory, share of the device's peak, sigmas and alphas.
 
     Args:
         task: names what is counted, and knows its operations.
@@ -80,6 +80,8 @@ def costs(
         found["mfu"] = rate * flops / (peak * world_size())
     if sigmas := learned_sigmas(model):
         found["sigma"] = sigmas
+    if alphas := trained_alphas(model):
+        found["alpha"] = alphas
     return found
 
 
@@ -87,3 +89,9 @@ def learned_sigmas(model: nn.Module) -> dict[str, float]:
     """Return every learned sigma by the path of its module."""
     modules = model.named_modules()
     return {path: m.sigma.item() for path, m in modules if getattr(m, "learnable", False)}
+
+
+def trained_alphas(model: nn.Module) -> dict[str, float]:
+    """Return every alpha of an expanded gate by the path of its module."""
+    modules = model.named_modules()
+    return {path: m.alpha.item() for path, m in modules if getattr(m, "expand_gate", False)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zilu.modules import (
+        ACON_C,
         ArcTan,
         ArcTan_Approx,
         GELU_s,
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
         SquarePlus,
         ZiLU,
         ZiLU_Approx,
+        xATLU,
+        xGELU,
+        xSiLU,
     )
     from zilu.modules import ZiLU as ATLU
     from zilu.modules import ZiLU as IGLU
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from zilu.transformers import register_transformers
 
 __all__ = [
+    "ACON_C",
     "ATLU",
     "IGLU",
     "ArcTan",
@@ -44,6 +49,9 @@ __all__ = [
     "create_activation",
     "register_transformers",
     "replace_activations",
+    "xATLU",
+    "xGELU",
+    "xSiLU",
 ]
 
 # pyproject.toml reads the version from this line, without importing the package.

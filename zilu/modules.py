@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.jit import is_scripting
 
 from zilu import functional
-from zilu.names import check_save, check_sigma
+from zilu.names import GATED_NAMES, check_save, check_sigma
 from zilu.reference import Sigma
 
 
@@ -75,7 +75,12 @@ class _SigmaModule(_Activation):
         ValueError: sigma is not a finite number above 0, or `save` is not for this activation.
     """
 
-    __constants__ = ("learnable",)  # torch.jit.script then compiles only what is there
+    # torch.jit.script then compiles only what is there.
+    __constants__ = ("learnable", "expand_gate")
+
+    expand_gate = False  # in gated units, an instance's own may be True
+    alpha: nn.Parameter
+    _formula = ""  # the name of the function whose gate is expanded
 
     _function: Callable[..., Tensor]
     _unit = ""  # of the kernels' operators; for modules that an earlier version has pickled
@@ -133,9 +138,14 @@ class _SigmaModule(_Activation):
             y = functional.on_gpu(self._unit, input, sigma, rho)
             if y is not None:
                 return y
+            if self.expand_gate:
+                return functional.expanded(input, self.alpha, self._formula, self.sigma)
             if self._options:
                 return _called(self._function, self._options, input, self.sigma)
-        return self._function(input, self.sigma)
+        y = self._function(input, self.sigma)
+        if self.expand_gate:
+            y = (y + self.alpha * (2 * y - input)).to(input.dtype)
+        return y
 
     def extra_repr(self) -> str:
         sigma, options = self.sigma, super().extra_repr()
@@ -180,7 +190,49 @@ class ArcTan_Approx(_SigmaModule):
 
 
 class _GatedUnit(_SigmaModule):
-    """Apply an activation of the form x g(sigma x)."""
+    """Apply an activation of the form x g(sigma x).
+
+    Args:
+        sigma, learnable, inplace, save: as in `_SigmaModule`.
+        expand_gate: widen the gate's range to (-alpha, 1 + alpha) by a parameter alpha, which is 0
+            at first: f(x) + alpha (2 f(x) - x) (arXiv 2405.20768). It does not go with
+            save="output", since the function no longer increases everywhere.
+
+    Raises:
+        ValueError: as for `_SigmaModule`, or both `expand_gate` and save="output".
+    """
+
+    def __init__(
+        self,
+        sigma: float = 1.0,
+        learnable: bool = False,
+        inplace: bool = False,
+        save: str = "input",
+        expand_gate: bool = False,
+    ) -> None:
+        self.expand_gate = expand_gate
+        super().__init__(sigma, learnable, inplace, save)
+        if expand_gate and save == "output":
+            raise ValueError(
+                "expand_gate does not go with save='output': the function no longer increases "
+                "everywhere, so that its output does not tell the slope"
+            )
+        if expand_gate:
+            self._unit = ""  # that of no kernel without alpha
+            self._formula = {each.lower(): each for each in GATED_NAMES}[self._function.__name__]
+            self.alpha = nn.Parameter(torch.zeros(1))  # as rho
+
+    def reset_parameters(self) -> None:
+        """Set learnable numbers to their starts, as is needed after `to_empty`."""
+        super().reset_parameters()
+        if self.expand_gate:
+            nn.init.zeros_(self.alpha)
+
+    def extra_repr(self) -> str:
+        if not self.expand_gate:
+            return super().extra_repr()
+        value = "?" if self.alpha.is_meta else f"{self.alpha.item():.6g}"
+        return f"{super().extra_repr()}, expand_gate=True, alpha={value}"
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """Return f(a) b, the product in a gated linear unit, in one pass over memory.
@@ -188,6 +240,8 @@ class _GatedUnit(_SigmaModule):
         Backward keeps a and b, where `unit(a) * b` keeps f(a) too. See
         `zilu.functional.gated_product`.
         """
+        if self.expand_gate:
+            return self.forward(a) * b
         return functional.gated_product(a, b, self._function.__name__, self.sigma)
 
 
@@ -257,6 +311,65 @@ class SiLU_s(_GatedUnit):
     """
 
     _function = staticmethod(functional.silu_s)
+
+
+class xATLU(ZiLU):
+    """Apply the arctan unit with an expanded gate: `ZiLU` at sigma = 1 with `expand_gate`.
+
+    Source: arXiv 2405.20768.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(expand_gate=True)
+
+
+class xGELU(GELU_s):
+    """Apply GELU with an expanded gate: `GELU_s` at sigma = 1 with `expand_gate`.
+
+    Source: arXiv 2405.20768.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(expand_gate=True)
+
+
+class xSiLU(SiLU_s):
+    """Apply SiLU with an expanded gate: `SiLU_s` at sigma = 1 with `expand_gate`.
+
+    Source: arXiv 2405.20768.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(expand_gate=True)
+
+
+class ACON_C(nn.Module):
+    """Apply ACON-C, f(x) = (p1 - p2) x sigmoid(beta (p1 - p2) x) + p2 x, with three parameters.
+
+    They are p1 = 1, p2 = 0 and beta = 1 at first, which is SiLU. The paper has one of each for
+    every channel, and random p1 and p2; here each module has one, for any number of dimensions.
+
+    - Slope: with d = p1 - p2, g = sigmoid(beta d x): d (g + beta d x g (1 - g)) + p2. Its bounds
+      depend on p1 and p2, and are trained: p1 and p2 are its limits for beta d > 0.
+
+    Source: arXiv 2009.04759, equation 9.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p1 = nn.Parameter(torch.ones(1))
+        self.p2 = nn.Parameter(torch.zeros(1))
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def reset_parameters(self) -> None:
+        """Set the parameters to their starts, as is needed after `to_empty`."""
+        nn.init.ones_(self.p1)
+        nn.init.zeros_(self.p2)
+        nn.init.ones_(self.beta)
+
+    def forward(self, input: Tensor) -> Tensor:
+        scaled = (self.p1 - self.p2) * input
+        return (scaled * torch.sigmoid(self.beta * scaled) + self.p2 * input).to(input.dtype)
 
 
 class SquarePlus(_Activation):

@@ -49,8 +49,10 @@ OTHER_TORCH_NAMES = (
     "Tanhshrink",
     "Identity",
 )
+# Gated units at sigma = 1 whose gate's range is widened by a trained alpha.
+EXPANDED_NAMES = ("xATLU", "xGELU", "xSiLU")
 # This library's own without a sigma.
-PLAIN_NAMES = ("SquarePlus", "GoLU", "ReLU2", "GELU_tanh")
+PLAIN_NAMES = ("SquarePlus", "GoLU", "ReLU2", "GELU_tanh", *EXPANDED_NAMES, "ACON_C")
 
 ACTIVATIONS = (*SIGMA_NAMES, *INPLACE_NAMES, *OTHER_TORCH_NAMES, *PLAIN_NAMES)
 

@@ -247,9 +247,7 @@ def expanded(formulas: Formulas, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tens
     return y
 
 
-def expanded_differentiable(
-    formulas: Formulas, x: Tensor, sigma: Sigma, alpha: Tensor
-) -> Tensor:
+def expanded_differentiable(formulas: Formulas, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
     """Compute the same as operations that any transform can differentiate or export."""
     return _widened_gate(formulas.differentiable, x, sigma, alpha)
 

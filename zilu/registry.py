@@ -5,7 +5,14 @@ from collections.abc import Callable
 from torch import nn
 
 from zilu import modules
-from zilu.names import INPLACE_NAMES, OUTPUT_NAMES, SIGMA_NAMES, canonical_name, check_save
+from zilu.names import (
+    GATED_NAMES,
+    INPLACE_NAMES,
+    OUTPUT_NAMES,
+    SIGMA_NAMES,
+    canonical_name,
+    check_save,
+)
 
 
 def create_activation(
@@ -14,6 +21,7 @@ def create_activation(
     learnable: bool = False,
     inplace: bool = False,
     save: str = "input",
+    expand_gate: bool = False,
 ) -> nn.Module:
     """Make a new module of the activation called `name`.
 
@@ -24,17 +32,25 @@ def create_activation(
         inplace: passed to the torch.nn classes that take it, and honoured with save="output";
             the others ignore it.
         save: what ZiLU, ZiLU_Approx and SquarePlus keep for backward, "input" or "output".
+        expand_gate: widen the gate's range by a trained alpha, in gated units.
 
     Raises:
         ValueError: the name is unknown (the message suggests the nearest), sigma is not a finite
-            number above 0, `learnable` is set for an activation without sigma, or `save` is
-            "output" for another activation.
+            number above 0, `learnable` is set for an activation without sigma,
+            `expand_gate` for one that is no gated unit, or `save` is "output" for another one.
     """
     name = canonical_name(name)
     if learnable and name not in SIGMA_NAMES:
         raise ValueError(f"{name} has no sigma to learn; those that do: {', '.join(SIGMA_NAMES)}")
+    if expand_gate and name not in GATED_NAMES:
+        raise ValueError(
+            f"{name} is no gated unit whose gate can be expanded; those: {', '.join(GATED_NAMES)}"
+        )
     check_save(name, save)
     make: Callable[..., nn.Module] = getattr(modules if hasattr(modules, name) else nn, name)
+    if name in GATED_NAMES:
+        options = {"save": save, "expand_gate": expand_gate}
+        return make(sigma=sigma, learnable=learnable, inplace=inplace, **options)
     if name in SIGMA_NAMES:
         return make(sigma=sigma, learnable=learnable, inplace=inplace, save=save)
     if name in OUTPUT_NAMES:

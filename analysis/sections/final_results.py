@@ -12,10 +12,10 @@ from analysis.measures import (
     SPLIT_WORDS,
     epoch_seconds,
     final_estimate,
-    learned_sigma,
     memory_gib,
     selected_value,
     step_ms,
+    trained_number,
     validation_value,
 )
 from analysis.run_folders import split_of
@@ -88,7 +88,8 @@ def results_table(group: Group, metric: Metric) -> pandas.DataFrame:
                 "selected_sd": chosen.sd,
                 "selected_low": chosen.low,
                 "selected_high": chosen.high,
-                "sigma_at_end": _mean([learned_sigma(run) for run in runs]),
+                "sigma_at_end": _mean([trained_number(run, "sigma") for run in runs]),
+                "alpha_at_end": _mean([trained_number(run, "alpha") for run in runs]),
                 "step_ms": _mean([step_ms(run) for run in runs]),
                 "epoch_seconds": _mean([epoch_seconds(run) for run in runs]),
                 "memory_gib": max((memory_gib(run) for run in runs), default=math.nan),
@@ -128,6 +129,7 @@ def readable_results(table: pandas.DataFrame, metric: Metric) -> pandas.DataFram
             columns["n "] = table["selected_n"].astype(str)
     for name, heading, digits in (
         ("sigma_at_end", "σ at the end", 3),
+        ("alpha_at_end", "α at the end", 3),
         ("step_ms", "step (ms)", 1),
         ("epoch_seconds", "epoch (s)", 1),
         ("memory_gib", "memory (GiB)", 2),

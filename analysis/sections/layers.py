@@ -32,7 +32,10 @@ from run_folder.folder import RunFolder
 
 FILE = RunFolder.STATS
 # The numbers that a line of the file has for a site, besides the counts of channels.
-RECORDED = ("std", "tail_index", "gaussian_tail_index", "flat_share", "gradient_norm", "sigma")
+RECORDED = (
+    "std", "tail_index", "gaussian_tail_index", "flat_share", "gradient_norm", "sigma", "alpha",
+)  # fmt: skip
+SYMBOLS = {"sigma": "σ", "alpha": "α"}
 METHOD = (
     "**Layers.** Means over the seeds at equal steps. The colours of a figure mean the same for "
     "every setting in it; a hundredth of the values at each end may lie beyond the scale. Grey: no "
@@ -53,7 +56,9 @@ class Layers(Section):
         document.paragraph("At the last step recorded: medians over the layers, means over seeds.")
         for quantity in QUANTITIES:
             _write_map(document, group, found, quantity)
-        _write_sigmas(document, group, found)
+        learned = [variant for variant in found.frames("sigma") if variant.learned]
+        _write_trained(document, group, found, "sigma", learned)
+        _write_trained(document, group, found, "alpha", list(found.frames("alpha")))
 
     def methods(self) -> list[str]:
         return [METHOD] if any(found.means for found in self.statistics.values()) else []
@@ -82,14 +87,20 @@ def _write_map(
         )
 
 
-def _write_sigmas(document: Document, group: GroupFindings, found: "LayerStatistics") -> None:
-    learned = [variant for variant in found.frames("sigma") if variant.learned]
-    if learned:
-        shown = group.main_variants(learned)
+def _write_trained(
+    document: Document,
+    group: GroupFindings,
+    found: "LayerStatistics",
+    name: str,
+    trained: list[Variant],
+) -> None:
+    """Draw the numbers that each layer's activation has trained, sigma or alpha."""
+    if trained:
+        shown = group.main_variants(trained)
         document.figure(
-            f"sigma-{group.number}",
-            "Learned σ of each layer." + omission_note(learned, shown, "layers"),
-            lambda: sigma_lines(found, shown),
+            f"{name}-{group.number}",
+            f"Trained {SYMBOLS[name]} of each layer." + omission_note(trained, shown, "layers"),
+            lambda: trained_lines(found, name, shown),
         )
 
 
@@ -378,9 +389,9 @@ def _title(variant: Variant) -> str:
     return label if len(label) <= NARROW else label.replace(" (", "\n(", 1)
 
 
-def sigma_lines(found: LayerStatistics, variants: list[Variant]) -> Figure:
-    """Draw learned sigmas against steps, a line for each site, means over seeds."""
-    known = found.frames("sigma")
+def trained_lines(found: LayerStatistics, name: str, variants: list[Variant]) -> Figure:
+    """Draw trained sigmas or alphas against steps, a line for each site, means over seeds."""
+    known = found.frames(name)
     frames = {variant: known[variant] for variant in variants}
     sites = sites_of([{"": frame} for frame in frames.values()])
     figure, grid = _grid(len(frames), 2.2)
@@ -392,7 +403,7 @@ def sigma_lines(found: LayerStatistics, variants: list[Variant]) -> Figure:
         axes.set_title(_title(variant))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in grid[:, 0]:
-        axes.set_ylabel("σ (no unit)")
+        axes.set_ylabel(f"{SYMBOLS[name]} (no unit)")
     _depth_bar(figure, grid, colors, sites)
     return figure
 

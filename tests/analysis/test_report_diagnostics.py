@@ -25,7 +25,7 @@ from analysis.sections.layers import (
     heat_maps,
     layer_statistics,
     read_layers,
-    sigma_lines,
+    trained_lines,
 )
 from analysis.written_files import earlier_files
 
@@ -288,7 +288,7 @@ def test_learned_sigmas_have_a_line_for_each_site(tmp_path):
         run = vision_run(tmp_path / str(seed), 90, activation="ZiLU", learn_sigma=True, seed=seed)
         add_stats(run, lines(lambda step, i: 1.0, sigma=1.5 + seed))
     found, (setting,) = layers(tmp_path)
-    figure = sigma_lines(found, [setting])
+    figure = trained_lines(found, "sigma", [setting])
     axes, bar = figure.axes
     assert len(axes.get_lines()) == 4
     assert axes.get_lines()[0].get_ydata().tolist() == [2, 2, 2]

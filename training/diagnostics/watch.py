@@ -41,7 +41,7 @@ class Watch:
         """Return numbers of every site in a training pass over a batch.
 
         They are mean and standard deviation of the site's input, tail index (and a Gaussian's),
-        share of flat slopes, norm of the loss's gradient with respect to the input, and sigma.
+        share of flat slopes, norm of the loss's gradient with respect to the input, sigma, alpha.
 
         The pass is an extra one, and eager: weights, their gradients, buffers and random
         generators are as before.
@@ -189,7 +189,13 @@ def _numbers(
         "flat_share": flat_share(site, some),
         "gradient_norm": None if gradient is None else gradient.float().norm() * factor,
         "sigma": None if sigma is None else torch.as_tensor(sigma, device=x.device),
+        "alpha": _trained_alpha(site),
     }
+
+
+def _trained_alpha(site: nn.Module) -> Tensor | None:
+    alpha = getattr(site, "alpha", None) if getattr(site, "expand_gate", False) else None
+    return alpha.reshape(()) if isinstance(alpha, Tensor) else None
 
 
 def _as_floats(numbers: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:

@@ -35,7 +35,9 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
         _libraries.append(_gpu_kernels())
     names = [*UNITS, *(f"{unit}_" for unit, formulas in UNITS.items() if formulas.from_output)]
     packets = {name: getattr(torch.ops.zilu, name) for name in names}
-    found = {name: (p.default, p.learned, p.product) for name, p in packets.items()}
+    found: dict[str, tuple[Callable[..., Tensor], ...]] = {
+        name: (p.default, p.learned, p.product) for name, p in packets.items()
+    }
     for name in ("gated_product", "expanded"):
         packet = getattr(torch.ops.zilu, name)
         found[name] = (packet.default, packet.learned)
@@ -53,10 +55,10 @@ def _second_derivatives() -> torch.library.Library:
         for operator in (packet.default, packet.learned, packet.product):
             library.impl(operator, _with_autograd(operator, differentiable), "Autograd")
     others = {"gated_product": _gated_product_gradients, "expanded": _expanded_gradients}
-    for name, differentiable in others.items():
+    for name, gradients in others.items():
         packet = getattr(torch.ops.zilu, f"{name}_backward")
         for operator in (packet.default, packet.learned):
-            library.impl(operator, _with_autograd(operator, differentiable), "Autograd")
+            library.impl(operator, _with_autograd(operator, gradients), "Autograd")
     return library
 
 

@@ -416,7 +416,7 @@ def _expanded_gradients_at(
     SHORT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Compute the block at `start`; return what each number adds to alpha's and sigma's gradient."""
+    """Compute the block at `start`; return what each number adds to the two sums."""
     at = tl.arange(0, BLOCK)
     grad = grad + start + at
     x = x + start + at
