@@ -43,6 +43,7 @@ def of_network(model: str, mode: str) -> Part:
 PARTS: dict[str, Part] = {
     "kernels": kernels.numbers,
     "compiled": kernels.compiled_numbers,
+    "expanded": kernels.expanded_numbers,
     "capture": kernels.capture,
     "large": kernels.large,
     "activations": speed.activations,

@@ -67,6 +67,38 @@ def compiled_numbers(device: torch.device) -> Found:
     return found
 
 
+def expanded_numbers(device: torch.device) -> Found:
+    """Compare units whose gate is expanded, and the gradients of alpha and sigma, with float64."""
+    found = Found()
+    for dtype in available():
+        for name in FUSED_NAMES:
+            found.add(of_expanded(name, dtype, device))
+    return found
+
+
+def of_expanded(name: str, dtype: str, device: torch.device) -> Finding:
+    """Compare one unit's value and gradients for x, alpha and sigma, over a million numbers."""
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 2**20, generator=generator).to(torch_dtype(dtype))
+
+    def gradients(x: Tensor, grad: Tensor, wide: torch.dtype) -> list[Tensor]:
+        numbers = [torch.tensor(v, dtype=wide, device=x.device) for v in (0.3, 0.7)]
+        x, alpha, sigma = (each.requires_grad_() for each in (x.detach(), *numbers))
+        y = F.expanded(x, alpha, name, sigma)
+        return [y.detach(), *torch.autograd.grad(y, (x, alpha, sigma), grad)]
+
+    seen = gradients(x.to(device), grad.to(device), torch.float32)
+    exact = gradients(x.double(), grad.double(), torch.float64)
+    rounding = max(torch.finfo(torch_dtype(dtype)).eps, SIGMA_ERROR)
+    # Sums are judged by the square root of their number of terms, which is what they come to.
+    scales = (1.0, 1.0, 2.0**10, 2.0**10)
+    errors = [
+        float(((one.double().cpu() - other).abs() / (other.abs() + scale)).max())
+        for one, other, scale in zip(seen, exact, scales, strict=True)
+    ]
+    return Finding.at_most(f"{name} {dtype}, gate expanded, all errors", rounding, max(errors))
+
+
 def available() -> list[str]:
     """Return the names of the dtypes that the GPU computes in."""
     return [name for name in DTYPES if name != "bf16" or torch.cuda.is_bf16_supported(False)]

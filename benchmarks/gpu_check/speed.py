@@ -15,7 +15,7 @@ from benchmarks.timing import quartiles, ratio
 SIZES = (2**16, 2**22, 2**26)
 ROUNDS = 7
 GELU, ZILU, LEARNED = Arm("GELU"), Arm("ZiLU", 0.5), Arm("ZiLU", 0.5, learned=True)
-ARMS = (Arm("ReLU"), GELU, Arm("SiLU"), ZILU, Arm("ZiLU_Approx", 0.5), LEARNED)
+ARMS = (Arm("ReLU"), GELU, Arm("SiLU"), ZILU, Arm("ZiLU_Approx", 0.5), LEARNED, Arm("xATLU"))
 # Memory binds large tensors, and a learned sigma is added up besides. The host binds small ones.
 LARGE, LEAST_LARGE = {ZILU: 1.05, LEARNED: 1.15}, 2**22
 SMALL = 2.0

@@ -155,7 +155,6 @@ def compared(
     found, peaks, trainers_of = Found(), {}, {}
     for name, make in makers.items():
         before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
         trainer = trainers_of[name] = make()
         found.add(waits(f"{what}, {name}", trainer))
         peaks[name] = torch.cuda.max_memory_allocated(device) - before
@@ -179,6 +178,8 @@ def waits(what: str, trainer: Trainer) -> Finding:
     for _ in range(FIRST_STEPS):
         trainers.ready_step(trainer)
     torch.cuda.synchronize()
+    # cuDNN tries out its algorithms in the first steps, some of which take much memory.
+    torch.cuda.reset_peak_memory_stats()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(WATCHED_STEPS):
