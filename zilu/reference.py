@@ -102,7 +102,7 @@ class _Analytic(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, sigma: Sigma, formulas: Formulas, inplace: bool = False
     ) -> Tensor:
-        y = formulas.value(widened(x), sigma).to(x.dtype)
+        y = _in_dtype(formulas.value(widened(x), sigma), x.dtype)
         if inplace:
             y = x.copy_(y)
             ctx.mark_dirty(x)
@@ -154,7 +154,7 @@ class _GatedProduct(torch.autograd.Function):
             ctx.save_for_backward(a, b)
             ctx.sigma = sigma
         ctx.formulas = formulas
-        return (formulas.value(widened(a), sigma) * widened(b)).to(a.dtype)
+        return _in_dtype(formulas.value(widened(a), sigma) * widened(b), a.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -271,7 +271,7 @@ def expanded_gradients(
 def _widened_gate(function: _Function, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
     wide = widened(x)
     value = function(wide, sigma)
-    return (value + alpha.to(wide.dtype) * _alpha_slope(wide, value)).to(x.dtype)
+    return _in_dtype(value + alpha.to(wide.dtype) * _alpha_slope(wide, value), x.dtype)
 
 
 def _alpha_slope(x: Tensor, value: Tensor) -> Tensor:
@@ -322,6 +322,15 @@ def _gradients_from_output(
 def _summed(terms: Tensor, sigma: Tensor) -> Tensor:
     """Return sigma's gradient, the sum of the numbers' shares in it."""
     return terms.sum().to(sigma.dtype).reshape(sigma.shape)
+
+
+def _in_dtype(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return y in a dtype; y itself if it has it.
+
+    torch.compile of torch 2.11 gives a zero gradient where an autograd.Function returns what `to`
+    has left as it was.
+    """
+    return y if y.dtype == dtype else y.to(dtype)
 
 
 def widened(x: Tensor) -> Tensor:
