@@ -16,7 +16,9 @@ from typing import Any, ClassVar, TypeVar
 
 import models
 from cli.converters import (
+    LOG_SINKS,
     device_name,
+    log_sinks,
     milestones,
     not_negative,
     number,
@@ -358,10 +360,13 @@ class RunConfig:
         "slopes, gradient, sigma), and dead channels at evaluations, into stats.jsonl",
         Effect.NOTHING,
     )  # fmt: skip
-    tensorboard: bool = flag(
-        False, bool, "Output", "the numbers of --stats for TensorBoard too, in the run folder",
+    log: str | None = flag(
+        None, log_sinks, "Output",
+        "what gets all that metrics.jsonl and --stats hold: tensorboard, wandb, csv, or several "
+        "with commas between",
         Effect.NOTHING,
     )  # fmt: skip
+    tensorboard: bool = flag(False, bool, "Output", "the same as --log tensorboard", Effect.NOTHING)
     test_only: bool = flag(
         False, bool, "Output",
         "evaluate --checkpoint, else the run folder's, else the untrained network",
@@ -370,6 +375,12 @@ class RunConfig:
     checkpoint: str | None = flag(
         None, path, "Output", "checkpoint file for --test_only", Effect.NOTHING, one_run=True
     )
+
+    @property
+    def sinks(self) -> list[str]:
+        """Return the names of what --log and --tensorboard ask for."""
+        asked = [*(self.log or "").split(","), "tensorboard" if self.tensorboard else ""]
+        return [name for name in LOG_SINKS if name in asked]
 
     @property
     def weights_seed(self) -> int:
@@ -387,10 +398,12 @@ class RunConfig:
         Raises:
             UserError: with the remedy.
         """
-        if self.tensorboard and self.stats is None:
-            raise UserError("--tensorboard has no effect without --stats; add --stats 100")
-        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise UserError("--tensorboard: it is not installed; pip install tensorboard")
+        for name in self.sinks:
+            if name != "csv" and not is_installed(name):
+                raise UserError(
+                    f"--log {name}: the package is not installed; pip install {name}, or leave it "
+                    "out"
+                )
 
     def check_folder(self) -> None:
         """Refuse flags that want a run folder to be used in two ways.
@@ -471,6 +484,12 @@ class Config:
         self.run.check()
         self.training.check()
         check_environment()
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported; a folder of its name, as wandb leaves, is none."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def check_environment() -> None:

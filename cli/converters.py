@@ -12,6 +12,8 @@ from utils import nearest
 VISION_FORMS = "timm/NAME, torchvision/NAME"
 LANGUAGE_FORMS = "hf/FOLDER, hf/NAME"
 
+LOG_SINKS = ("tensorboard", "wandb", "csv")
+
 
 def number(
     kind: type[int] | type[float],
@@ -154,6 +156,12 @@ def save_interval(text: str) -> str:
             f"not {text!r}"
         )
     return text
+
+
+def log_sinks(text: str) -> str:
+    """Return names of LOG_SINKS with commas between, each once and in their order."""
+    asked = {one_of(*LOG_SINKS)(name.strip()) for name in text.split(",")}
+    return ",".join(name for name in LOG_SINKS if name in asked)
 
 
 def patch_size(text: str) -> str | int:

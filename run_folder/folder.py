@@ -5,7 +5,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ class RunFolder:
 
     args.txt holds every flag as YAML, train_eval_results.txt a line for each epoch, appended as it
     happens, and metrics.jsonl the same for machines; predictions.npz comes at the end, stats.jsonl
-    with --stats. CONTINUE exists after a run was interrupted that wants to go on.
+    with --stats, and what --log asks for beside them. CONTINUE exists after a run was interrupted
+    that wants to go on.
 
     Nothing but the lock is written before the folder is claimed.
 
@@ -34,11 +35,14 @@ class RunFolder:
     ARGS, MODEL, RESULTS = "args.txt", "model.txt", "train_eval_results.txt"
     METRICS, CHECKPOINT, TEST = "metrics.jsonl", "checkpoint.pt", "test_results.txt"
     STATS, PREDICTIONS, TENSORBOARD = "stats.jsonl", "predictions.npz", "tensorboard"
+    METRICS_CSV, STATS_CSV = "metrics.csv", "stats.csv"
+    WANDB = "wandb_id.txt"
     MARKER = "CONTINUE"
 
     def __init__(self, path: str | Path, writes: bool = True):
         self.path, self.writes = Path(path), writes
         self.claimed = False
+        self.follow: Callable[[str], None] = lambda line: None  # gets each record that is written
 
     @property
     def checkpoint(self) -> Path:
@@ -116,9 +120,11 @@ class RunFolder:
             return
         # In this order: results without a checkpoint are a run that nobody goes on with.
         names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
+        names += [self.METRICS_CSV, self.STATS_CSV, self.WANDB]
         for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / self.TENSORBOARD, ignore_errors=True)
+        for name in (self.TENSORBOARD, "wandb"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         self.claimed = True
 
     def described(self) -> bool:
@@ -218,10 +224,15 @@ class RunFolder:
         self._append(self.TEST, line)
 
     def add_metrics(self, record: dict[str, Any]) -> None:
-        self._append(self.METRICS, metrics_line(record))
+        self._add_record(self.METRICS, record)
 
     def add_stats(self, record: dict[str, Any]) -> None:
-        self._append(self.STATS, metrics_line(record))
+        self._add_record(self.STATS, record)
+
+    def _add_record(self, name: str, record: dict[str, Any]) -> None:
+        line = metrics_line(record)
+        self._append(name, line)
+        self.follow(line)
 
     def write_predictions(self, arrays: dict[str, Any]) -> None:
         """Replace predictions.npz.

@@ -11,6 +11,7 @@
 | `optimization.py`, `schedule.py` | optimizer, weight decay; the learning rate of each step |
 | `evaluation.py` | metrics and predictions of a whole split |
 | `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |
+| `log_sinks.py` | --log: TensorBoard, Weights & Biases, CSV |
 | `devices.py`, `processes.py`, `sync_batchnorm.py` | the device; several processes |
 | `random_state.py`, `signals.py` | random generators; being stopped from outside |
 | `diagnostics/` | --stats: a look into the network while it trains |

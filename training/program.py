@@ -28,7 +28,7 @@ from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import divergence_line
 from train_eval import Stopped, Trainer
-from training import initial_weights, processes, resuming, test_only
+from training import initial_weights, log_sinks, processes, resuming, test_only
 from training.devices import (
     amp_dtype,
     check_compiler,
@@ -159,13 +159,14 @@ class Program(Generic[C, D]):
             program = cls(config)
             with enough_memory(program.device):
                 trainer = program.trainer(folder, saved, path, lambda: signals.requested)
-            try:
-                with signals.deferred(), enough_memory(program.device):
-                    trainer.fit()
-            except Diverged as error:
-                return report_divergence(error, folder)
-            except Stopped:
-                raise signals.interruption(saved=True) from None
+            with signals.deferred(), log_sinks.following(folder, program.config.run.sinks):
+                try:
+                    with enough_memory(program.device):
+                        trainer.fit()
+                except Diverged as error:
+                    return report_divergence(error, folder)
+                except Stopped:
+                    raise signals.interruption(saved=True) from None
             print(f"Results: {folder.path}")
             if is_main():
                 program.finish(trainer.model, trainer.data)
@@ -237,7 +238,7 @@ class Program(Generic[C, D]):
         if run.stats is None:
             return None
         sites = activation_sites(objective.model, self._activation_type())
-        return StatsRecorder(objective, sites, self.device, folder, run.stats, run.tensorboard)
+        return StatsRecorder(objective, sites, self.device, folder, run.stats)
 
     def _describe(self, folder: RunFolder, trainer: Trainer[D], facts: dict[str, Any]) -> None:
         """Write args.txt and model.txt: what is known before training."""

@@ -5,5 +5,4 @@
 | `statistics.py` | describes the input of one activation in numbers |
 | `watch.py` | looks at all activation sites in one pass, and leaves no trace |
 | `recorder.py` | decides when to look, and writes stats.jsonl |
-| `board.py` | writes the same numbers for TensorBoard |
 """

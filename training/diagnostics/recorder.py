@@ -8,11 +8,9 @@ import torch
 from torch import nn
 
 from run_folder.folder import RunFolder
-from training.diagnostics.board import Board
 from training.diagnostics.watch import Watch, channel_counts
 from training.objective import Objective
 from training.task import Batch, Loader
-from utils import is_main
 
 
 class StatsRecorder:
@@ -24,7 +22,6 @@ class StatsRecorder:
         device: where the network is.
         folder: the run's.
         interval: steps from one look to the next.
-        tensorboard: write the numbers for TensorBoard too.
     """
 
     def __init__(
@@ -34,14 +31,10 @@ class StatsRecorder:
         device: torch.device,
         folder: RunFolder,
         interval: int,
-        tensorboard: bool = False,
     ):
         self.objective, self.folder, self.interval = objective, folder, interval
         self.watch = Watch(objective.model, sites, device)
         self.channels: dict[str, dict[str, int]] = {}  # of the evaluation made last
-        self.board: Board | None = None
-        if tensorboard and is_main():
-            self.board = Board(folder.path / RunFolder.TENSORBOARD)
 
     def before_step(self, step: int, epoch: int, batch: Batch, samples: int, scale: float) -> None:
         """Look at the sites in a pass over `batch`, the first of the step's.
@@ -79,7 +72,4 @@ class StatsRecorder:
         self._add(step, epoch, {"channels": self.channels})
 
     def _add(self, step: int, epoch: int, numbers: dict[str, Any]) -> None:
-        record = {"step": step, "epoch": epoch, **numbers}
-        self.folder.add_stats(record)
-        if self.board is not None:
-            self.board.add(record)
+        self.folder.add_stats({"step": step, "epoch": epoch, **numbers})
