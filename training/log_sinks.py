@@ -182,6 +182,8 @@ class WeightsAndBiases:
         """Return the run; offline where it cannot begin otherwise, as without a key or network."""
         name = self._run_id()
         where = Path(os.environ.get("WANDB_DIR") or self.folder)
+        for old in (where / "wandb").glob(f"offline-run-*-{name}"):
+            shutil.rmtree(old, ignore_errors=True)
         options = {
             "id": name,
             "dir": str(where),
@@ -199,8 +201,6 @@ class WeightsAndBiases:
                 )
                 mode = "offline"
                 wandb.teardown()  # it holds the id of the run that did not begin
-        for old in (where / "wandb").glob(f"offline-run-*-{name}"):
-            shutil.rmtree(old, ignore_errors=True)
         return wandb.init(**options, mode=mode)
 
     def _run_id(self) -> str:

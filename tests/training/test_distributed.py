@@ -1,5 +1,7 @@
 """Several processes: the numbers of one, and none left behind."""
 
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -77,9 +79,12 @@ def run(forked, text_folder, odd_images):
 def test_any_number_of_processes_gives_the_same_losses(run, tmp_path, module, flags, numbers):
     """Uneven batches, shares without a sample and accumulated gradients included."""
     for count in (1, *numbers):
-        codes, output = run(module, tmp_path / str(count), *flags, processes=count)
+        codes, output = run(module, tmp_path / str(count), *flags, "--log", "csv", processes=count)
         assert codes == [0] * count, output
     for count in numbers:
+        metrics = (tmp_path / str(count) / "metrics.jsonl").read_text().splitlines()
+        rows = list(csv.DictReader((tmp_path / str(count) / "metrics.csv").open()))
+        assert [int(row["step"]) for row in rows] == [json.loads(each)["step"] for each in metrics]
         assert_close(tmp_path / str(count), tmp_path / "1", 2e-5)
 
 

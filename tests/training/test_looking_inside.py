@@ -1,4 +1,4 @@
-"""--stats, --tensorboard, predictions.npz and long-tailed training, through the command line."""
+"""--stats, predictions.npz and long-tailed training, through the command line."""
 
 import json
 import math
@@ -78,24 +78,6 @@ def test_stats_of_every_site_and_dead_channels(tailed):
     assert [c["total"] for c in records[1]["channels"].values()] == [16] * 7 + [32] * 6 + [64] * 6
 
 
-def test_tensorboard_has_the_same_numbers(forked, image_folder, tmp_path):
-    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    # A batch larger than the training set is that of each epoch.
-    flags = ("--batch_size", "2000", "--num_epochs", "2", "--stats", "1", "--tensorboard")
-    flags = (*flags, "--dataset", "imagefolder", "--data_path", image_folder)
-    flags = (*flags, "--output_dir", tmp_path / "run")
-    (code,), output = forked("vision_main", *FLAGS, *flags)
-    assert code == 0, output
-    events = reading.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()
-    measured = [r for r in map(json.loads, lines) if "sites" in r]
-    assert [r["step"] for r in measured] == [0, 1]
-    curve = events.Scalars("std/layer3.2.act2")
-    assert [event.step for event in curve] == [r["step"] for r in measured]
-    values = [r["sites"]["layer3.2.act2"]["std"] for r in measured]
-    assert [event.value for event in curve] == pytest.approx(values, rel=1e-6)
-
-
 def test_class_balanced_weights_are_the_papers():
     beta, sizes = 0.99, [100, 10, 1]
     effective = [(1 - beta**n) / (1 - beta) for n in sizes]
@@ -119,7 +101,6 @@ def test_class_balanced_weights_are_the_papers():
         (("--imb_type", "step"), "--imb_type has no effect without --imb_factor"),
         (("--imb_factor", "0"), "--imb_factor"),
         (("--class_balanced", "0.9", "--criterion", "MSE"), "--class_balanced is for"),
-        (("--tensorboard",), "--tensorboard has no effect without --stats"),
     ],
 )
 def test_a_mistake_is_one_line(mistake_in, flags, line):
