@@ -20,11 +20,13 @@ def number(
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
 ) -> Callable[[str], int | float]:
     """Return a converter to int or float with bounds."""
     bounds = [f"of at least {at_least}"] if at_least is not None else []
     bounds += [f"above {above}"] if above is not None else []
     bounds += [f"below {below}"] if below is not None else []
+    bounds += [f"of at most {at_most}"] if at_most is not None else []
     wanted = " ".join(["a whole number" if kind is int else "a number", " and ".join(bounds)])
 
     def convert(text: str) -> int | float:
@@ -37,6 +39,7 @@ def number(
             and (at_least is None or value >= at_least)
             and (above is None or value > above)
             and (below is None or value < below)
+            and (at_most is None or value <= at_most)
         )
         if not inside:
             raise ValueError(f"expected {wanted.strip()}, not {text!r}")

@@ -176,8 +176,9 @@ class VisionTrainingConfig(TrainingConfig):
     )  # fmt: skip
     label_smoothing: float = flag(0.0, share, "Optimization", "of the training targets")
     class_balanced: float | None = flag(
-        None, number(float, at_least=0, below=1), "Optimization",
-        "class-balanced training loss (arXiv 1901.05555) with this beta, for example 0.9999",
+        None, number(float, at_least=0, at_most=1), "Optimization",
+        "class-balanced training loss (arXiv 1901.05555) with this beta, for example 0.9999; 1 "
+        "weighs a class by the inverse of its images",
     )  # fmt: skip
 
     def check(self) -> None:

@@ -312,11 +312,12 @@ def check_same_data(data: ImageData, settings: dict[str, Any], path: Path) -> No
 def class_balanced_weights(sizes: list[int], beta: float) -> list[float]:
     """Return a weight for each class: (1 - beta) / (1 - beta^n), scaled to a mean of 1.
 
-    beta 0 weighs all classes alike, near 1 by 1 / n (Cui et al. 2019, arXiv 1901.05555).
+    beta 0 weighs all classes alike, and 1, its limit, by 1 / n (Cui et al. 2019, arXiv 1901.05555).
 
     Args:
         sizes: training images n of each class.
-        beta: from 0 to below 1.
+        beta: from 0 to 1.
     """
-    weights = [(1 - beta) / (1 - beta**size) if size else 0.0 for size in sizes]
+    effective = [(1 - beta**size) / (1 - beta) if beta < 1 else size for size in sizes]
+    weights = [1 / number if number else 0.0 for number in effective]
     return [weight * len(weights) / sum(weights) for weight in weights]

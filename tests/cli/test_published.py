@@ -46,6 +46,31 @@ def test_a_flag_by_both_names_is_refused():
         vision("--compile", "--use_compiled")
 
 
+def test_its_augment_jittered_colours_too(tmp_path, capsys):
+    def jitters(*argv):
+        data = vision(*argv).data
+        return data.augment, data.color_jitter
+
+    assert jitters("--augment") == (True, False)
+    assert jitters("--augment", "--augment_jitter", "auto") == (True, True)
+    assert jitters("--no-augment", "--augment_jitter", "auto") == (False, False)
+    assert jitters("--augment", "--augment_jitter", "false") == (True, False)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="--augment_jitter auto follows the --augment beside it"):
+        vision("--augment_jitter", "auto")
+    with pytest.raises(UserError, match="another name of --color_jitter: give one"):
+        vision("--augment_jitter", "auto", "--augment", "--color_jitter")
+    with pytest.raises(UserError, match="--color_jitter: expected true or false, not 'perhaps'"):
+        vision("--augment_jitter", "perhaps", "--augment")
+    file = tmp_path / "args.txt"
+    file.write_text("augment: True\ntotal_params: 5\n")
+    assert jitters("--config", str(file)) == (True, True)
+    assert "--color_jitter is on" in capsys.readouterr().out
+    assert jitters("--config", str(file), "--no-color_jitter") == (True, False)
+    file.write_text("augment: False\ntotal_params: 5\n")
+    assert jitters("--config", str(file)) == (False, False)
+
+
 def test_help_does_not_list_them(capsys):
     with pytest.raises(SystemExit):
         vision("--help")

@@ -33,6 +33,14 @@ def test_hill_is_the_formula():
     assert statistics.hill_tail_index(x).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_hill_of_the_largest_is_the_papers():
+    x = torch.randn(3, 1000, dtype=torch.float64) + 1  # not about the median
+    ordered = np.sort(np.abs(x.numpy().flatten()))[::-1]
+    expected = 100 / np.sum(np.log(ordered[:100] / ordered[100]))
+    assert statistics.hill_of_largest(x).item() == pytest.approx(expected, rel=1e-12)
+    assert statistics.hill_of_largest(x[0, :100]).isnan()
+
+
 def test_a_gaussians_tail_index():
     limit = stats.norm.ppf(1 - statistics.TAIL / 2)
     mean, _ = integrate.quad(
@@ -130,6 +138,8 @@ def test_measures_equal_a_direct_computation(network):
         assert found[path]["gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
         direct = statistics.hill_tail_index(values.flatten()).item()
         assert found[path]["tail_index"] == pytest.approx(direct, rel=1e-4)
+        papers = statistics.hill_of_largest(values).item()
+        assert found[path]["tail_index_100"] == pytest.approx(papers, rel=1e-4, nan_ok=True)
     assert found["2"]["flat_share"] == pytest.approx((first < 0).double().mean().item(), abs=1e-6)
     assert found["2"]["sigma"] is None
     assert found["5"]["sigma"] == pytest.approx(0.7)

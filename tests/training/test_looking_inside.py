@@ -85,6 +85,9 @@ def test_class_balanced_weights_are_the_papers():
     assert np.allclose(np.array(weights) * effective, weights[0] * effective[0])
     assert sum(weights) == pytest.approx(3)
     assert vision.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
+    inverse = vision.class_balanced_weights([*sizes, 0], 1.0)  # a class may have no image
+    assert inverse == pytest.approx([4 / 1.11 * share for share in (0.01, 0.1, 1, 0)])
+    assert inverse == pytest.approx(vision.class_balanced_weights([*sizes, 0], 1 - 1e-9), rel=1e-6)
     task = vision.Classification("CrossEntropy", class_weights=torch.tensor(weights))
     logits, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     loss, _ = task(nn.Identity(), (logits, targets))
@@ -101,6 +104,7 @@ def test_class_balanced_weights_are_the_papers():
         (("--imb_type", "step"), "--imb_type has no effect without --imb_factor"),
         (("--imb_factor", "0"), "--imb_factor"),
         (("--class_balanced", "0.9", "--criterion", "MSE"), "--class_balanced is for"),
+        (("--class_balanced", "1.1"), "of at least 0 and of at most 1"),
     ],
 )
 def test_a_mistake_is_one_line(mistake_in, flags, line):

@@ -9,6 +9,7 @@ SAMPLES = 65_536  # the most values that are sorted
 TAIL = 0.01  # the share of the samples that Hill's estimator looks at
 # Its limit for a Gaussian: 1 / E[ln(|Z| / u) | |Z| > u] with P(|Z| > u) = TAIL.
 GAUSSIAN_TAIL_INDEX = 9.0041
+LARGEST = 100  # the values that arXiv 2603.06861 looks at, in a batch of 128
 FLAT = 0.01  # a slope below which hardly anything is learned
 
 
@@ -37,6 +38,19 @@ def hill_tail_index(x: Tensor, tail: float = TAIL) -> Tensor:
     """
     distances = (x - x.median()).abs()
     count = max(1, round(tail * len(x)))
+    largest = distances.topk(count + 1).values
+    return 1 / (largest[:-1] / largest[-1]).log().mean()
+
+
+def hill_of_largest(x: Tensor, count: int = LARGEST) -> Tensor:
+    """Return Hill's estimate for |x| from the `count` largest of all values, as the paper has it.
+
+    Unlike `hill_tail_index` it depends on how many values there are: of a larger batch, they lie
+    further out. It is NaN of `count` values or fewer.
+    """
+    distances = x.flatten().abs()
+    if len(distances) <= count:
+        return distances.new_tensor(math.nan)
     largest = distances.topk(count + 1).values
     return 1 / (largest[:-1] / largest[-1]).log().mean()
 

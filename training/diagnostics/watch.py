@@ -13,6 +13,7 @@ from training import processes
 from training.diagnostics.statistics import (
     GAUSSIAN_TAIL_INDEX,
     flat_share,
+    hill_of_largest,
     hill_tail_index,
     living_channels,
     sample,
@@ -40,8 +41,9 @@ class Watch:
     ) -> dict[str, dict[str, float | None]]:
         """Return numbers of every site in a training pass over a batch.
 
-        They are mean and standard deviation of the site's input, tail index (and a Gaussian's),
-        share of flat slopes, norm of the loss's gradient with respect to the input, sigma, alpha.
+        They are mean and standard deviation of the site's input, tail index (and a Gaussian's, and
+        the paper's), share of flat slopes, norm of the loss's gradient with respect to the input,
+        sigma and alpha.
 
         The pass is an extra one, and eager: weights, their gradients, buffers and random
         generators are as before.
@@ -186,6 +188,7 @@ def _numbers(
         "std": torch.var(x.float()).sqrt(),
         "tail_index": hill_tail_index(some),
         "gaussian_tail_index": GAUSSIAN_TAIL_INDEX,
+        "tail_index_100": hill_of_largest(x.float()),
         "flat_share": flat_share(site, some),
         "gradient_norm": None if gradient is None else gradient.float().norm() * factor,
         "sigma": None if sigma is None else torch.as_tensor(sigma, device=x.device),
