@@ -59,6 +59,11 @@ class LanguageModelConfig(ModelConfig):
         "for, which are its own where the flag is not given",
         own_default=True,
     )  # fmt: skip
+    no_bias: bool = flag(
+        False, bool, "Model",
+        "GPT-2 without biases in linear layers and norms, as nanoGPT's bias=False",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
     init_from: str | None = flag(
         None, weights_path, "Model",
         "folder or checkpoint of another run to start from: a new run with the weights of that "
@@ -107,12 +112,19 @@ class LanguageModelConfig(ModelConfig):
             raise UserError(f"--init_from {self.init_from} has norms; leave out --norm none")
         return norm
 
+    def _check_biases(self) -> None:
+        with user_errors():
+            models.check_biases(self.model, not self.no_bias)
+        if self.no_bias and self.init_from is not None and self.start is None:
+            raise UserError(f"--init_from {self.init_from} has biases; leave out --no_bias")
+
     def check(self) -> None:
         super().check()
         if self.init_gain != "torch" and self.init_from is not None:
             raise UserError("--init_from replaces what --init_gain scales; leave out one of them")
         self.shape()
         self.resolved_norm()
+        self._check_biases()
 
 
 @dataclass(frozen=True)

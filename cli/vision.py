@@ -48,6 +48,12 @@ class VisionModelConfig(ModelConfig):
         "ResNet-18/34/50: cifar (3x3) or imagenet (7x7, max-pool); auto depends on the image size",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
+    shortcut: str = flag(
+        "conv", one_of(*models.SHORTCUTS), "Model",
+        "ResNets, where a block changes the shape: conv (1x1 projections), or pad (every second "
+        "pixel, and new channels of zeros: option A of He et al., their ResNet-20)",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
     head: str = flag(
         "auto", one_of(*models.HEADS), "Model",
         "VGG: linear or imagenet (4096 wide); auto depends on the image size",
@@ -76,8 +82,9 @@ class VisionModelConfig(ModelConfig):
         """
         with user_errors(), one_line_warnings():
             return models.resolve_options(
-                self.model, image_size, self.stem, self.head, self.patch_size, self.norm
-            )
+                self.model, image_size, self.stem, self.head, self.patch_size, self.norm,
+                self.shortcut,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ from models.catalogue import (
     LANGUAGE_MODELS,
     LANGUAGE_PACKAGES,
     NORMS,
+    SHORTCUTS,
     STEMS,
     VISION_MODELS,
     VISION_PACKAGES,
+    check_biases,
     check_name,
     family_of,
     is_language_model,
@@ -49,10 +51,12 @@ __all__ = [
     "LANGUAGE_MODELS",
     "LANGUAGE_PACKAGES",
     "NORMS",
+    "SHORTCUTS",
     "STEMS",
     "VISION_MODELS",
     "VISION_PACKAGES",
     "build_model",
+    "check_biases",
     "check_fits",
     "hugging_face_shape",
     "is_third_party",
@@ -96,13 +100,14 @@ def build_vision_model(
     head: str = "auto",
     patch_size: int | str = "auto",
     norm: str = "auto",
+    shortcut: str = "conv",
 ) -> nn.Module:
     """Build a classifier of images (B, 3, image_size, image_size), with logits (B, num_classes).
 
     Raises:
         ValueError: as `resolve_options` and, for another package's, `models.third_party.build`.
     """
-    options = resolve_options(name, image_size, stem, head, patch_size, norm)
+    options = resolve_options(name, image_size, stem, head, patch_size, norm, shortcut)
     if is_third_party(name):
         return _load("third_party").build(name, activation, num_classes, image_size)
     family = family_of(name)
@@ -122,6 +127,7 @@ def build_language_model(
     num_layers: int | None = None,
     dropout: float | None = 0.1,
     norm: str = "auto",
+    bias: bool = True,
 ) -> nn.Module:
     """Build a model of token ids (B, T), T <= max_seq_length, with logits (B, T, vocab_size).
 
@@ -129,16 +135,17 @@ def build_language_model(
     it names.
 
     Raises:
-        ValueError: as `resolve_shape`, `resolve_norm` and, for Hugging Face's,
+        ValueError: as `resolve_shape`, `resolve_norm`, `check_biases` and, for Hugging Face's,
             `models.causal_lm.build`.
     """
+    check_biases(name, bias)
     shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
     norm = resolve_norm(name, norm)
     if is_third_party(name):
         folder = name.partition("/")[2]
         return _load("causal_lm").build(folder, activation, vocab_size, max_seq_length, dropout)
     assert dropout is not None, "only a Hugging Face configuration has rates of its own"
-    options = {**shape, "dropout": dropout, "norm": norm}
+    options = {**shape, "dropout": dropout, "norm": norm, "bias": bias}
     return _load("gpt2").GPT2(activation, vocab_size, max_seq_length, **options)
 
 

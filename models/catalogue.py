@@ -40,15 +40,18 @@ LANGUAGE_PACKAGES = {"hf": "transformers"}
 PACKAGES = VISION_PACKAGES | LANGUAGE_PACKAGES
 
 STEMS = ("auto", "cifar", "imagenet")
+SHORTCUTS = ("conv", "pad")
 HEADS = ("auto", "linear", "imagenet")
 NORMS = ("auto", "bn", "gn", "layer", "none")
 INIT_GAINS = ("torch", "unit")  # "unit" is models.init_gain
 
 # The largest image size, in pixels, at which "auto" means the form for small images.
 SMALL_IMAGE = 64
+DEFAULTS = {"stem": "auto", "shortcut": "conv", "head": "auto", "patch_size": "auto"}
 # The one family that has each option, and that family's plural for error messages.
 OPTION_OWNERS = {
     "stem": ("resnet", "ResNets"),
+    "shortcut": ("resnet", "ResNets"),
     "head": ("vgg", "VGGs"),
     "patch_size": ("vit", "ViTs"),
 }
@@ -56,11 +59,11 @@ OPTION_OWNERS = {
 FAMILY_NORMS = {
     "vgg": ("bn", "gn", "none"),
     "resnet": ("bn", "gn", "none"),
-    "vit": ("layer", "none"),
+    "vit": ("layer", "bn", "none"),
     "gpt2": ("layer", "none"),
 }
 NORM_OWNERS = {
-    "bn": "VGGs and ResNets",
+    "bn": "VGGs, ResNets and ViTs",
     "gn": "VGGs and ResNets",
     "layer": "ViTs and GPT-2",
 }
@@ -165,11 +168,12 @@ def resolve_options(
     head: str = "auto",
     patch_size: int | str = "auto",
     norm: str = "auto",
+    shortcut: str = "conv",
 ) -> dict[str, int | str]:
     """Return the options that the model's family has, each "auto" replaced by its meaning.
 
-    These are {"head", "norm"} for a VGG, {"stem", "norm"} for a ResNet, {"patch_size", "norm"} for
-    a ViT, and none for another package's model.
+    These are {"head", "norm"} for a VGG, {"stem", "norm"} for a ResNet, with "shortcut" where it is
+    "pad", {"patch_size", "norm"} for a ViT, and none for another package's model.
 
     Raises:
         ValueError: an unknown name, an option that the model does not have, a value that the option
@@ -179,9 +183,9 @@ def resolve_options(
     if not third_party:
         check_name(name, VISION_MODELS)
     family = None if third_party else family_of(name)
-    given = {"stem": stem, "head": head, "patch_size": patch_size}
+    given = {"stem": stem, "shortcut": shortcut, "head": head, "patch_size": patch_size}
     for option, (owner, plural) in OPTION_OWNERS.items():
-        if owner != family and given[option] != "auto":
+        if owner != family and given[option] != DEFAULTS[option]:
             owners = f"this project's {plural}" if third_party else plural
             raise ValueError(
                 f"--{option} {given[option]} does not apply to {name}, only to {owners}: "
@@ -196,7 +200,11 @@ def resolve_options(
     if family == "vgg":
         return {"head": _resolve_head(name, image_size, head), "norm": norm}
     if family == "resnet":
-        return {"stem": _resolve_stem(name, image_size, stem), "norm": norm}
+        _check_choice("shortcut", shortcut, SHORTCUTS)
+        options: dict[str, int | str] = {"stem": _resolve_stem(name, image_size, stem)}
+        # Checkpoints from before there was a choice say nothing of it, and have projections.
+        padded: dict[str, int | str] = {"shortcut": "pad"} if shortcut == "pad" else {}
+        return options | {"norm": norm} | padded
     return {"patch_size": _resolve_patch_size(name, image_size, patch_size), "norm": norm}
 
 
@@ -222,6 +230,19 @@ def resolve_norm(name: str, norm: str = "auto") -> str:
             f"--norm {norm} does not apply to {name}, only to {owners}: leave out --norm"
         )
     return norm
+
+
+def check_biases(name: str, bias: bool) -> None:
+    """Refuse to leave out the biases of a language model that does not know how.
+
+    Raises:
+        ValueError: it is a Hugging Face model.
+    """
+    if is_third_party(name) and not bias:
+        raise ValueError(
+            f"--no_bias does not apply to {name}, whose config.json says what has a bias: "
+            "leave out --no_bias"
+        )
 
 
 def _resolve_head(name: str, image_size: int, head: str) -> str:

@@ -3,7 +3,8 @@
 The network is Hugging Face's GPT2LMHeadModel; models.catalogue has the sizes of the paper's
 table 2. Parameter names are Hugging Face's without `transformer.`, but for two that are no modules
 here: positions are `wpe` for `wpe.weight`, and the head, being the token embedding, has no name of
-its own. `load_hugging_face` reads Hugging Face's checkpoints.
+its own. `load_hugging_face` reads Hugging Face's checkpoints. With `bias=False` the network is
+nanoGPT's of that setting (github.com/karpathy/nanoGPT), which has GPT-2's names but no biases.
 """
 
 import math
@@ -22,15 +23,23 @@ from models.norms import layer_norm
 EPS = 1e-5  # of the norms
 
 
+def linear(in_width: int, width: int, bias: bool) -> nn.Linear:
+    """Make a linear layer, with the same draws whether it has a bias or not."""
+    layer = nn.Linear(in_width, width)
+    if not bias:
+        layer.register_parameter("bias", None)
+    return layer
+
+
 class Attention(nn.Module):
     """Apply causal multi-head self-attention, (B, T, width) to the same shape."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, bias: bool):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.c_attn = nn.Linear(width, 3 * width)
-        self.c_proj = nn.Linear(width, width)
+        self.c_attn = linear(width, 3 * width, bias)
+        self.c_proj = linear(width, width, bias)
         self.resid_dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -53,16 +62,17 @@ class Block(nn.Module):
         dropout: float,
         activation: Callable[[], nn.Module],
         norm: str,
+        bias: bool,
     ):
         super().__init__()
-        self.ln_1 = layer_norm(width, norm, EPS)
-        self.attn = Attention(width, heads, dropout)
-        self.ln_2 = layer_norm(width, norm, EPS)
+        self.ln_1 = layer_norm(width, norm, EPS, bias)
+        self.attn = Attention(width, heads, dropout, bias)
+        self.ln_2 = layer_norm(width, norm, EPS, bias)
         self.mlp = nn.Sequential(
             OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
+                c_fc=linear(width, 4 * width, bias),
                 act=activation(),
-                c_proj=nn.Linear(4 * width, width),
+                c_proj=linear(4 * width, width, bias),
                 dropout=nn.Dropout(dropout),
             )
         )
@@ -84,6 +94,7 @@ class GPT2(nn.Module):
         num_layers: blocks.
         dropout: the rate in embeddings, attention and residuals.
         norm: "layer" or "none".
+        bias: the linear layers and the norms have one.
     """
 
     def __init__(
@@ -96,20 +107,21 @@ class GPT2(nn.Module):
         num_layers: int,
         dropout: float,
         norm: str,
+        bias: bool = True,
     ):
         super().__init__()
-        self.norm = norm
+        self.norm, self.bias = norm, bias
         self.num_attention_heads = num_attention_heads
         self.wte = nn.Embedding(vocab_size, embedding_dim)
         # Not an nn.Embedding: weight decay applies to the weights of those, and must not to these.
         self.wpe = nn.Parameter(torch.empty(max_seq_length, embedding_dim))
         self.drop = nn.Dropout(dropout)
         blocks = [
-            Block(embedding_dim, num_attention_heads, dropout, activation, norm)
+            Block(embedding_dim, num_attention_heads, dropout, activation, norm, bias)
             for _ in range(num_layers)
         ]
         self.h = nn.Sequential(*blocks)
-        self.ln_f = layer_norm(embedding_dim, norm, EPS)
+        self.ln_f = layer_norm(embedding_dim, norm, EPS, bias)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -121,7 +133,8 @@ class GPT2(nn.Module):
                 # Each layer adds to the residual stream twice; the sum must not grow with depth.
                 scale = math.sqrt(2 * len(self.h)) if name.endswith("c_proj") else 1
                 nn.init.normal_(module.weight, std=0.02 / scale)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def around_activations(self) -> Neighbours:
         """Return the layers that feed an activation and those that read one."""
@@ -217,10 +230,12 @@ def load_hugging_face(model: GPT2, folder: str | Path) -> None:
 
     Raises:
         ValueError: the folder holds no GPT-2 checkpoint, a broken one or one of another shape, or
-            the model has no norms; one line with the remedy.
+            the model has no norms or no biases; one line with the remedy.
     """
     if model.norm == "none":
         raise ValueError(f"--init_from {folder} has norms: leave out --norm none")
+    if not model.bias:
+        raise ValueError(f"--init_from {folder} has biases: leave out --no_bias")
     check_fits(folder, model.shape)
     theirs = _our_layout(read_tensors(folder), len(model.wpe))
     ours = {key: p for key, p in model.state_dict().items() if ".mlp.act." not in key}

@@ -11,7 +11,7 @@ class Neighbours(NamedTuple):
     """Hold the layers next to a network's activations.
 
     Attributes:
-        feeding: the layers whose output an activation reads. Each of them has a bias.
+        feeding: the layers whose output an activation reads.
         reading: the layers that read an activation's output. A layer may be in both lists.
     """
 

@@ -44,15 +44,37 @@ class GroupNorm(nn.GroupNorm):
         return y
 
 
-def layer_norm(width: int, norm: str, eps: float) -> nn.Module:
-    """Make the norm for features (..., width).
+def layer_norm(width: int, norm: str, eps: float, bias: bool = True) -> nn.Module:
+    """Make the norm for the tokens of a transformer, (B, N, width), by features.
 
     Args:
         width: the number of features.
-        norm: "layer" (Ba et al. 2016, arXiv 1607.06450) or "none".
-        eps: what is added to the variance.
+        norm: "layer" (Ba et al. 2016, arXiv 1607.06450), "bn" or "none".
+        eps: what LayerNorm adds to the variance.
+        bias: LayerNorm has one.
     """
-    return nn.LayerNorm(width, eps=eps) if norm == "layer" else no_norm()
+    if norm == "bn":
+        return TokenBatchNorm(width)
+    return nn.LayerNorm(width, eps=eps, bias=bias) if norm == "layer" else no_norm()
+
+
+class TokenBatchNorm(nn.Module):
+    """Normalise each feature of tokens (B, N, width) over batch and tokens.
+
+    This is BatchNorm just where LayerNorm stood. Yao et al. 2021 ("Leveraging batch normalization
+    for vision transformers", ICCV workshops) report that trainings often crash so, and add another
+    one between the MLP's linear layers; here there is none.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        # Not a subclass: --sync_batchnorm puts another class in the place of a BatchNorm2d.
+        self.bn = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # (B, width, N, 1), which lies in memory as x does: channels last
+        maps = x.transpose(1, 2).unsqueeze(3)
+        return self.bn(maps).squeeze(3).transpose(1, 2)
 
 
 def no_norm() -> nn.Module:

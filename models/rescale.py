@@ -23,8 +23,8 @@ def rescale_around_activations(model: HasNeighbours, factor: float) -> None:
     """
     feeding, reading = model.around_activations()
     for layer in feeding:
-        assert layer.bias is not None, "every layer that feeds an activation has a bias"
         layer.weight.mul_(factor)
-        layer.bias.mul_(factor)
+        if layer.bias is not None:
+            layer.bias.mul_(factor)
     for layer in reading:
         layer.weight.div_(factor)

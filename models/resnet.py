@@ -2,7 +2,8 @@
 
 ResNet-18/34/50 are the networks of the paper's table 1 as torchvision builds them, parameter names
 included, so its weights load as they are. ResNet-20/32/44/56 are those of section 4.2 for CIFAR
-(n = 3, 5, 7, 9 blocks a stage), with projections where a block changes the shape.
+(n = 3, 5, 7, 9 blocks a stage), with projections where a block changes the shape (the paper's
+option B), or with the paper's own option A, which has no parameters.
 """
 
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.neighbours import Layer, Neighbours
@@ -17,11 +19,16 @@ from models.norms import conv_norm
 
 
 def build(
-    name: str, activation: Callable[[], nn.Module], num_classes: int, stem: str, norm: str
+    name: str,
+    activation: Callable[[], nn.Module],
+    num_classes: int,
+    stem: str,
+    norm: str,
+    shortcut: str = "conv",
 ) -> nn.Module:
     """Build one of VARIANTS; `ResNet` explains the options."""
     block, width, depths = VARIANTS[name]
-    return ResNet(block, width, depths, activation, num_classes, stem, norm)
+    return ResNet(block, width, depths, activation, num_classes, stem, shortcut, norm)
 
 
 def conv(in_width: int, width: int, kernel_size: int, norm: str, stride: int = 1) -> nn.Conv2d:
@@ -36,10 +43,33 @@ def conv(in_width: int, width: int, kernel_size: int, norm: str, stride: int = 1
     return layer
 
 
-def make_shortcut(in_width: int, width: int, stride: int, norm: str) -> nn.Sequential | None:
-    """Make a projection where the block changes the shape; None where its input can be added."""
+class PaddedShortcut(nn.Module):
+    """Map (B, in_width, H, W) to (B, width, H/stride, W/stride) without parameters (option A).
+
+    Every stride-th pixel is taken, and half of the new channels, all zeros, stand in front of the
+    old ones and half behind them. The paper does not say where they stand; layers that follow have
+    no order of channels to which it would matter.
+    """
+
+    def __init__(self, in_width: int, width: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.before = (width - in_width) // 2
+        self.behind = width - in_width - self.before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.behind))
+
+
+def make_shortcut(
+    in_width: int, width: int, stride: int, shortcut: str, norm: str
+) -> nn.Module | None:
+    """Make what adapts a block's input to its output; None where the input can be added."""
     if stride == 1 and in_width == width:
         return None
+    if shortcut == "pad":
+        return PaddedShortcut(in_width, width, stride)
     return nn.Sequential(conv(in_width, width, 1, norm, stride), conv_norm(width, norm))
 
 
@@ -65,6 +95,7 @@ class ResidualBlock(nn.Module):
         in_width: int,
         convolutions: list[Convolution],
         activation: Callable[[], nn.Module],
+        shortcut: str,
         norm: str,
     ):
         super().__init__()
@@ -80,7 +111,7 @@ class ResidualBlock(nn.Module):
             from_width, stride = convolution.width, stride * convolution.stride
         for name, layer in residual.items():
             self.add_module(name, layer)
-        self.downsample = make_shortcut(in_width, from_width, stride, norm)
+        self.downsample = make_shortcut(in_width, from_width, stride, shortcut, norm)
         # Names, not modules: a module that replaces one of these is found by its name.
         self.residual, self.last_activation = tuple(residual), f"act{len(convolutions)}"
         self.add_module(self.last_activation, activation())
@@ -99,10 +130,16 @@ class BasicBlock(ResidualBlock):
     expansion = 1
 
     def __init__(
-        self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module], norm: str
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        activation: Callable[[], nn.Module],
+        shortcut: str,
+        norm: str,
     ):
         convolutions = [Convolution(width, 3, stride), Convolution(width, 3, 1)]
-        super().__init__(in_width, convolutions, activation, norm)
+        super().__init__(in_width, convolutions, activation, shortcut, norm)
 
 
 class Bottleneck(ResidualBlock):
@@ -115,14 +152,20 @@ class Bottleneck(ResidualBlock):
     expansion = 4
 
     def __init__(
-        self, in_width: int, width: int, stride: int, activation: Callable[[], nn.Module], norm: str
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        activation: Callable[[], nn.Module],
+        shortcut: str,
+        norm: str,
     ):
         convolutions = [
             Convolution(width, 1, 1),
             Convolution(width, 3, stride),
             Convolution(width * self.expansion, 1, 1),
         ]
-        super().__init__(in_width, convolutions, activation, norm)
+        super().__init__(in_width, convolutions, activation, shortcut, norm)
 
 
 class Variant(NamedTuple):
@@ -156,6 +199,7 @@ class ResNet(nn.Sequential):
         num_classes: the number of logits.
         stem: "imagenet", which divides H and W by 4 before the first stage, or "cifar", which keeps
             them.
+        shortcut: where a block changes the shape: "conv", a projection, or "pad".
         norm: "bn", "gn" or "none".
     """
 
@@ -167,6 +211,7 @@ class ResNet(nn.Sequential):
         activation: Callable[[], nn.Module],
         num_classes: int,
         stem: str,
+        shortcut: str,
         norm: str,
     ):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -181,7 +226,7 @@ class ResNet(nn.Sequential):
             stage = []
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                stage.append(block(in_width, width * 2**i, stride, activation, norm))
+                stage.append(block(in_width, width * 2**i, stride, activation, shortcut, norm))
                 in_width = width * 2**i * block.expansion
             layers[f"layer{i + 1}"] = nn.Sequential(*stage)
         layers["avgpool"] = nn.AdaptiveAvgPool2d(1)  # (B, in_width, 1, 1)

@@ -111,7 +111,7 @@ class ViT(nn.Module):
         num_classes: the number of logits.
         image_size: the images' side in pixels, a multiple of `patch_size`.
         patch_size: the patches' side in pixels.
-        norm: "layer" or "none".
+        norm: "layer", "bn" or "none".
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class ViT(nn.Module):
         blocks = [Block(width, heads, activation, norm) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = layer_norm(width, norm, EPS)
+        self.mixes_tokens = norm == "bn"
         self.head = nn.Linear(width, num_classes)
         self.init_weights()
 
@@ -158,5 +159,7 @@ class ViT(nn.Module):
         x = self.patch_embed(x)  # (B, N, width)
         cls = self.cls_token.expand(x.shape[0], -1, -1)  # (B, 1, width)
         x = torch.cat([cls, x], dim=1) + self.pos_embed  # (B, 1 + N, width)
-        x = self.blocks(x)[:, 0]  # (B, width): only the class token is read
-        return self.head(self.norm(x))
+        x = self.blocks(x)
+        # Only the class token is read, (B, width); LayerNorm normalises it by itself.
+        x = self.norm(x)[:, 0] if self.mixes_tokens else self.norm(x[:, 0])
+        return self.head(x)

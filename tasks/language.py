@@ -132,6 +132,7 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
                 max_seq_length=config.max_seq_length,
                 dropout=config.dropout,
                 norm=config.norm,
+                bias=not config.no_bias,
                 **config.shape(),
             )
         if config.init_from is not None and config.start is None:

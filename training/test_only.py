@@ -40,8 +40,8 @@ def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> 
     # Checkpoints from before there was a second kind do not say theirs.
     if settings.get("kind", "vision") != config.KIND or "model_options" not in settings:
         raise UserError(f"--checkpoint {path}: not a checkpoint of a {config.KIND} model")
-    # Those from before there was a choice of norms have what auto stands for.
-    saved = {"norm": "auto"} | settings["args"] | settings["model_options"]
+    # Those from before there was a flag have its default.
+    saved = config.defaults() | settings["args"] | settings["model_options"]
     values = config.values()
     taken: dict[str, Any] = {"init_from": None}  # the checkpoint's weights have taken its place
     sources = {name: flag.evaluated for name, flag in config.flags().items()}

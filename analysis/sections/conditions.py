@@ -8,9 +8,9 @@ from analysis.grouping import Group
 from analysis.section import Section
 from analysis.wording import value_text
 
-USUAL = ("auto", "torch")  # norms and initial gain that are not worth a mention
+USUAL = ("auto", "torch", "conv")  # norms, gain and shortcuts that are not worth a mention
 SHOWN = (
-    "norm", "init_gain", "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer",
+    "norm", "no_bias", "shortcut", "init_gain", "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer",
     "lr", "weight_decay", "scheduler", "warmup", "label_smoothing", "imb_factor",
     "class_balanced", "augment", "color_jitter", "noise", "dropout", "max_seq_length", "tokenizer",
     "val_fraction", "split_seed", "samples", "amp_dtype", "compile_mode",

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
+from benchmarks.plain_gpt import PlainGPT
 from models import (
     GPT2_VARIANTS,
     LANGUAGE_MODELS,
@@ -784,6 +785,66 @@ def test_norms_are_the_layer_norms_or_none():
     message = r"^--norm layer does not apply to hf/anywhere, only to this project's models: leave"
     with pytest.raises(ValueError, match=message):
         build_model("hf/anywhere", nn.ReLU, vocab_size=9, norm="layer")
+
+
+# nanoGPT's names without `transformer.` and the `.weight` of wpe; lm_head is wte there too.
+NANOGPT_BLOCK = (
+    "ln_1.weight", "attn.c_attn.weight", "attn.c_proj.weight", "ln_2.weight", "mlp.c_fc.weight",
+    "mlp.c_proj.weight",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [
+        # What nanoGPT prints of its configurations, "10.65M", "0.80M" and "123.59M": its count
+        # leaves out positions.
+        ({"vocab_size": 65, "embedding_dim": 384, "num_attention_heads": 6, "num_layers": 6},
+         10_646_784),
+        ({"vocab_size": 65, "embedding_dim": 128, "num_attention_heads": 4, "num_layers": 4},
+         795_904),
+        ({"vocab_size": 50304}, 123_587_328),
+    ],
+)  # fmt: skip
+def test_parameter_count_without_biases_is_nanogpts(sizes, count):
+    model = on_meta(build_model, "gpt2", nn.GELU, bias=False, **sizes)
+    assert count_parameters(model) - model.wpe.numel() == count
+
+
+def test_without_biases_it_is_nanogpt():
+    """Against a plain network that is written apart, with every weight off its initial value."""
+    model = tiny(nn.GELU, bias=False)
+    blocks = [f"h.{n}.{name}" for n in range(2) for name in NANOGPT_BLOCK]
+    assert list(model.state_dict()) == ["wpe", "wte.weight", *blocks, "ln_f.weight"]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape))
+    shape = (TINY[name] for name in ("vocab_size", "max_seq_length", "embedding_dim"))
+    plain = PlainGPT(*shape, TINY["num_attention_heads"], TINY["num_layers"], bias=False)
+    plain.copy_weights(model)
+    assert count_parameters(plain) == count_parameters(model)
+    ids, targets = tokens(3, 16), tokens(3, 17)[:, 1:].contiguous()
+    loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+    theirs = plain(ids, targets)
+    assert_same(loss, theirs)
+    mine = torch.autograd.grad(loss, [model.wte.weight, model.wpe, *model.h.parameters()])
+    parameters = list(plain.parameters())[: len(mine)]
+    for gradient, other in zip(mine, torch.autograd.grad(theirs, parameters), strict=True):
+        assert (gradient - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+def test_weights_are_the_same_with_and_without_biases():
+    usual, without = tiny().state_dict(), tiny(bias=False).state_dict()
+    assert set(usual) - set(without) == {key for key in usual if key.endswith("bias")}
+    assert all(torch.equal(usual[key], value) for key, value in without.items())
+
+
+def test_weights_with_biases_are_refused_without(saved):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load_hugging_face(tiny(bias=False), saved)
+    assert str(caught.value) == f"--init_from {saved} has biases: leave out --no_bias"
+    with pytest.raises(ValueError, match=r"^--no_bias does not apply to hf/anywhere"):
+        build_model("hf/anywhere", nn.ReLU, vocab_size=9, bias=False)
 
 
 def test_weights_with_norms_are_refused_without(saved):

@@ -142,6 +142,59 @@ def test_parameter_count(name, num_classes, image_size, count):
     assert count_parameters(model) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    # By hand from section 4.2: 432 + 160 + 9,416 + ... The paper's table 6 rounds these to 0.27,
+    # 0.46, 0.66 and 0.85 million.
+    [("resnet20", 269_722), ("resnet32", 464_154), ("resnet44", 658_586), ("resnet56", 853_018)],
+)
+def test_parameter_count_of_the_papers_resnets_for_cifar(name, count):
+    assert count_parameters(on_meta(build_model, name, nn.ReLU, shortcut="pad")) == count
+
+
+class OptionA(nn.Module):
+    """The paper's option A by hand: a loop over pixels, and zeros around the channels."""
+
+    def __init__(self, width, stride):
+        super().__init__()
+        self.width, self.stride = width, stride
+
+    def forward(self, x):
+        batch, channels, height, _ = x.shape
+        side = -(-height // self.stride)
+        first = (self.width - channels) // 2
+        out = x.new_zeros(batch, self.width, side, side)
+        for row in range(side):
+            for column in range(side):
+                pixel = x[:, :, row * self.stride, column * self.stride]
+                out[:, first : first + channels, row, column] = pixel
+        return out
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 32), ("resnet18", 9), ("resnet50", 16)])
+def test_padded_shortcuts_are_option_a(name, size):
+    """Against the network with projections, whose shortcuts are replaced by hand."""
+    theirs = build_model(name, nn.ReLU, image_size=size)
+    replaced = 0
+    for path, module in list(theirs.named_modules()):
+        if path.endswith("downsample"):
+            theirs.set_submodule(path, OptionA(module[0].out_channels, module[0].stride[0]))
+            replaced += 1
+    assert replaced == (4 if name == "resnet50" else len(resnet.VARIANTS[name].depths) - 1)
+    spread_out(theirs)
+    ours = build_model(name, nn.ReLU, image_size=size, shortcut="pad")
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    for training in (False, True):
+        pair = [model.train(training)(images(4, size)) for model in (ours, theirs)]
+        assert_same(*pair)
+    gradients = [
+        torch.autograd.grad(logits.square().mean(), list(model.parameters()))
+        for logits, model in zip(pair, (ours, theirs), strict=True)
+    ]
+    for mine, other in zip(*gradients, strict=True):
+        assert_same_gradient(mine, other)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_state_dict_has_the_published_keys_and_shapes(name):
     ours = on_meta(build_model, name, own_activation(name), num_classes=1000, image_size=224)
@@ -374,6 +427,8 @@ def test_inplace_activations_train_alike(name, options, kind):
         ("resnet50", 224, {"stem": "cifar"}, {"stem": "cifar"}),
         ("resnet56", 224, {}, {"stem": "cifar"}),
         ("resnet56", 8, {"stem": "cifar"}, {"stem": "cifar"}),
+        ("resnet20", 32, {"shortcut": "conv"}, {"stem": "cifar"}),
+        ("resnet20", 32, {"shortcut": "pad"}, {"stem": "cifar", "shortcut": "pad"}),
         ("vit-base", 64, {}, {"patch_size": 4}),
         ("vit-base", 80, {}, {"patch_size": 16}),
         ("vit-base", 32, {"patch_size": 8}, {"patch_size": 8}),
@@ -502,8 +557,17 @@ ERRORS = [
         "--norm gn does not apply to vit-tiny, only to VGGs and ResNets: leave out --norm",
     ),
     (
-        ("vit-tiny", 32, {"norm": "bn"}),
-        "--norm bn does not apply to vit-tiny, only to VGGs and ResNets: leave out --norm",
+        ("vgg11", 32, {"shortcut": "pad"}),
+        "--shortcut pad does not apply to vgg11, only to ResNets: leave out --shortcut",
+    ),
+    (
+        ("timm/resnet18", 32, {"shortcut": "pad"}),
+        "--shortcut pad does not apply to timm/resnet18, only to this project's ResNets: "
+        "leave out --shortcut",
+    ),
+    (
+        ("resnet20", 32, {"shortcut": "projection"}),
+        "--shortcut must be one of conv, pad, not 'projection'",
     ),
     (
         ("resnet20", 32, {"norm": "layer"}),

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from models import FAMILY_NORMS, build_model
 from models.activation import create_activation
 from models.init_gain import second_moment, unit_gain
-from models.norms import conv_norm
+from models.norms import TokenBatchNorm, conv_norm
 from zilu.names import ACTIVATIONS, SIGMA_NAMES
 
 FAMILIES = {
@@ -320,22 +320,72 @@ def text(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("module", "norm"), [("vision_main", "gn"), ("language_main", "none")])
+def by_tokens(values, norm):
+    """Normalise each feature over all the tokens of a batch: BatchNorm by its definition."""
+    tokens = values.double().flatten(0, 1)  # (B * N, width)
+    mean, variance = tokens.mean(0), tokens.var(0, unbiased=False)
+    normal = (values.double() - mean) / (variance + norm.bn.eps).sqrt()
+    return normal * norm.bn.weight.double() + norm.bn.bias.double()
+
+
+def test_a_vit_with_batch_norm_normalises_over_batch_and_tokens():
+    model = spread_out(build("vit-tiny", "bn"))
+    seen = []
+    norms = modules(model, TokenBatchNorm)
+    assert len(norms) == 25  # two in each of 12 blocks, and the last
+    for norm in norms:
+        norm.register_forward_hook(lambda *call: seen.append(call))
+    model(inputs("vit-tiny", 4))
+    assert len(seen) == 25
+    for norm, (values,), result in seen:
+        assert values.shape == (4, 65, 192)
+        assert result.shape == values.shape
+        assert_same(result.double(), by_tokens(values, norm))
+        unbiased = values.detach().flatten(0, 1).var(0)
+        torch.testing.assert_close(norm.bn.running_var, 0.9 + 0.1 * unbiased, rtol=1e-4, atol=1e-6)
+
+
+def test_a_vit_with_batch_norm_is_timms():
+    """Timm's own network, given this norm: the last one sees all tokens, not the class token's."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=4, num_classes=10, embed_dim=192, num_heads=3,
+        norm_layer=lambda width, **where: TokenBatchNorm(width),
+    )  # fmt: skip
+    ours = build("vit-tiny", "bn")
+    ours.load_state_dict(spread_out(theirs).state_dict(), strict=True)
+    for training in (True, False):
+        pair = [model.train(training)(inputs("vit-tiny", 4)) for model in (ours, theirs)]
+        assert_same(*pair)
+
+
+def test_a_vit_with_batch_norm_compiles_as_one_graph():
+    torch._dynamo.reset()
+    model = build("vit-tiny", "bn")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(inputs("vit-tiny")), model(inputs("vit-tiny")))
+
+
+@pytest.mark.parametrize(
+    ("module", "norm"), [("vision_main", "gn"), ("language_main", "none"), ("vit", "bn")]
+)
 def test_a_run_is_trained_and_evaluated_with_the_norms_asked_for(
     forked, tmp_path, text, image_folder, module, norm
 ):
     folder = tmp_path / "run"
     flags = {
+        "vit": (*VISION, "--model", "vit-tiny", "--data_path", image_folder),
         "vision_main": (*VISION, "--data_path", image_folder),
         "language_main": (*LANGUAGE, "--data_path", text),
     }[module]
+    module = "vision_main" if module == "vit" else module
     (code,), output = forked(
         module, *flags, "--norm", norm, "--init_gain", "unit", "--output_dir", folder
     )
     assert code == 0, output
     described = (folder / "model.txt").read_text()
     assert ("GroupNorm" in described) == (norm == "gn")
-    assert "BatchNorm" not in described
+    assert ("BatchNorm" in described) == (norm == "bn")
     assert "LayerNorm" not in described
     (code,), output = forked(module, *flags, "--test_only", "--output_dir", folder)
     assert code == 0, output
@@ -349,6 +399,7 @@ def test_a_run_is_trained_and_evaluated_with_the_norms_asked_for(
     [
         (("--norm", "layer"), "--norm layer does not apply to resnet20"),
         (("--norm", "none", "--sync_batchnorm"), "--norm none has no BatchNorm"),
+        (("--shortcut", "pad", "--model", "vgg11"), "--shortcut pad does not apply to vgg11"),
         (("--model", "timm/resnet18", "--norm", "none"), "--norm none does not apply to timm"),
         (("--model", "timm/resnet18", "--init_gain", "unit"), "--init_gain does not apply to timm"),
         (("--init_gain", "unit", "--rescale_init", "2"), "leave out one of them"),

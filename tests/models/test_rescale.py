@@ -40,9 +40,13 @@ CASES += [(*network, 1, 0.5) for network in NETWORKS if network[0] in ("resnet20
 CASES += [
     (name, {**options, "norm": norm}, 0.7, 4)
     for name, options in NETWORKS
-    for norm in (("none",) if name in ("vit-tiny", "gpt2") else ("gn", "none"))
+    for norm in {"vit-tiny": ("bn", "none"), "gpt2": ("none",)}.get(name, ("gn", "none"))
     # The imagenet head's linear layers have no norms; the blocks of resnet50 are as resnet18's.
     if options.get("head") != "imagenet" and name != "resnet50"
+]
+CASES += [
+    ("resnet20", {"image_size": 16, "shortcut": "pad"}, 0.7, 4),
+    ("gpt2", {**GPT2, "bias": False}, 0.7, 4),
 ]
 
 
