@@ -258,7 +258,8 @@ class TrainingConfig:
     lr_step: int = flag(20, positive_int, "Optimization", "epochs; see --scheduler")
     lr_gamma: float = flag(0.1, positive, "Optimization", "factor; see --scheduler")
     lr_milestones: str | None = flag(
-        None, milestones, "Optimization", "epochs (60,120,160); see --scheduler"
+        None, milestones, "Optimization",
+        "epochs (60,120,160) or shares of all steps (50%,75%); see --scheduler",
     )
     cycle_growth: int = flag(
         1, positive_int, "Optimization",
@@ -266,15 +267,18 @@ class TrainingConfig:
     )  # fmt: skip
 
     @property
-    def milestones(self) -> list[int]:
-        """Return the epochs of --lr_milestones."""
-        return [int(epoch) for epoch in (self.lr_milestones or "").split(",") if epoch]
+    def milestones(self) -> list[str]:
+        """Return the parts of --lr_milestones: epochs as `60ep`, shares of all steps as `50%`."""
+        parts = self.lr_milestones.split(",") if self.lr_milestones else []
+        return [part if part.endswith("%") else f"{part}ep" for part in parts]
 
     @property
     def bound_to_length(self) -> str | None:
         """Return the flag that makes learning rates depend on the length of the training."""
         if self.scheduler in ("cosine", "linear", "wsd"):
             return f"--scheduler {self.scheduler}"
+        if self.lr_milestones is not None and self.lr_milestones.endswith("%"):
+            return f"--lr_milestones {self.lr_milestones}"
         is_share = self.warmup.endswith("%") and float(self.warmup[:-1]) > 0
         return f"--warmup {self.warmup}" if is_share else None
 

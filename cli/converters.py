@@ -141,12 +141,16 @@ def warmup_length(text: str) -> str:
 
 
 def milestones(text: str) -> str:
-    """Return epochs with commas between, which rise."""
-    if not re.fullmatch(r"[1-9]\d{0,8}(,[1-9]\d{0,8})*", text):
-        raise ValueError(f"expected epochs with commas between (60,120,160), not {text!r}")
-    epochs = [int(epoch) for epoch in text.split(",")]
-    if sorted({*epochs}) != epochs:
-        raise ValueError(f"expected epochs that rise, not {text!r}")
+    """Return epochs, or shares of all steps, with commas between, which rise."""
+    epochs, shares = r"[1-9]\d{0,8}(,[1-9]\d{0,8})*", r"[1-9]\d?(\.\d+)?%(,[1-9]\d?(\.\d+)?%)*"
+    if not re.fullmatch(f"{epochs}|{shares}", text):
+        raise ValueError(
+            "expected epochs (60,120,160) or shares of all steps (50%,75%) with commas between, "
+            f"not {text!r}"
+        )
+    places = [float(place.rstrip("%")) for place in text.split(",")]
+    if sorted({*places}) != places:
+        raise ValueError(f"expected epochs or shares that rise, not {text!r}")
     return text
 
 

@@ -56,7 +56,8 @@ class VisionModelConfig(ModelConfig):
     )  # fmt: skip
     head: str = flag(
         "auto", one_of(*models.HEADS), "Model",
-        "VGG: linear or imagenet (4096 wide); auto depends on the image size",
+        "VGG: linear; imagenet, the published three layers, 4096 wide, on 7x7 features; or wide, "
+        "these three on globally averaged features; auto is one of the first two by the image size",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
     patch_size: str | int = flag(
@@ -107,6 +108,10 @@ class VisionDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     augment: bool = flag(False, bool, "Dataset", "random crop and flip (digits: crop alone)")
+    rotate: float = flag(
+        0.0, number(float, at_least=0, below=180), "Dataset",
+        "rotate training images at random, by up to so many degrees either way, after --augment",
+    )  # fmt: skip
     color_jitter: bool = flag(
         False, bool, "Dataset", "random brightness, contrast, saturation (0.2) and hue (0.1)"
     )

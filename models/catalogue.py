@@ -41,7 +41,7 @@ PACKAGES = VISION_PACKAGES | LANGUAGE_PACKAGES
 
 STEMS = ("auto", "cifar", "imagenet")
 SHORTCUTS = ("conv", "pad")
-HEADS = ("auto", "linear", "imagenet")
+HEADS = ("auto", "linear", "wide", "imagenet")
 NORMS = ("auto", "bn", "gn", "layer", "none")
 INIT_GAINS = ("torch", "unit")  # "unit" is models.init_gain
 

@@ -49,12 +49,12 @@ def make_features(
     return nn.Sequential(*layers)
 
 
-def make_imagenet_classifier(
-    activation: Callable[[], nn.Module], num_classes: int
+def make_wide_classifier(
+    in_width: int, activation: Callable[[], nn.Module], num_classes: int
 ) -> nn.Sequential:
-    """Make the published head: features (B, 512·7·7) to logits (B, num_classes)."""
+    """Make the published head: features (B, in_width) to logits (B, num_classes)."""
     return nn.Sequential(
-        nn.Linear(512 * 7 * 7, 4096),
+        nn.Linear(in_width, 4096),
         activation(),
         nn.Dropout(0.5),
         nn.Linear(4096, 4096),
@@ -98,8 +98,9 @@ class VGG(nn.Sequential):
         depths: convolutions in each of the five stages.
         activation: makes a fresh activation for every place that has one.
         num_classes: the number of logits.
-        head: "imagenet", the published three linear layers on 7×7 pooled features, or "linear",
-            one linear layer on globally averaged features: the form in use for CIFAR.
+        head: "imagenet", the published three linear layers on 7×7 pooled features; "wide", those
+            three on globally averaged features; or "linear", one linear layer on them. Both are in
+            use for CIFAR.
         norm: "bn", "gn" or "none".
     """
 
@@ -118,11 +119,13 @@ class VGG(nn.Sequential):
         if head == "imagenet":
             layers["avgpool"] = PoolTo7()
             layers["flatten"] = nn.Flatten()
-            layers["classifier"] = make_imagenet_classifier(activation, num_classes)
+            layers["classifier"] = make_wide_classifier(512 * 7 * 7, activation, num_classes)
         else:
             layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
             layers["flatten"] = nn.Flatten()
             layers["classifier"] = nn.Linear(512, num_classes)
+        if head == "wide":
+            layers["classifier"] = make_wide_classifier(512, activation, num_classes)
         super().__init__(layers)
         self.init_weights()
 

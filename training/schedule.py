@@ -41,7 +41,10 @@ class Schedule:
     @property
     def warmup(self) -> int:
         """Return the steps of the warm-up."""
-        return steps_of(self.config.warmup, self.total_steps, self.steps_per_epoch)
+        return self._steps(self.config.warmup)
+
+    def _steps(self, length: str) -> int:
+        return steps_of(length, self.total_steps, self.steps_per_epoch)
 
     def rate(self, step: int) -> float:
         """Return the learning rate at `step`, which counts from 0."""
@@ -58,7 +61,7 @@ class Schedule:
         if config.scheduler == "step":
             return config.lr * config.lr_gamma ** (epoch // config.lr_step)
         if config.scheduler == "multistep":
-            passed = sum(epoch >= milestone for milestone in config.milestones)
+            passed = sum(step >= self._steps(place) for place in config.milestones)
             return config.lr * config.lr_gamma**passed
         return config.min_lr + (config.lr - config.min_lr) * self._share(step)
 
@@ -77,7 +80,7 @@ class Schedule:
         return 1.0
 
     def _cooling(self, step: int) -> float:
-        cooldown = steps_of(self.config.cooldown, self.total_steps, self.steps_per_epoch)
+        cooldown = self._steps(self.config.cooldown)
         return min(1.0, (self.total_steps - step) / max(1, cooldown))
 
     def _in_cycle(self, step: int) -> float:

@@ -12,7 +12,7 @@ USUAL = ("auto", "torch", "conv")  # norms, gain and shortcuts that are not wort
 SHOWN = (
     "norm", "no_bias", "shortcut", "init_gain", "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer",
     "lr", "weight_decay", "scheduler", "warmup", "label_smoothing", "imb_factor",
-    "class_balanced", "augment", "color_jitter", "noise", "dropout", "max_seq_length", "tokenizer",
+    "class_balanced", "augment", "rotate", "color_jitter", "noise", "dropout", "max_seq_length", "tokenizer",
     "val_fraction", "split_seed", "samples", "amp_dtype", "compile_mode",
 )  # fmt: skip
 

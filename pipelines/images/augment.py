@@ -1,4 +1,4 @@
-"""Turn raw bytes into network input: crop, flip, jitter, normalise and add noise, in batches.
+"""Turn raw bytes into network input: crop, flip, rotate, jitter, normalise, add noise, in batches.
 
 Nothing here looks at a value on the device, so nothing waits for a GPU: every shape is known
 beforehand, and every choice per image is an index or a factor in a tensor. On a CPU an image's
@@ -49,6 +49,49 @@ def crop_flip(
     start = row * padded.shape[3] + dx[:, None]  # (B, H): the first pixel of each run
     runs = padded.view(-1).unfold(0, width * channels, channels)  # a view: the run at each pixel
     return runs.index_select(0, start.view(-1)).view(images.shape)
+
+
+def rotations(degrees: torch.Tensor, size: int) -> torch.Tensor:
+    """Return how to rotate images of this side about their centres, counter-clockwise.
+
+    Args:
+        degrees: float64 (B,).
+        size: pixels.
+
+    Returns:
+        int64 (B, 4), for `rotate`: cosine, sine, and from where the result's first pixel comes, x
+        and y, in Pillow's fixed-point numbers of 16 bits behind the point.
+    """
+    angle = -torch.deg2rad(degrees)
+    cos, sin = angle.cos(), angle.sin()
+    centre, first = size / 2, 0.5 - size / 2  # the first pixel's middle, from the centre
+    x, y = centre + (cos + sin) * first, centre + (cos - sin) * first
+    return torch.floor(torch.stack([cos, sin, x, y], 1) * 2**16 + 0.5).long()
+
+
+def rotate(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Rotate each image, with black where nothing was.
+
+    The result is that of torchvision's rotate of a Pillow image, which takes the nearest pixel.
+
+    Args:
+        images: uint8 (B, size, size, C), contiguous.
+        turns: int64 (B, 4), from `rotations`.
+
+    Returns:
+        uint8 (B, size, size, C).
+    """
+    batch, size, _, channels = images.shape
+    cos, sin, first_x, first_y = (part.view(-1, 1, 1) for part in turns.unbind(1))
+    column = torch.arange(size, device=images.device)  # (size,)
+    row = column[:, None]  # (size, 1)
+    x = (first_x + cos * column + sin * row) >> 16  # (B, size, size)
+    y = (first_y - sin * column + cos * row) >> 16
+    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+    image = torch.arange(batch, device=images.device).view(-1, 1, 1)
+    source = (image * size + y.clamp(0, size - 1)) * size + x.clamp(0, size - 1)
+    pixels = images.view(-1, channels).index_select(0, source.view(-1)).view(images.shape)
+    return pixels * inside[..., None]
 
 
 def color_jitter(
@@ -129,6 +172,7 @@ class Transform:
         device: where the pixels are, and the result.
         crop: cut a window out of the image padded by an eighth of its side.
         flip: mirror each image with a chance of one half; only with `crop`.
+        rotate: turn each image by up to so many degrees, either way.
         jitter: change brightness, contrast, saturation and hue.
         noise: the standard deviation of Gaussian noise, added after normalising.
     """
@@ -142,6 +186,7 @@ class Transform:
         *,
         crop: bool = False,
         flip: bool = False,
+        rotate: float = 0.0,
         jitter: bool = False,
         noise: float = 0.0,
     ):
@@ -153,13 +198,15 @@ class Transform:
         pixels = image_size * image_size
         self.scale = (1 / (255 * deviations)).float().repeat(pixels).to(device)  # (H * W * 3,)
         self.shift = (-means / deviations).float().repeat(pixels).to(device)
-        self.padding = round(image_size / 8)
-        self.crop, self.flip, self.jitter, self.noise = crop, flip, jitter, noise
+        self.image_size, self.padding = image_size, round(image_size / 8)
+        self.crop, self.flip, self.rotate = crop, flip, rotate
+        self.jitter, self.noise = jitter, noise
 
     def draw(self, count: int, generator: torch.Generator) -> Choices:
         """Draw what is chosen for each of `count` images: CPU tensors (count,) by name.
 
-        Those of "crop" are dy, dx and flip (see `crop_flip`), those of "jitter" are FACTORS.
+        Those of "crop" are dy, dx and flip (see `crop_flip`), that of "rotate" is rotation
+        (count, 4) (see `rotations`), those of "jitter" are FACTORS.
         """
         choices: Choices = {}
         if self.crop:
@@ -168,6 +215,9 @@ class Transform:
             if self.flip:
                 flip = torch.randint(2, (count,), generator=generator).bool()
             choices |= {"dy": dy, "dx": dx, "flip": flip}
+        if self.rotate:
+            turns = 2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1
+            choices["rotation"] = rotations(self.rotate * turns, self.image_size)
         if self.jitter:
             spread = 2 * torch.rand(4, count, generator=generator) - 1
             choices |= zip(FACTORS, (*(1 + 0.2 * spread[:3]), 0.1 * spread[3]), strict=True)
@@ -185,6 +235,8 @@ class Transform:
         if self.crop:
             dy, dx, flip = (choices[name] for name in ("dy", "dx", "flip"))
             pixels = crop_flip(pixels, dy, dx, flip, self.padding)
+        if self.rotate:
+            pixels = rotate(pixels, choices["rotation"])
         values = pixels.float()
         if self.jitter:
             images = values.permute(0, 3, 1, 2) / 255  # (B, 3, H, W)

@@ -139,6 +139,7 @@ def _augmentation(config: VisionDataConfig) -> dict[str, Any]:
         # ImageNet's images are cropped and flipped while they are read.
         "crop": config.augment and name != "imagenet",
         "flip": config.augment and name not in ("imagenet", "digits"),  # a mirrored digit is none
+        "rotate": config.rotate,
         "jitter": config.color_jitter,
         "noise": config.noise,
     }

@@ -152,6 +152,16 @@ def test_parameter_count_of_the_papers_resnets_for_cifar(name, count):
     assert count_parameters(on_meta(build_model, name, nn.ReLU, shortcut="pad")) == count
 
 
+def test_parameter_count_of_a_vgg_for_cifar_with_the_wide_head():
+    """The 34.0 million of weiaicunzai/pytorch-cifar100's table."""
+    model = on_meta(build_model, "vgg16", nn.ReLU, 100, head="wide")
+    assert count_parameters(model) == 14_723_136 + (512 + 4096 + 100) * 4096 + 2 * 4096 + 100
+    wide, linear = model.classifier, on_meta(build_model, "vgg16", nn.ReLU, 100).classifier
+    assert [layer.in_features for layer in wide if hasattr(layer, "in_features")] == [
+        linear.in_features, 4096, 4096
+    ]  # fmt: skip
+
+
 class OptionA(nn.Module):
     """The paper's option A by hand: a loop over pixels, and zeros around the channels."""
 
@@ -586,7 +596,10 @@ ERRORS = [
         ("resnet18", 32, {"stem": "large"}),
         "--stem must be one of auto, cifar, imagenet, not 'large'",
     ),
-    (("vgg11", 32, {"head": "big"}), "--head must be one of auto, linear, imagenet, not 'big'"),
+    (
+        ("vgg11", 32, {"head": "big"}),
+        "--head must be one of auto, linear, wide, imagenet, not 'big'",
+    ),
     (
         ("vit-tiny", 32, {"patch_size": 0}),
         "--patch_size must be auto or a whole number above 0, not 0",

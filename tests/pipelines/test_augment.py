@@ -7,15 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.stats import chi2_contingency, chisquare, kstest
 from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
 from pipelines.images import augment
-from pipelines.images.augment import Transform, color_jitter, crop_flip
+from pipelines.images.augment import Transform, color_jitter, crop_flip, rotate, rotations
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.24, 0.25, 0.26)
-ALL = {"crop": True, "flip": True, "jitter": True, "noise": 1.0}
+ALL = {"crop": True, "flip": True, "rotate": 15.0, "jitter": True, "noise": 1.0}
 
 
 def seeded(seed=0):
@@ -110,6 +111,30 @@ def test_padding_is_an_eighth_and_black(size, padding):
     black = -torch.tensor(MEAN) / torch.tensor(STD)
     rows = torch.isclose(output, black.view(1, 3, 1, 1)).all(1).all(2)  # (B, H): black rows
     assert rows.sum(1).max() == padding
+
+
+@pytest.mark.parametrize(("size", "most"), [(32, 15), (9, 15), (64, 179), (1, 30)])
+def test_rotation_equals_torchvisions_of_a_pillow_image(size, most):
+    degrees = most * (2 * torch.rand(40, generator=seeded(), dtype=torch.float64) - 1)
+    images = random_bytes(40, size, size, 3)
+    ours = rotate(images, rotations(degrees, size))
+    for image, angle, result in zip(images, degrees.tolist(), ours, strict=True):
+        theirs = transforms.functional.rotate(Image.fromarray(image.numpy()), angle)
+        assert np.array_equal(result.numpy(), np.asarray(theirs)), angle
+
+
+def test_rotations_are_drawn_evenly_and_come_after_crop_and_flip():
+    transform = Transform(MEAN, STD, 32, "cpu", crop=True, flip=True, rotate=15)
+    pixels = random_bytes(2000, 32, 32, 3)
+    choices = transform.draw(2000, seeded())
+    cos, sin = choices["rotation"][:, :2].unbind(1)
+    drawn = -torch.rad2deg(torch.atan2(sin.double(), cos.double()))
+    assert kstest(drawn.numpy(), "uniform", (-15, 30)).pvalue > 0.01
+    cropped = crop_flip(pixels, choices["dy"], choices["dx"], choices["flip"], 4)
+    expected = Transform(MEAN, STD, 32, "cpu")(rotate(cropped, choices["rotation"]), {})
+    assert torch.equal(transform(pixels, choices), expected)
+    without = Transform(MEAN, STD, 32, "cpu", crop=True, flip=True).draw(2000, seeded())
+    assert all(torch.equal(choices[name], value) for name, value in without.items())
 
 
 @pytest.mark.parametrize("seed", range(3))
