@@ -127,7 +127,8 @@ def load_images(
         normalisation: mean and std to use instead of the data set's own.
         rank, world_size: this process's share of each batch.
         options: further fields of `cli.vision.VisionDataConfig`: resize, augment, rotate,
-            color_jitter, noise, val_fraction, imb_factor, imb_type, split_seed, skip_broken, num_workers.
+            color_jitter, noise, val_fraction, imb_factor, imb_type, split_seed, skip_broken,
+            num_workers.
 
     Raises:
         UserError: for everything that the user can fix.

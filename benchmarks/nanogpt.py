@@ -107,7 +107,7 @@ def build_parser() -> Parser:
     add("--output_dir", type=checked(path), default="./Output/nanogpt",
         help="folder of the splits and the runs (./Output/nanogpt)")  # fmt: skip
     add("--plain", type=checked(seed_number), metavar="SEED",
-        help="train the plain loop alone, on splits that are there, and print its loss")  # fmt: skip
+        help="train the plain loop alone, on the splits there, and print its loss")  # fmt: skip
     return parser
 
 

@@ -258,7 +258,9 @@ class TrainingConfig:
     lr_step: int = flag(20, positive_int, "Optimization", "epochs; see --scheduler")
     lr_gamma: float = flag(0.1, positive, "Optimization", "factor; see --scheduler")
     lr_milestones: str | None = flag(
-        None, milestones, "Optimization",
+        None,
+        milestones,
+        "Optimization",
         "epochs (60,120,160) or shares of all steps (50%,75%); see --scheduler",
     )
     cycle_growth: int = flag(

@@ -63,6 +63,23 @@ def test_steps_against_torchs():
     assert rates() == [0.8] * TOTAL
 
 
+def test_milestones_as_shares_of_all_steps():
+    """Also where they are within an epoch: He et al.'s 32k and 48k of 64k steps."""
+    found = rates(scheduler="multistep", lr_milestones="45%,72.5%")
+    wanted = torchs(lambda o: lr_scheduler.MultiStepLR(o, [27, round(43.5)], 0.1), TOTAL)
+    assert found == pytest.approx(wanted)
+    config = TrainingConfig(num_epochs=164, max_steps=64000, lr=0.1, scheduler="multistep",
+                            lr_milestones="50%,75%")  # fmt: skip
+    papers = Schedule.of(config, 391)
+    looked_at = (0, 31_999, 32_000, 47_999, 48_000, 63_999)
+    assert papers.total_steps == 64_000
+    assert [papers.rate(step) for step in looked_at] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
+    assert config.bound_to_length == "--lr_milestones 50%,75%"
+    assert TrainingConfig(scheduler="multistep", lr_milestones="3").bound_to_length is None
+
+
 @pytest.mark.parametrize("growth", [1, 2])
 @pytest.mark.parametrize("warmup", [0, 4])
 def test_restarts_against_torchs(growth, warmup):
@@ -140,8 +157,12 @@ def test_what_contradicts_is_refused_in_a_line(flags, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("3,2", "that rise"), ("3,3", "that rise"), ("a", "60,120,160"), ("", "60")]
-)
+    ("text", "words"),
+    [
+        ("3,2", "that rise"), ("3,3", "that rise"), ("a", "60,120,160"), ("", "60"),
+        ("75%,50%", "that rise"), ("50%,160", "60,120,160"), ("100%", "60,120,160"),
+    ],
+)  # fmt: skip
 def test_milestones_are_epochs_that_rise(text, words):
     with pytest.raises(ValueError, match=words):
         milestones(text)

@@ -1,0 +1,134 @@
+"""The recipes: each constant has its source, and each recipe trains."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.commands import command
+from torch.optim.lr_scheduler import MultiStepLR
+
+from cli.language import LanguageConfig
+from cli.vision import VisionConfig
+from tasks.vision import VisionProgram
+from training.optimization import decayed_parameters
+from training.schedule import Schedule
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+EACH = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+# A place is a file, a section, a setting of the source that the head names, or a quotation.
+SOURCE = re.compile(
+    r"\w\.(py|conf|md|txt)\b|README: --|^(conf|config|args|README): |section \d|\"[^\"]+\"|timm's|"
+    r"transformers'"
+)
+# What a recipe says of a constant that its source does not have; its head tells the effect.
+OWN = re.compile(r"^(more than max_steps|likewise|another than there|there is none|6n \+ 2|chosen|"
+                 r"50,000 images|4 pixels|the paper excepts)")  # fmt: skip
+
+
+def is_of_language(recipe):
+    return "\ntokenizer:" in recipe.read_text()
+
+
+def configured(name):
+    recipe = ROOT / "recipes" / f"{name}.yaml"
+    config = LanguageConfig if is_of_language(recipe) else VisionConfig
+    return command(config, "--config", recipe).config
+
+
+@EACH
+def test_a_recipe_is_understood(recipe):
+    config = LanguageConfig if is_of_language(recipe) else VisionConfig
+    parsed = command(config, "--config", recipe)
+    parsed.check()
+    assert {"model", "dataset", "lr", "num_epochs"} <= parsed.given
+    assert "activation" not in parsed.given
+
+
+@EACH
+def test_each_constant_stands_beside_its_source(recipe):
+    without = []
+    for line in recipe.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        flag, mark, comment = line.partition("  # ")
+        if not mark or not (SOURCE.search(comment) or OWN.match(comment)):
+            without.append(flag)
+    assert not without
+
+
+@EACH
+def test_a_recipe_says_what_to_reach_and_whether_it_was(recipe):
+    lines = recipe.read_text().splitlines()
+    head = " ".join(line.lstrip("# ") for line in lines[: next(
+        number for number, line in enumerate(lines) if not line.startswith("#")
+    )])  # fmt: skip
+    if recipe.stem.endswith("_demo"):
+        assert "No result is published" in head
+        return
+    assert re.search(r"Source: .*(commit [0-9a-f]{7}|arXiv)", head)
+    assert "Otherwise than there:" in head
+    to_reach = head.partition("To reach with ")[2]
+    assert to_reach.startswith(("ReLU: ", "GELU: "))
+    assert "Not reached here yet" in to_reach or "nothing is published" in to_reach
+
+
+# --- against the sources' own rules ---
+
+
+@pytest.mark.parametrize("name", ["cifar100_resnet18", "cifar100_vgg16"])
+def test_the_learning_rates_of_pytorch_cifar100(name):
+    """Its loop: WarmUpLR in the first epoch, then MultiStepLR, told epochs that count from 1."""
+    batches, found = 391, []
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = MultiStepLR(optimizer, [60, 120, 160], gamma=0.2)
+    optimizer.step()
+    for epoch in range(1, 201):
+        if epoch > 1:
+            with pytest.warns(UserWarning, match="epoch parameter"):
+                scheduler.step(epoch)
+        rate = optimizer.param_groups[0]["lr"]
+        steps = (0, 1, batches - 1)
+        found += [rate * (step / batches if epoch == 1 else 1) for step in steps]
+    ours = Schedule.of(configured(name).training, batches)
+    places = [(epoch * batches + step) for epoch in range(200) for step in (0, 1, batches - 1)]
+    assert ours.total_steps == 200 * batches
+    assert [ours.rate(step) for step in places] == pytest.approx(found)
+
+
+def test_all_of_he_et_als_parameters_decay():
+    config = configured("cifar10_resnet20")
+    model = VisionProgram(config.replaced(device="cpu", activation="ReLU")).network_for(10, 32)
+    assert sum(p.numel() for p in model.parameters()) == 269_722
+    assert decayed_parameters(model, config.training.decay) == {
+        name for name, _ in model.named_parameters()
+    }
+
+
+# --- runs ---
+
+VISION = ("--dataset", "imagefolder", "--resize", "32", "--batch_size", "8")
+LANGUAGE = (
+    "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "1", "--embedding_dim", "24",
+    "--num_attention_heads", "2", "--max_seq_length", "16", "--batch_size", "5",
+    "--grad_accum_steps", "2", "--no-use_compiled",
+)  # fmt: skip
+
+
+@EACH
+def test_a_recipe_trains_two_steps(recipe, forked, data_path, tmp_path):
+    """On small data, with everything of the recipe but sizes and the data set."""
+    module = "language_main" if is_of_language(recipe) else "vision_main"
+    small = LANGUAGE if is_of_language(recipe) else VISION
+    flags = ("--config", recipe, *small, "--data_path", data_path[module], "--max_steps", "2")
+    (code,), output = forked(module, *flags, "--device", "cpu", "--output_dir", tmp_path / "run")
+    assert code == 0, output
+    content = yaml.safe_load((tmp_path / "run" / "args.txt").read_text())
+    assert content["resolved"]["total_steps"] == 2
+    given = yaml.safe_load(recipe.read_text())
+    changed = {flag.removeprefix("--") for flag in flags if str(flag).startswith("--")}
+    for name in given.keys() - changed - {"use_compiled", "max_steps"}:
+        values = (content[name], given[name])
+        assert len({str(x) for x in values}) == 1 or len({float(x) for x in values}) == 1, name
