@@ -11,6 +11,7 @@
 | `diagnostics.py` | what `--stats` adds to steps and evaluations |
 | `vision.py`, `language.py` | pipelines and loops against those of others |
 | `plain_gpt.py` | a plain GPT and its loop, to measure against |
+| `nanogpt.py` | nanoGPT's recipe against a plain loop: losses and times |
 | `gpu_check/` | `make gpu-check`: what was promised for GPUs, looked at on one |
 | `arms.py` | the activations that are compared |
 | `trainers.py` | trainers as the programs build them, on a batch that lies ready |

@@ -183,10 +183,11 @@ def plain_loss(options: Options, folder: Path, seed: int) -> float:
     torch.manual_seed(seed)
     length, steps = model_config.max_seq_length, training.max_steps
     assert steps is not None, "recipe_config sees to it"
+    width, heads, layers = model_config.shape().values()
+    dropout = model_config.dropout or 0.0
     model = PlainGPT(
-        VOCABULARY, length, *model_config.shape().values(), not model_config.no_bias,
-        model_config.dropout or 0.0,
-    ).to(device)  # fmt: skip
+        VOCABULARY, length, width, heads, layers, not model_config.no_bias, dropout
+    ).to(device)
     model.init_as_nanogpt()
     optimizer = plain_optimizer(model, training.lr, training.beta2, decays_positions=True)
     ids = read_split(folder, "train")

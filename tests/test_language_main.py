@@ -14,6 +14,8 @@ import torch
 import yaml
 from helpers.commands import command
 from helpers.corpora import write_text
+from helpers.resumable import TERM, TRY_AGAIN, assert_same_result
+from helpers.tiny_gpt2 import hugging_face, save
 from torch.nn import functional as F
 
 import dataset
@@ -367,6 +369,44 @@ def test_test_only_repeats_the_final_result(trained, tmp_path, capsys):
 )
 def test_test_only_refuses_what_contradicts_the_checkpoint(trained, mistake, flags, message):
     assert message in mistake("--test_only", "--checkpoint", trained / "checkpoint.pt", *flags)
+
+
+def test_a_network_without_biases_is_resumed_and_evaluated(text, tmp_path, forked, mistake, capsys):
+    """As one run in two parts; the checkpoint says that it has no biases, and so do reports."""
+    flags = [*SMALL, "--data_path", text, "--no_bias", "--max_steps", "7"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    (code,), output = forked("language_main", *flags, "--output_dir", whole)
+    assert code == 0, output
+    keys = load_checkpoint(whole / "checkpoint.pt")["model"].keys()
+    assert not [key for key in keys if key.endswith("bias")]
+    save = ("--output_dir", parts, "--save_interval", "3")
+    (code,), output = forked("language_main", *flags, *save, faults={0: ("step", TERM, 4)})
+    assert code == TRY_AGAIN, output
+    (code,), output = forked("language_main", "--resume", parts, "--data_path", text)
+    assert code == 0, output
+    assert_same_result(parts, whole)
+    argv = ["--test_only", "--output_dir", str(whole), "--data_path", str(text)]
+    assert language_main.main(argv) == 0
+    loss = records(whole)[-1]["test"]["loss"]
+    assert float(re.search(r"\[Test\] Loss: (\S+)", capsys.readouterr().out)[1]) == (
+        pytest.approx(loss, rel=1e-6)
+    )
+    checkpoint = ("--test_only", "--checkpoint", whole / "checkpoint.pt")
+    line = mistake(*checkpoint, "--no-no_bias")
+    assert "--no_bias False contradicts the checkpoint, which has True" in line
+    line = mistake("--init_from", whole, "--output_dir", tmp_path / "new")
+    assert "lacks h.0.attn.c_attn.bias" in line
+    assert "args.txt" in line
+
+
+def test_biases_of_a_checkpoint_are_not_dropped(mistake, mistake_in, tmp_path, capsys):
+    folder = save(tmp_path / "gpt2", hugging_face())
+    capsys.readouterr()
+    shape = ("--embedding_dim", "24", "--num_attention_heads", "3", "--max_seq_length", "16")
+    line = mistake("--init_from", folder, "--no_bias", *shape, "--vocab_size", "61")
+    assert line == f"error: --init_from {folder} has biases; leave out --no_bias\n"
+    line = mistake_in(language_main, "--model", "hf/anywhere", "--no_bias")
+    assert "--no_bias does not apply to hf/anywhere" in line
 
 
 def test_test_only_refuses_another_tokenizer_and_another_kind_of_model(trained, mistake, tmp_path):

@@ -213,6 +213,22 @@ def test_test_only_repeats_the_final_result(trained, tmp_path, capsys):
     assert f"[Test] {final} | " in capsys.readouterr().out
 
 
+def test_a_run_with_padded_shortcuts_is_evaluated_and_is_no_start_for_projections(
+    tmp_path, mistake, capsys
+):
+    folder = tmp_path / "run"
+    train(folder, "--shortcut", "pad", "--max_steps", "2")
+    assert not [name for name in weights(folder) if "downsample" in name]
+    content = yaml.safe_load((folder / "args.txt").read_text())
+    assert content["shortcut"] == content["resolved"]["shortcut"] == "pad"
+    capsys.readouterr()
+    assert vision_main.main(["--test_only", "--device", "cpu", "--output_dir", str(folder)]) == 0
+    loss = records(folder)[-1]["test"]["loss"]
+    assert f"Loss: {loss:.8f}" in capsys.readouterr().out
+    line = mistake(*QUICK, "--init_from", folder, "--output_dir", tmp_path / "new")
+    assert "lacks layer2.0.downsample.0.weight" in line
+
+
 def test_test_only_without_a_checkpoint_says_so(tmp_path, capsys):
     flags = ["--test_only", "--output_dir", str(tmp_path / "none")]
     assert vision_main.main([*QUICK, *flags]) == 0
@@ -230,6 +246,7 @@ def test_test_only_without_a_checkpoint_says_so(tmp_path, capsys):
         (["--sigma", "1"], "--sigma 1.0 contradicts the checkpoint, which has 0.5"),
         (["--model", "vgg11"], "--model vgg11 contradicts the checkpoint, which has resnet20"),
         (["--criterion", "MSE"], "--criterion MSE contradicts the checkpoint"),
+        (["--shortcut", "pad"], "--shortcut pad contradicts the checkpoint, which has conv"),
         (["--resize", "16"], "--resize 16 contradicts the checkpoint, which was trained on 8 px"),
     ],
 )
