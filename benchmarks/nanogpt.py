@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import stats
 
-from analysis.statistics import estimate, welch
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
 from cli.converters import device_name, file_path, number, path, positive_int, seed_number
 from cli.errors import one_line_errors
@@ -267,21 +267,30 @@ def whole_split_loss(
 def report(runs: dict[str, list[Run]], margin: float) -> int:
     """Print losses and times as mean ± sd, and the difference; return the exit code."""
     losses = {name: [run.loss for run in each] for name, each in runs.items()}
-    for name, each in runs.items():
-        loss, seconds = estimate(losses[name]), estimate([run.seconds for run in each])
+    seconds = {name: [run.seconds for run in each] for name, each in runs.items()}
+    for name, each in losses.items():
         print(
-            f"{name}: validation loss {loss.mean:.4f} ± {loss.sd:.4f}, "
-            f"{seconds.mean:.1f} ± {seconds.sd:.1f} s, n = {loss.n}"
+            f"{name}: validation loss {mean_and_sd(each, 4)}, {mean_and_sd(seconds[name], 1)} s, "
+            f"n = {len(each)}"
         )
-    difference, low, high, _ = welch(losses[OURS], losses[PLAIN])
+    difference = float(np.mean(losses[OURS]) - np.mean(losses[PLAIN]))
+    interval = ""
+    if len(losses[OURS]) > 1:  # Welch's, for unequal variances
+        found = stats.ttest_ind(losses[OURS], losses[PLAIN], equal_var=False)
+        low, high = found.confidence_interval()
+        interval = f" (95 % interval {low:+.4f} to {high:+.4f})"
     kept = difference <= margin
-    print(
-        f"difference {difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}): "
-        f"{'at most' if kept else 'MORE than'} {margin:g} worse"
-    )
-    ratio = [estimate([run.seconds for run in runs[name]]).mean for name in (OURS, PLAIN)]
-    print(f"time {ratio[0] / ratio[1]:.2f} of the plain loop's")
+    verdict = "at most" if kept else "MORE than"
+    print(f"difference {difference:+.4f}{interval}: {verdict} {margin:g} worse")
+    ratio = np.mean(seconds[OURS]) / np.mean(seconds[PLAIN])
+    print(f"time {ratio:.2f} of the plain loop's")
     return 0 if kept else 1
+
+
+def mean_and_sd(values: list[float], digits: int) -> str:
+    """Return `mean ± sd`, or the value where there is one."""
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

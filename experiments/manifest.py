@@ -221,24 +221,30 @@ def _names(found: list[tuple[str, Flags, Flags]], checker: Checker) -> list[str]
 
 def _name(flags: Flags, varied: list[str]) -> str:
     leading = ("dataset", "model")
-    parts = [str(flags[name]) for name in leading if name in varied]
-    parts += [
+    start = [str(flags[name]) for name in leading if name in varied]
+    middle = [
         f"{name}{_shown(flags[name])}"
         for name in varied
         if name not in (*leading, *VARIANT_FLAGS, "seed") and name in flags
     ]
-    parts.append(flags["activation"])
+    end = [flags["activation"]]
     if flags["activation"] in SIGMA_NAMES and "sigma" in flags:
-        parts.append(f"sigma{_shown(flags['sigma'])}" + "-learned" * bool(flags.get("learn_sigma")))
+        end.append(f"sigma{_shown(flags['sigma'])}" + "-learned" * bool(flags.get("learn_sigma")))
     if flags.get("expand_gate"):
-        parts.append("expanded")
+        end.append("expanded")
     if flags.get("rescale_init") is not None:
-        parts.append(f"rescaled{_shown(flags['rescale_init'])}")
+        end.append(f"rescaled{_shown(flags['rescale_init'])}")
     if flags.get("save_for_backward") == "output":
-        parts.append("from_output")
-    parts.append(f"seed{flags['seed']}")
-    name = re.sub(r"[^\w.+-]+", "-", "_".join(parts))
-    return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
+        end.append("from_output")
+    end.append(f"seed{flags['seed']}")
+    digest = hashlib.sha256(_of_letters([*start, *middle, *end]).encode()).hexdigest()
+    # Recipes that differ in many flags leave no room for all of them.
+    names = (_of_letters([*start, *other, *end]) for other in (middle, [digest[:8]]))
+    return next((name for name in names if len(name.encode()) <= LONGEST_NAME), digest)
+
+
+def _of_letters(parts: list[str]) -> str:
+    return re.sub(r"[^\w.+-]+", "-", "_".join(parts))
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -148,7 +149,11 @@ def test_a_recipe_that_is_worse_is_an_error(losses, code, capsys):
     runs = {nanogpt.OURS: [Run(loss, 9.0) for loss in losses], PLAIN: plain}
     assert nanogpt.report(runs, 0.02) == code
     printed = capsys.readouterr().out
-    assert "1.1000 ± 0.1000" in printed
+    assert "validation loss 1.1000 ± 0.1000, 10.0 ± 0.0 s, n = 3" in printed
+    # By hand: two samples of sd 0.1 and n = 3, 4 degrees of freedom, t = 2.776.
+    mean, half = sum(losses) / 3 - 1.1, 2.776 * 0.1 * (2 / 3) ** 0.5
+    low, high = map(float, re.search(r"interval (\S+) to (\S+)\)", printed).groups())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=2e-4)
     assert "time 0.90 of" in printed
 
 

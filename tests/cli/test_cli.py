@@ -65,7 +65,7 @@ def test_the_order_of_flags_names_runs_as_ever():
     """A sweep's folders have the varied flags in this order."""
     names = list(LanguageConfig.flags())
     assert names[:4] == ["model", "embedding_dim", "num_attention_heads", "num_layers"]
-    assert names[12:18] == ["batch_size", "num_epochs", "sample", "prompt", "activation", "sigma"]
+    assert names[13:19] == ["batch_size", "num_epochs", "sample", "prompt", "activation", "sigma"]
     assert names[-3:] == ["tensorboard", "test_only", "checkpoint"]
 
 

@@ -124,6 +124,9 @@ def test_names_tell_the_runs_apart(grid_file):
     names = [run.name for run in plan(grid_file(runs=runs)).runs]
     assert len(set(names)) == len(names) == 24
     assert any("cifar100_vit-tiny" in n and n.endswith("ZiLU_sigma1.253_seed1") for n in names)
+    assert all(
+        re.fullmatch(r"cifar\d+_(resnet20|vit-tiny)_[0-9a-f]{8}_.*_seed\d", n) for n in names
+    )
 
 
 def test_values_that_a_folders_name_cannot_hold(grid_file):
