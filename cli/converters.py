@@ -1,10 +1,12 @@
 """Convert the texts of flags to values; every converter raises ValueError with the reason."""
 
+import json
 import math
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from utils import nearest
 
@@ -169,6 +171,66 @@ def log_sinks(text: str) -> str:
     """Return names of LOG_SINKS with commas between, each once and in their order."""
     asked = {one_of(*LOG_SINKS)(name.strip()) for name in text.split(",")}
     return ",".join(name for name in LOG_SINKS if name in asked)
+
+
+def mapping(text: str) -> str | None:
+    """Return a mapping of YAML or JSON as JSON, equal for equal mappings; None for an empty one.
+
+    A flag holds this text, which can be compared, hashed and given on a command line as it is;
+    `arguments` makes a mapping of it again. In files of flags, values may be mappings themselves.
+    """
+    try:
+        content = yaml_texts(text)
+    except ValueError as error:
+        raise ValueError(f"not a mapping ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a mapping ('{{name: value}}'), not {text!r}")
+    for name in content:
+        if not str(name).isidentifier():
+            raise ValueError(f"{name!r} is no name of an argument; expected '{{name: value}}'")
+    return mapping_text(_plain(content)) if content else None
+
+
+def arguments(text: str | None) -> dict[str, Any]:
+    """Return the mapping that a flag of `mapping` holds."""
+    return json.loads(text) if text else {}
+
+
+def mapping_text(content: dict[str, Any]) -> str:
+    """Return a mapping as the text that a flag of `mapping` takes."""
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)
+
+
+def yaml_texts(text: str) -> Any:
+    """Return the content of a YAML text, its values as they are written; `null` is None.
+
+    Raises:
+        ValueError: it is no YAML, or has a key twice; the message names key and lines.
+    """
+    from cli.yaml_files import read_texts  # loads yaml, which --help works without
+
+    return read_texts(text)
+
+
+WORDS = {"true": True, "True": True, "false": False, "False": False, "None": None}
+
+
+def _plain(value: Any) -> Any:
+    """Return texts as the numbers or words that they stand for.
+
+    YAML's own reading would leave `1e-3` a text and make 90 of `1:30`.
+    """
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if value is None or value in WORDS:
+        return WORDS.get(value)
+    if re.fullmatch(r"[-+]?\d{1,18}", value):
+        return int(value)
+    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
+        return float(value)
+    return value
 
 
 def patch_size(text: str) -> str | int:

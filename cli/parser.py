@@ -10,6 +10,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from cli import published
 from cli.config import AUTO, C, check_environment
+from cli.converters import mapping, mapping_text, yaml_texts
 from cli.fields import GROUPS, Flag
 from utils import UserError, did_you_mean
 
@@ -99,11 +100,9 @@ def read_config(path: str, config: type[C]) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or names an unknown flag or one flag twice.
     """
-    from cli.yaml_files import read_texts  # loads yaml, which --help works without
-
     flags = config.flags()
     try:
-        content = read_texts(Path(path).read_text(encoding="utf-8"))
+        content = yaml_texts(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--config {path}: not a readable YAML file ({error})") from None
     if not isinstance(content, dict):
@@ -158,6 +157,8 @@ def value_of(flag: Flag, text: Any) -> Any:
     Raises:
         UserError: the flag refuses it.
     """
+    if flag.convert is mapping and isinstance(text, dict):  # in a file
+        text = mapping_text(text)
     if not isinstance(text, (str, bool, int, float)):  # in a file
         raise UserError(f"--{flag.name}: expected one value, not {text!r}")
     if "\0" in str(text):

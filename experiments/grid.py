@@ -8,6 +8,7 @@
       activation:
         - ReLU
         - {activation: ZiLU, sigma: [0.5, 1]}   # several flags that belong together
+      # optimizer_args: {eps: [1e-8, 1e-6]}     # a flag that is a mapping: lists are choices too
     tune:                         # optional; experiments/tuning.py
       lr: [1.0e-3, 3.0e-3]
     report:                       # optional: what report.py is to do, declared beforehand
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.config import Config
-from cli.converters import number, one_of
+from cli.converters import mapping, mapping_text, number, one_of, yaml_texts
 from cli.language import LanguageConfig
 from cli.parser import converted, read_config, value_of
 from cli.vision import VisionConfig
@@ -44,6 +45,13 @@ REPORT_KEYS: dict[str, Callable[[str], Any]] = {
     "margin": number(float, above=0),
     "mde": number(float, above=0),
     "metric": one_of(*METRICS),
+}
+# Flags whose value is a mapping, which elsewhere in a grid sets several flags at once.
+MAPPINGS = {
+    flag.name
+    for config in PROGRAMS.values()
+    for flag in config.flags().values()
+    if flag.convert is mapping
 }
 # Flags of the activation alone, which one without a sigma has no use for.
 SIGMA_FLAGS = ("sigma", "learn_sigma", "expand_gate", "rescale_init")
@@ -103,10 +111,8 @@ def _read_text(path: Path) -> str:
 
 
 def _mapping(path: Path, text: str) -> dict[str, Any]:
-    from cli.yaml_files import read_texts  # loads yaml, which --help works without
-
     try:
-        content = read_texts(text)
+        content = yaml_texts(text)
     except ValueError as error:
         raise UserError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(content, dict):
@@ -159,10 +165,28 @@ def _choices(name: str, value: Any) -> Iterator[tuple[Flags, bool]]:
     if value in ([], {}):
         raise UserError(f"{name}: nothing to choose from; give values, or leave it out")
     for each in value if isinstance(value, list) else [value]:
-        if isinstance(each, dict):
+        if name in MAPPINGS and isinstance(each, dict):
+            yield from (({name: text}, True) for text in mappings(each))
+        elif isinstance(each, dict):
             yield from ((one, False) for one in products(each))
         else:
             yield {name: each}, True
+
+
+def mappings(value: Flags) -> Iterator[str]:
+    """Yield every combination of a mapping's lists, as the text that its flag takes.
+
+    A value that is itself a list is a list in a list.
+
+    Raises:
+        UserError: a list is empty.
+    """
+    for name, each in value.items():
+        if each == []:
+            raise UserError(f"{name}: nothing to choose from; give values, or leave it out")
+    lists = [each if isinstance(each, list) else [each] for each in value.values()]
+    for chosen in itertools.product(*lists):
+        yield mapping_text(dict(zip(value, chosen, strict=True)))
 
 
 def _unique(combinations: Iterable[Flags]) -> list[Flags]:

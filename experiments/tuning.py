@@ -22,7 +22,7 @@ from typing import Any
 from cli.converters import seed_number
 from cli.fields import Effect, Flag
 from cli.parser import SWITCHES, value_of
-from experiments.grid import Checker, Flags, products
+from experiments.grid import MAPPINGS, Checker, Flags, mappings, products
 from utils import UserError
 
 OPTIONS = ("seeds", "equal_settings")
@@ -53,6 +53,8 @@ def checked_tune(
         flag = checker.flags.get(name)
         if flag is None or flag.effect != Effect.RESULT or name in UNTUNABLE:
             raise UserError(f"{path}: {name!r} in `tune:` is no flag that can be tuned")
+        if name in MAPPINGS:
+            values = _mappings(values)
         if not isinstance(values, list):
             raise UserError(f"{path}: {name} in `tune:` must be a list of two values or more")
         if any(isinstance(value, (dict, list)) for value in values):
@@ -63,6 +65,16 @@ def checked_tune(
     if any(each.get("val_fraction") == 0 for each in combinations):
         raise UserError(f"{path}: tuning depends on validation; give val_fraction in `runs:`")
     return checked | _checked_options(path, tune, {each["seed"] for each in combinations})
+
+
+def _mappings(values: Any) -> Any:
+    """Return the values to try of a flag that is a mapping, as its texts: lists in it are choices.
+
+    `{eps: [1e-8, 1e-6]}` is two values, as is `[{eps: 1e-8}, {eps: 1e-6}]`.
+    """
+    given = values if isinstance(values, list) else [values]
+    texts = [mappings(each) if isinstance(each, dict) else [each] for each in given]
+    return [*itertools.chain(*texts)]
 
 
 def _value(path: Path, flag: Flag, text: Any) -> Any:

@@ -1,6 +1,7 @@
 """The command line: flags, configuration files, run names, and that none of it loads torch."""
 
 import dataclasses
+import json
 import re
 import resource
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from helpers.commands import command, values
 
+from cli import converters
 from cli.args_file import args_text
 from cli.fields import Effect
 from cli.flags_page import flags_page
@@ -257,3 +259,38 @@ def test_a_reader_that_has_had_enough_is_no_error(flag):
 
 def test_the_page_of_flags_is_current():
     assert (ROOT / "docs/flags.md").read_text() == flags_page()
+
+
+# --- flags that take a mapping ---
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("{alpha: 0.95}", {"alpha": 0.95}),
+        ('{"eps":1e-8,"foreach":true}', {"eps": 1e-8, "foreach": True}),
+        ("betas: [.9, 0.95]\nnesterov: False", {"betas": [0.9, 0.95], "nesterov": False}),
+        ("{a: 012, b: 1:30, c: null, d: -3, e: '7', f: None}",
+         {"a": 12, "b": "1:30", "c": None, "d": -3, "e": 7, "f": None}),
+        ("{a: {b: [x, 1.]}}", {"a": {"b": ["x", 1.0]}}),
+        ("{}", {}),
+    ],
+)  # fmt: skip
+def test_a_mapping_is_a_text_that_reads_itself(text, content):
+    read = converters.mapping(text)
+    assert converters.arguments(read) == content
+    types = [type(each) for each in content.values()]
+    assert [type(converters.arguments(read)[name]) for name in content] == types
+    if content:
+        assert converters.mapping(read) == read
+        reversed_order = dict(reversed(content.items()))
+        assert converters.mapping(json.dumps(reversed_order)) == read
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "[1]", "{a: 1", "{a: 1, a: 2}", "{a b: 1}", "{alpha:1}x"]
+)
+def test_what_is_no_mapping_is_refused(text):
+    with pytest.raises(ValueError, match=r"mapping|no name of an argument") as refused:
+        converters.mapping(text)
+    assert "\n" not in str(refused.value)
