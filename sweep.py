@@ -20,6 +20,7 @@ from typing import Any
 from cli import errors
 from cli.converters import file_path, number
 from cli.errors import one_line_errors
+from cli.optimizer_names import SETTINGS
 from cli.parser import checked, parsed_into, tool_parser
 from experiments import manifest as manifests
 from experiments.display import Display
@@ -165,7 +166,10 @@ def flags_of(manifest: Manifest, run: Run) -> dict[str, Any]:
     """
     if run.role != TUNED:
         return run.flags
-    return run.flags | chosen_flags(manifest, run)
+    chosen = chosen_flags(manifest, run)
+    flags = run.flags | chosen
+    defaults = PROGRAMS[manifest.program].defaults(flags)
+    return {name: defaults[name] for name in SETTINGS if "optimizer" in chosen} | flags
 
 
 def share_folder(manifest: Manifest, run: Run) -> None:
@@ -186,10 +190,11 @@ def command(manifest: Manifest, run: Run) -> list[str]:
     """Return the program and its flags, without those at their defaults."""
     flags = flags_of(manifest, run)
     program = PROGRAMS[manifest.program]
+    defaults = program.defaults(flags)
     words = [sys.executable, str(ROOT / program.PROGRAM)]
     for flag in program.flags().values():
-        value = flags.get(flag.name, flag.default)
-        if value == flag.default:
+        value = flags.get(flag.name, defaults[flag.name])
+        if value == defaults[flag.name]:
             continue
         if isinstance(value, bool):
             words.append(f"--{flag.name}" if value else f"--no-{flag.name}")

@@ -29,6 +29,7 @@ from training.diagnostics.recorder import StatsRecorder
 from training.evaluation import Diverged
 from training.objective import Objective
 from training.optimization import build_optimizer, make_gradients
+from training.optimizers import averages, evaluated_weights, keep_evaluated_weights
 from training.random_state import random_state, set_random_state
 from training.run_log import RunLog, costs
 from training.schedule import Plateau, Schedule
@@ -151,13 +152,15 @@ class Trainer(Generic[D]):
         try:
             while self.state.step < self.total_steps or self._evaluation_due():
                 self.train_epoch()
-            evaluation.write_predictions(
-                self.objective, self.data.test, self.folder, self._stop_if_requested
-            )
+            with evaluated_weights(self.optimizer):
+                evaluation.write_predictions(
+                    self.objective, self.data.test, self.folder, self._stop_if_requested
+                )
         except Stopped:
             self._save()
             raise
         self.model.eval()
+        keep_evaluated_weights(self.optimizer)
         self.log.end(self.state.records)
 
     def train_epoch(self) -> None:
@@ -237,7 +240,7 @@ class Trainer(Generic[D]):
     def _set_learning_rate(self) -> None:
         rate = self.plateau.factor * self.schedule.rate(self.state.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
 
     def _sizes(self, batches: list[Batch]) -> list[int]:
         """Return the samples, over all ranks, in each of the next batches of the epoch."""
@@ -303,7 +306,8 @@ class Trainer(Generic[D]):
         self._tick("train_seconds")
         processes.share_buffers(self.model)
         try:
-            record |= self._split_metrics()
+            with evaluated_weights(self.optimizer):
+                record |= self._split_metrics()
         finally:
             self._tick("eval_seconds")
         if ended and self.config.scheduler == "plateau" and state.step > self.schedule.warmup:
@@ -386,8 +390,7 @@ class Trainer(Generic[D]):
         """Return everything that the rest of the training depends on; every rank must call it."""
         state = self.state
         own = {"random": random_state(self.device), "totals": self.totals.cpu()}
-        return {
-            "model": self.model.state_dict(),
+        return self._weights() | {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "plateau": vars(self.plateau),
@@ -397,9 +400,21 @@ class Trainer(Generic[D]):
             "ranks": processes.gathered(own),
         }
 
+    def _weights(self) -> dict[str, Any]:
+        """Return the network's state, and the weights that are trained where others count.
+
+        The state is what an evaluation, and a run that starts from this one, are to have.
+        """
+        if not averages(self.optimizer):
+            return {"model": self.model.state_dict()}
+        trained = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        with evaluated_weights(self.optimizer):
+            state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        return {"model": state, "trained_weights": trained}
+
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `saved`, which `state_dict` returned on the main process."""
-        self.model.load_state_dict(saved["model"])
+        self.model.load_state_dict(saved["model"] | saved.get("trained_weights", {}))
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.scaler.is_enabled() and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])

@@ -13,6 +13,7 @@ from analysis.variants import Variant, variant_of
 from analysis.wording import value_text
 from cli.datasets import OWN_FILES
 from cli.fields import Effect
+from cli.optimizer_names import SETTINGS
 from experiments.grid import PROGRAMS, VARIANT_FLAGS
 from experiments.manifest import TRIAL
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED
@@ -160,6 +161,7 @@ def shared_facts(run: RunResult) -> Facts:
     """Return everything that decides a run's result besides variant and seeds."""
     flags = _with_defaults(run)
     ignored = {*VARIANT_FLAGS, *SEED_FLAGS, *MEMORY_AND_MACHINE, *WITHOUT_EFFECT, *run.tuned_flags}
+    ignored |= {*SETTINGS} if "optimizer" in run.tuned_flags else set()
     facts = {
         name: value
         for name, value in flags.items()

@@ -19,6 +19,7 @@ from cli.converters import (
     LOG_SINKS,
     device_name,
     log_sinks,
+    mapping,
     milestones,
     not_negative,
     number,
@@ -32,6 +33,13 @@ from cli.converters import (
     warmup_length,
 )
 from cli.fields import GROUPS, Effect, Evaluated, Flag, flag, flags_of_part
+from cli.optimizer_names import (
+    SCHEDULE_FREE,
+    has_betas_of_its_own,
+    has_settings_of_its_own,
+    is_of_library,
+    optimizer_name,
+)
 from utils import UserError, user_errors
 from zilu import names as activations
 
@@ -212,8 +220,13 @@ class TrainingConfig:
     )  # fmt: skip
     clip_grad_norm: float = flag(1.0, not_negative, "Training", "largest gradient norm; 0 is off")
     optimizer: str = flag(
-        "adamw", one_of("adamw", "adam", "sgd"), "Optimization",
-        "optimizer: adamw, adam or sgd",
+        "adamw", optimizer_name, "Optimization",
+        "adamw, adam or sgd; a class of torch.optim (RMSprop, Muon, ...), timm/NAME (timm/lamb) or "
+        "schedulefree/NAME (schedulefree/AdamWScheduleFree)",
+    )  # fmt: skip
+    optimizer_args: str | None = flag(
+        None, mapping, "Optimization",
+        "further arguments of the optimizer's class, as YAML or JSON: '{alpha: 0.95}'",
     )  # fmt: skip
     lr: float = flag(1e-3, positive, "Optimization", "learning rate, after warm-up")
     weight_decay: float = flag(
@@ -226,10 +239,24 @@ class TrainingConfig:
         "has two dimensions, as in nanoGPT (positions too); or all, biases and norms included, as "
         "in torchvision's recipes. Parameters of activations never do",
     )  # fmt: skip
-    momentum: float = flag(0.9, share, "Optimization", "momentum of sgd")
-    nesterov: bool = flag(False, bool, "Optimization", "Nesterov's momentum in sgd")
-    beta1: float = flag(0.9, share, "Optimization", "decay of adam's mean of gradients")
-    beta2: float = flag(0.999, share, "Optimization", "decay of adam's mean of their squares")
+    momentum: float | None = flag(
+        0.9, share, "Optimization",
+        "momentum of sgd, and of a library's class, which else has its own",
+        own_default=has_settings_of_its_own,
+    )  # fmt: skip
+    nesterov: bool | None = flag(
+        False, bool, "Optimization", "Nesterov's momentum, as --momentum",
+        own_default=has_settings_of_its_own,
+    )  # fmt: skip
+    beta1: float | None = flag(
+        0.9, share, "Optimization",
+        "decay of adam's mean of gradients; of a library's class, which else has its own",
+        own_default=has_betas_of_its_own,
+    )  # fmt: skip
+    beta2: float | None = flag(
+        0.999, share, "Optimization", "decay of adam's mean of their squares, as --beta1",
+        own_default=has_betas_of_its_own,
+    )  # fmt: skip
     scheduler: str = flag(
         "none",
         one_of("none", "step", "multistep", "cosine", "linear", "wsd", "restarts", "plateau"),
@@ -269,6 +296,11 @@ class TrainingConfig:
     )  # fmt: skip
 
     @property
+    def has_library_optimizer(self) -> bool:
+        """Return whether the optimizer is a class of a library, whose settings have no flags."""
+        return is_of_library(self.optimizer)
+
+    @property
     def milestones(self) -> list[str]:
         """Return the parts of --lr_milestones: epochs as `60ep`, shares of all steps as `50%`."""
         parts = self.lr_milestones.split(",") if self.lr_milestones else []
@@ -292,8 +324,14 @@ class TrainingConfig:
         """
         if self.amp_dtype != "auto" and not self.use_amp:
             raise UserError("--amp_dtype has no effect without --use_amp; add it")
-        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+        is_sgd = self.optimizer == "sgd" and self.momentum
+        if self.nesterov and not (self.has_library_optimizer or is_sgd):
             raise UserError("--nesterov is for --optimizer sgd with a momentum; leave it out")
+        if self.optimizer.startswith(SCHEDULE_FREE) and self.scheduler != "none":
+            raise UserError(
+                f"--optimizer {self.optimizer} averages weights in the place of a schedule; give "
+                "--scheduler none"
+            )
         self._check_schedule()
 
     def _check_schedule(self) -> None:
@@ -451,19 +489,18 @@ class Config:
         return _flags(cls)  # type: ignore[arg-type] # mypy takes a class's hash for its instances'
 
     @classmethod
-    def defaults(cls, model: str | None = None) -> dict[str, Any]:
-        """Return the default of every flag, for a network of that name."""
-        name = cls().model.model if model is None else model
-        third_party = models.is_third_party(name)
-        return {
-            each.name: None if each.own_default and third_party else each.default
-            for each in cls.flags().values()
-        }
+    def defaults(cls, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the default of every flag beside those values; without them, beside defaults."""
+        flags = cls.flags().values()
+        defaults = {each.name: each.default for each in flags}
+        beside = defaults | dict(values or {})
+        own = [each.name for each in flags if each.own_default and each.own_default(beside)]
+        return defaults | dict.fromkeys(own)
 
     @classmethod
     def from_values(cls: type[C], values: Mapping[str, Any]) -> C:
         """Return the configuration that has these values, and the defaults of all other flags."""
-        complete = cls.defaults(values.get("model")) | dict(values)
+        complete = cls.defaults(values) | dict(values)
         parts: dict[str, dict[str, Any]] = {}
         for each in cls.flags().values():
             parts.setdefault(each.part, {})[each.name] = complete[each.name]

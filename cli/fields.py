@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,8 @@ class Flag:
             a pair of flags, `--name` and `--no-name`.
         group: the heading in `--help`, one of GROUPS.
         bare: the text that the flag stands for when it is given without a value.
-        own_default: third-party models have a setting of their own where the flag is not given.
+        own_default: tells from the values of all flags whether the model or the optimizer has a
+            setting of its own where the flag is not given; it is None then.
         evaluated: where --test_only takes the value from.
         one_run: the flag says where and how one run is made, so it is not taken from an earlier
             run's args.txt or checkpoint, and no grid can set it.
@@ -56,7 +57,7 @@ class Flag:
     help: str
     effect: Effect
     bare: str | None
-    own_default: bool
+    own_default: Callable[[Mapping[str, Any]], bool] | None
     evaluated: Evaluated
     one_run: bool
     shared: bool
@@ -77,7 +78,7 @@ def flag(
     effect: Effect = Effect.RESULT,
     *,
     bare: str | None = None,
-    own_default: bool = False,
+    own_default: Callable[[Mapping[str, Any]], bool] | None = None,
     evaluated: Evaluated = Evaluated.COMMAND,
     one_run: bool = False,
 ) -> Any:

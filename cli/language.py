@@ -57,7 +57,7 @@ class LanguageModelConfig(ModelConfig):
         0.1, share, "Model",
         "of embeddings, attention and residuals; hf/: of all that the configuration has rates "
         "for, which are its own where the flag is not given",
-        own_default=True,
+        own_default=lambda values: models.is_third_party(values["model"]),
     )  # fmt: skip
     no_bias: bool = flag(
         False, bool, "Model",

@@ -12,6 +12,7 @@ from cli import published
 from cli.config import AUTO, C, check_environment
 from cli.converters import mapping, mapping_text, yaml_texts
 from cli.fields import GROUPS, Flag
+from cli.optimizer_names import over_file
 from utils import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ def parse(config: type[C], description: str, argv: list[str] | None = None) -> C
         raise UserError(f"unknown argument {unknown[0]!r}; {_nearest_flag(name, flags)}")
     texts = published.translated(vars(parsed))
     if "config" in texts:
-        texts = read_config(value_of(flags["config"], texts["config"]), config) | texts
+        texts = over_file(texts, read_config(value_of(flags["config"], texts["config"]), config))
     return Command(converted(config, texts), frozenset(texts))
 
 

@@ -24,10 +24,11 @@ def default_output_dir(config: Config) -> Path:
         sigma = repr(model.sigma).removesuffix(".0")
         parts.append(f"sigma{sigma}" + ("-learned" if model.learn_sigma else ""))
     parts.append(f"seed{config.run.seed}")
-    flags, defaults = config.flags(), config.defaults(model.model)
+    flags, values = config.flags(), config.values()
+    defaults = config.defaults(values)
     others = {
         name: value
-        for name, value in config.values().items()
+        for name, value in values.items()
         if flags[name].effect != Effect.NOTHING and name not in NAMED and value != defaults[name]
     }
     if data.dataset in OWN_FILES and data.data_path != DEFAULT_DATA_PATH:

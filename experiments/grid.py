@@ -28,6 +28,7 @@ from typing import Any
 from cli.config import Config
 from cli.converters import mapping, mapping_text, number, one_of, yaml_texts
 from cli.language import LanguageConfig
+from cli.optimizer_names import over_file
 from cli.parser import converted, read_config, value_of
 from cli.vision import VisionConfig
 from run_folder.metrics import METRICS
@@ -246,12 +247,16 @@ class Checker:
         recipe = value_of(self.flags["config"], given.pop("config"))
         if recipe not in self._recipes:
             self._recipes[recipe] = read_config(recipe, self.config)
-        return self._recipes[recipe] | given
+        return over_file(given, self._recipes[recipe])
 
 
 def _check_third_party(config: Config) -> None:
-    """Refuse a configuration of Hugging Face's that no causal language model has."""
+    """Refuse a configuration that no language model has, and what no optimizer takes."""
     if isinstance(config, LanguageConfig) and config.model.is_third_party:
         from tasks.language import check_configuration  # loads torch, for such runs alone
 
         check_configuration(config.model)
+    if config.training.has_library_optimizer or config.training.optimizer_args:
+        from training.optimization import check_optimizer  # loads torch, for such runs alone
+
+        check_optimizer(config.training)

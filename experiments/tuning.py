@@ -21,6 +21,7 @@ from typing import Any
 
 from cli.converters import seed_number
 from cli.fields import Effect, Flag
+from cli.optimizer_names import SETTINGS
 from cli.parser import SWITCHES, value_of
 from experiments.grid import MAPPINGS, Checker, Flags, mappings, products
 from utils import UserError
@@ -62,9 +63,24 @@ def checked_tune(
         checked[name] = [_value(path, flag, value) for value in values]
         if len({repr(value) for value in checked[name]}) < 2:
             raise UserError(f"{path}: {name} in `tune:` must be a list of two values or more")
+    _check_settings(path, decided_flags(checked), combinations, checker)
     if any(each.get("val_fraction") == 0 for each in combinations):
         raise UserError(f"{path}: tuning depends on validation; give val_fraction in `runs:`")
     return checked | _checked_options(path, tune, {each["seed"] for each in combinations})
+
+
+def _check_settings(
+    path: Path, decided: tuple[str, ...], combinations: list[Flags], checker: Checker
+) -> None:
+    """Refuse settings of one optimizer where the optimizer is tuned: they are not another's."""
+    for each in combinations:
+        defaults = checker.config.defaults(each)
+        for name in SETTINGS if "optimizer" in decided else ():
+            if each.get(name) != defaults[name]:
+                raise UserError(
+                    f"{path}: {name} belongs to one optimizer, and `tune:` has several; give each "
+                    "optimizer a grid of its own"
+                )
 
 
 def _mappings(values: Any) -> Any:
@@ -107,6 +123,12 @@ def _checked_options(path: Path, tune: dict[str, Any], reported: set[int]) -> di
     return options
 
 
+def decided_flags(tune: dict[str, Any]) -> tuple[str, ...]:
+    """Return the flags that a choice decides: the tuned ones, and the settings of an optimizer."""
+    names = tuned_flags(tune)
+    return (*names, *(name for name in SETTINGS if "optimizer" in names and name not in names))
+
+
 def without(flags: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return the flags but those called `names`."""
     return {name: value for name, value in flags.items() if name not in names}
@@ -119,7 +141,7 @@ def groups(tune: dict[str, Any], combinations: list[Flags]) -> list[Flags]:
     """
     found: list[Flags] = []
     for each in combinations:
-        group = without(each, ("seed", *tuned_flags(tune)))
+        group = without(each, ("seed", *decided_flags(tune)))
         if group not in found:
             found.append(group)
     return found

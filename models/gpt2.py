@@ -182,6 +182,10 @@ class GPT2(nn.Module):
         # tied weight twice.
         return F.linear(x, self.wte.weight)
 
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the layer whose weight makes the logits, as transformers' networks do."""
+        return self.wte
+
     def generate(
         self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
     ) -> torch.Tensor:

@@ -60,6 +60,8 @@ def test_each_package_has_one_bound(project):
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("extra", ["timm", "transformers", "onnx", "tensorboard", "wandb"])
+@pytest.mark.parametrize(
+    "extra", ["timm", "transformers", "schedulefree", "onnx", "tensorboard", "wandb"]
+)
 def test_an_extra_of_one_purpose_brings_the_package_of_its_name(project, extra):
     assert extra in {Requirement(text).name for text in bounds(project, extra)}

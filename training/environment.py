@@ -13,6 +13,8 @@ import numpy
 import torch
 import torchvision
 
+from cli.config import Config
+from cli.optimizer_names import LIBRARIES
 from models.catalogue import PACKAGES
 from training.devices import cpu_name, device_description
 
@@ -57,7 +59,13 @@ def _git_commit() -> str | None:
         return None
 
 
-def package_version(model: str) -> dict[str, str]:
-    """Return {package: version} of the package that a third-party model is from, else nothing."""
-    package = PACKAGES.get(model.partition("/")[0]) if "/" in model else None
-    return {package: importlib.metadata.version(package)} if package else {}
+def package_versions(config: Config) -> dict[str, str]:
+    """Return {package: version} of those that the network and the optimizer are from."""
+    packages = PACKAGES | LIBRARIES
+    prefixes = [
+        name.partition("/")[0]
+        for name in (config.model.model, config.training.optimizer)
+        if "/" in name
+    ]
+    found = [packages[prefix] for prefix in prefixes if prefix in packages]
+    return {package: importlib.metadata.version(package) for package in found}

@@ -1,30 +1,178 @@
-"""Build the optimizer, and choose what its weight decay acts on."""
+"""Build the optimizer, and choose what it and its weight decay act on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from cli.config import TrainingConfig
+from cli.optimizer_names import MUON
+from training.optimizers import (
+    Source,
+    Together,
+    arguments_of,
+    begin_training,
+    keep_evaluated_weights,
+    source_of,
+)
+from utils import UserError
 from zilu.replacement.kinds import kind_of_module
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of the configuration, fused where the device has it."""
-    device = next(model.parameters()).device
+    """Return the optimizer of the configuration; torch's Adam, AdamW and SGD fused where they can.
+
+    Raises:
+        UserError: the library lacks it, or its class does not take what is given.
+    """
+    source = source_of(config.optimizer)
+    if config.optimizer == MUON:
+        return _muon_and_adamw(model, config, source)
+    given = arguments_of(config, source)
     groups = parameter_groups(model, config.weight_decay, config.decay)
-    common: dict[str, Any] = {"lr": config.lr, "fused": device.type in ("cpu", "cuda")}
-    if config.optimizer == "sgd":
-        momentum, nesterov = config.momentum, config.nesterov
-        optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, **common)
+    if "weight_decay" not in source.takes:
+        if config.weight_decay:
+            raise UserError(f"{config.optimizer} has no weight decay: give --weight_decay 0")
+        for group in groups:
+            del group["weight_decay"]
+    if config.optimizer.startswith("timm/") and "fallback_lr_scale" in source.takes:
+        groups = _with_fallback(groups, model)
+    # The fused SGD damps its first step too, where fill_momentum has made the momentum.
+    if not config.has_library_optimizer and not {"foreach", "dampening"} & given.keys():
+        given.setdefault("fused", can_be_fused(model))
+    optimizer = source.make(groups, lr=config.lr, **given)
+    if config.optimizer == "sgd" and not given.get("dampening"):
         fill_momentum(optimizer)
-        return optimizer
-    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return classes[config.optimizer](groups, betas=(config.beta1, config.beta2), **common)
+    begin_training(optimizer)
+    return optimizer
 
 
-def fill_momentum(optimizer: torch.optim.SGD) -> None:
+def can_be_fused(model: nn.Module) -> bool:
+    """Return whether torch has fused kernels of its usual optimizers on the model's device."""
+    return next(model.parameters()).device.type in ("cpu", "cuda")
+
+
+def check_optimizer(config: TrainingConfig, device: torch.device | None = None) -> None:
+    """Refuse an optimizer that its library lacks, or arguments that its class does not take.
+
+    Args:
+        config: of the training.
+        device: make a step there with a small network, which tells more; None builds it alone.
+
+    Raises:
+        UserError: with what the library says.
+    """
+    with torch.random.fork_rng(devices=[]):  # nothing that follows is to draw other numbers
+        network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).to(device or "cpu")
+    try:
+        optimizer = build_optimizer(network, config)
+        if device is not None:
+            make_gradients(network)
+            with torch.compiler.set_stance("force_eager"):  # timm's Kron is compiled for a minute
+                optimizer.step()
+            keep_evaluated_weights(optimizer)
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds, in many libraries
+        reason = " ".join(str(error).split()) or type(error).__name__
+        given = f" with {config.optimizer_args}" if config.optimizer_args else ""
+        raise UserError(f"--optimizer {config.optimizer}{given}: {reason}") from None
+
+
+# --- Muon ---
+
+
+def _muon_and_adamw(
+    model: nn.Module, config: TrainingConfig, source: Source
+) -> torch.optim.Optimizer:
+    """Return Muon for the hidden matrices, with AdamW for the rest, as its authors have it.
+
+    Both follow one schedule. With Moonshot's scale of Muon's steps (match_rms_adamw), here the
+    default, a rate for AdamW suits both; with another scale AdamW has a rate of its own.
+    """
+    flags = replace(config, beta1=None, beta2=None)  # which are AdamW's
+    given = arguments_of(flags, replace(source, takes=source.takes | {"adamw_lr": None}))
+    adamw_lr = given.pop("adamw_lr", None)
+    if given.setdefault("adjust_lr_fn", "match_rms_adamw") != "match_rms_adamw" and not adamw_lr:
+        raise UserError(
+            f"--optimizer_args: with adjust_lr_fn {given['adjust_lr_fn']} AdamW needs a rate of "
+            "its own for what is no hidden matrix: give adamw_lr, 3e-4 for example"
+        )
+    groups = _split_groups(
+        parameter_groups(model, config.weight_decay, config.decay), hidden_matrices(model)
+    )
+    if not groups[0]:
+        raise UserError(
+            "--optimizer Muon: the network has no hidden matrices (convolutions are none); take "
+            "timm/muon, which flattens convolutions, or adamw"
+        )
+    muon = source.make(groups[0], lr=config.lr, **given)
+    scale = 1.0 if adamw_lr is None else adamw_lr / config.lr
+    betas: Any = (config.beta1, config.beta2)
+    rest = [group | {"lr_scale": scale} for group in groups[1]]
+    adamw = torch.optim.AdamW(rest, lr=config.lr, betas=betas, fused=can_be_fused(model))
+    return Together(muon, adamw)
+
+
+def _with_fallback(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """Tell timm's Muon that it is for hidden matrices and convolutions alone."""
+    convolutions = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.modules.conv._ConvNd)
+    }
+    own, others = _split_groups(groups, hidden_matrices(model) | convolutions)
+    return [*own, *({**group, "use_fallback": True} for group in others)]
+
+
+def _split_groups(
+    groups: list[dict[str, Any]], chosen: set[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return groups of the parameters whose ids are chosen, and groups of the others."""
+    halves = [
+        [group | {"params": [p for p in group["params"] if (id(p) in chosen) is wanted]}
+         for group in groups]
+        for wanted in (True, False)
+    ]  # fmt: skip
+    own, others = ([group for group in half if group["params"]] for half in halves)
+    return own, others
+
+
+def hidden_matrices(model: nn.Module) -> set[int]:
+    """Return the ids of the weights of linear layers but the last, which makes the outputs."""
+    weights = [weight for module in model.modules() for weight in _weights(module)]
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    apart = {id(p) for layer in (*embeddings, *output_layers(model)) for p in layer.parameters()}
+    matrices = {id(weight) for weight in weights if weight is not None and weight.dim() == 2}
+    return matrices - apart - activation_parameters(model)
+
+
+def output_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers that make the outputs, as a network names them; else its last linear one.
+
+    transformers' networks name them by `get_output_embeddings`, timm's by `get_classifier`.
+    """
+    for name in ("get_output_embeddings", "get_classifier"):
+        for module in model.modules():
+            found: Any = getattr(module, name, tuple)()
+            if layers := [found] if isinstance(found, nn.Module) else list(found or ()):
+                return layers
+    linear: list[nn.Module] = [each for each in model.modules() if isinstance(each, nn.Linear)]
+    return linear[-1:]
+
+
+def activation_parameters(model: nn.Module) -> set[int]:
+    """Return the ids of PReLU's slopes, sigma and other parameters of activations."""
+    sites = [module for module in model.modules() if kind_of_module(module)]
+    return {id(p) for site in sites for p in site.parameters()}
+
+
+# --- the usual optimizers ---
+
+
+def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Start the momentum at zero, from where the first step makes it the gradient.
 
     SGD makes it in its first step. If the gradient scaler of fp16 skips that step, the fused kernel
@@ -68,9 +216,7 @@ def decayed_parameters(model: nn.Module, decay: str = "weights") -> set[str]:
     else:
         least = 2 if decay == "matrices" else 0
         ids = {id(p) for p in model.parameters() if p.dim() >= least}
-        ids -= {
-            id(p) for site in model.modules() if kind_of_module(site) for p in site.parameters()
-        }
+        ids -= activation_parameters(model)
     return {name for name, p in model.named_parameters() if id(p) in ids and name not in excepted}
 
 

@@ -40,11 +40,13 @@ from training.devices import (
     set_arithmetic,
 )
 from training.diagnostics.recorder import StatsRecorder
-from training.environment import environment, package_version
+from training.environment import environment, package_versions
 from training.evaluation import Diverged, evaluate
 from training.initial_weights import InitialWeights
 from training.model_text import activation_sites, describe_model
 from training.objective import Objective
+from training.optimization import check_optimizer
+from training.optimizers import settings_text
 from training.session import Session
 from training.task import D, Task
 from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
@@ -188,12 +190,13 @@ class Program(Generic[C, D]):
             stop_requested: asked for a reason to stop.
         """
         self._print_notes()
+        check_optimizer(self.config.training, self.device)
         weights = None if saved else initial_weights.read(self.config)
         data = self.load_data({})
         print(data.description)
         model = self.network(data, weights)
         self.check_training(model, data)
-        facts = package_version(self.config.model.model) | environment(self.device)
+        facts = package_versions(self.config) | environment(self.device)
         facts |= {"processes": world_size(), "torchrun": torchrun_id()}
         settings = {"kind": self.config.KIND, "args": self.config.values(), "environment": facts}
         settings |= self.settings(data)
@@ -258,6 +261,8 @@ class Program(Generic[C, D]):
             "compile_mode": training.compile_mode if training.use_compiled else "off",
             "kernels": self.kernels,
         }
+        if training.has_library_optimizer:
+            resolved |= {"optimizer_args": settings_text(trainer.optimizer)}
         digest = trainer.settings.get("init_from_sha256")
         resolved |= {"init_from_sha256": digest} if digest else {}
         text = describe_model(trainer.model, self._activation_type(), training.decay)

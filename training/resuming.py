@@ -18,7 +18,7 @@ from utils import UserError, restarts
 # Facts that decide how sums are rounded. The device is one, and no flag here: auto may mean it.
 ROUNDING_FACTS = (
     "processes", "device", "cpu_capability", "threads", "torch", "numpy", "torchvision", "timm",
-    "transformers",
+    "transformers", "schedulefree",
 )  # fmt: skip
 
 LENGTHS = ("num_epochs", "max_steps")
