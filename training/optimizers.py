@@ -166,15 +166,15 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def settings_text(optimizer: Optimizer) -> str:
-    """Return all settings of an optimizer's groups but the rate and the decay, for args.txt."""
+def settings_text(optimizer: Optimizer, name: str) -> str:
+    """Return all arguments that an optimizer came to but rate and decay, for args.txt."""
     group = optimizer.param_groups[0]
-    kept = {name: each for name, each in group.items() if name not in ("params", *FLAGS)}
-    return mapping_text({name: kept[name] for name in kept if _is_plain(kept[name])})
+    names = [each for each in source_of(name).takes if each in group and each not in FLAGS]
+    return mapping_text({each: group[each] for each in names if _is_plain(group[each])})
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str, type(None), tuple, list))
+    return value is None or isinstance(value, (bool, int, float, str, tuple))
 
 
 # --- two optimizers, and weights that are not those that are trained ---

@@ -262,7 +262,8 @@ class Program(Generic[C, D]):
             "kernels": self.kernels,
         }
         if training.has_library_optimizer:
-            resolved |= {"optimizer_args": settings_text(trainer.optimizer)}
+            settings = settings_text(trainer.optimizer, training.optimizer)
+            resolved |= {"optimizer_args": settings}
         digest = trainer.settings.get("init_from_sha256")
         resolved |= {"init_from_sha256": digest} if digest else {}
         text = describe_model(trainer.model, self._activation_type(), training.decay)

@@ -1,7 +1,11 @@
 """Optimizers of torch, timm and schedulefree: against the libraries' own loops, and resumed."""
 
 import copy
+import importlib.metadata
+import json
 import math
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +16,8 @@ import schedulefree
 import timm.optim
 import torch
 import transformers
+import yaml
+from helpers.resumable import FLAGS, KILL, assert_same_run
 from torch import nn
 
 from cli.config import RunConfig
@@ -403,3 +409,98 @@ def test_a_library_that_is_missing_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "schedulefree", None)
     with pytest.raises(UserError, match="pip install schedulefree"):
         build_optimizer(network(), flags_of("schedulefree/AdamWScheduleFree"))
+
+
+# --- as users run them ---
+
+FREE = ("--optimizer", "schedulefree/AdamWScheduleFree", "--scheduler", "none", "--warmup", "4")
+RUNS = {
+    "vision_main": FREE,
+    "language_main": ("--optimizer", "Muon", "--optimizer_args", "{momentum: 0.9}"),
+}
+
+
+@pytest.fixture(scope="module")
+def run(forked, data_path):
+    """run("vision_main", folder, *more flags, fault=None, processes=1) -> the exit codes"""
+
+    def run(module, folder, *flags, fault=None, processes=1):
+        where = ("--data_path", data_path[module], "--output_dir", folder)
+        flags = [*FLAGS[module], *where, *RUNS[module], *flags]
+        faults = {0: fault} if fault else {}
+        codes, output = forked(module, *flags, processes=processes, faults=faults)
+        assert set(codes) <= {0, -KILL}, output
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(run, tmp_path_factory):
+    """The folder of an uninterrupted run, by program."""
+    folders = {module: tmp_path_factory.mktemp(module) / "run" for module in RUNS}
+    for module, folder in folders.items():
+        run(module, folder)
+    return folders
+
+
+@pytest.mark.parametrize("module", RUNS)
+@pytest.mark.parametrize("fault", [("step", KILL, 8), ("evaluation", KILL, 4)])
+def test_a_killed_run_ends_as_the_uninterrupted_one(run, reference, tmp_path, module, fault):
+    folder = tmp_path / "run"
+    run(module, folder, "--resume", fault=fault)
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] < 15
+    run(module, folder, "--resume")
+    assert_same_run(folder, reference[module])
+    mine, theirs = (load_checkpoint(f / "checkpoint.pt") for f in (folder, reference[module]))
+    assert_equal(mine.get("trained_weights", {}), theirs.get("trained_weights", {}))
+
+
+def test_what_averages_weights_is_evaluated_by_them(run, reference, tmp_path, forked, data_path):
+    """The checkpoint has both weights; the others are those that --resume goes on with."""
+    folder = reference["vision_main"]
+    saved = load_checkpoint(folder / "checkpoint.pt")
+    trained = saved["trained_weights"]
+    assert trained.keys() < saved["model"].keys()
+    different = [name for name in trained if not torch.equal(trained[name], saved["model"][name])]
+    assert "conv1.weight" in different
+    final = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["test"]["loss"]
+    where = ("--data_path", data_path["vision_main"], "--device", "cpu")
+    flags = ("--dataset", "imagefolder", "--output_dir", folder, "--test_only", *where)
+    (code,), output = forked("vision_main", *flags)
+    assert code == 0, output
+    loss = re.search(r"\[Test\] Loss: (\S+)", output)[1]
+    assert float(loss) == pytest.approx(final, rel=1e-5)  # in batches of another size
+    new = tmp_path / "new"
+    still = ("--init_from", folder, "--lr", "1e-30", "--max_steps", "1", "--warmup", "0")
+    run("vision_main", new, *still)
+    assert_equal(load_checkpoint(new / "checkpoint.pt")["trained_weights"],
+                 {name: saved["model"][name] for name in trained})  # fmt: skip
+
+
+def test_args_txt_has_the_librarys_version_and_going_on_says_where_it_differs(
+    run, reference, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(reference["vision_main"], folder)
+    args = yaml.safe_load((folder / "args.txt").read_text())
+    assert args["environment"]["schedulefree"] == importlib.metadata.version("schedulefree")
+    assert (args["momentum"], args["beta1"]) == (None, None)
+    assert json.loads(args["resolved"]["optimizer_args"])["betas"] == [0.9, 0.999]
+    saved = load_checkpoint(folder / "checkpoint.pt")
+    saved["settings"]["environment"]["schedulefree"] = "0.1"
+    save_checkpoint(folder / "checkpoint.pt", saved)
+    assert "schedulefree was 0.1 and is" in run("vision_main", folder, "--resume")
+
+
+@pytest.mark.parametrize("module", RUNS)
+def test_two_processes_train_as_one_does(run, tmp_path, module):
+    dropout = ("--dropout", "0") if module == "language_main" else ("--sync_batchnorm",)
+    few = ("--max_steps", "4", "--eval_interval", "9", *dropout)
+    losses = []
+    for processes in (1, 2):
+        folder = tmp_path / f"{processes}"
+        run(module, folder, *few, processes=processes)
+        record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        losses.append(record["train"]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
