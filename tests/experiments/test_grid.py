@@ -353,3 +353,94 @@ def test_shipped_grids_are_sound():
         grid = read_grid(file)
         assert len(grid.combinations) > 1
         assert set(tuned_flags(grid.tune)) <= set(grid.combinations[0])
+
+
+# --- optimizers, and flags that are mappings ---
+
+
+def test_lists_in_a_mapping_are_choices(grid_file):
+    runs = BASE | {
+        "optimizer": [
+            "adamw",
+            {"optimizer": "rmsprop", "optimizer_args": {"alpha": [0.9, 0.99], "centered": True}},
+            {"optimizer": "timm/adan", "optimizer_args": {"betas": [[0.9, 0.8, 0.7]]}},
+        ]
+    }
+    found = some(plan(grid_file(runs=runs)).runs, "optimizer", "optimizer_args", "momentum")
+    assert found == [
+        ("adamw", None, 0.9),
+        ("RMSprop", '{"alpha": 0.9, "centered": true}', None),
+        ("RMSprop", '{"alpha": 0.99, "centered": true}', None),
+        ("timm/adan", '{"betas": [0.9, 0.8, 0.7]}', None),
+    ]
+
+
+def test_a_run_of_an_optimizers_arguments_is_given_them(grid_file):
+    runs = BASE | {
+        "optimizer": "RMSprop", "momentum": [None, 0.9], "optimizer_args": [None, {"alpha": 0.9}],
+    }  # fmt: skip
+    there = plan(grid_file(runs=runs))
+    found = [vars(values(VisionConfig, *sweep.command(there, run)[2:])) for run in there.runs]
+    for run, args in zip(there.runs, found, strict=True):
+        assert {name: args[name] for name in run.flags} == run.flags
+    given = [(args["momentum"], args["optimizer_args"]) for args in found]
+    assert given == list(itertools.product([None, 0.9], [None, '{"alpha": 0.9}']))
+    assert len({run.name for run in there.runs}) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"optimizer": "RMSprop", "optimizer_args": {"alhpa": 1}}, "takes no alhpa"),
+        ({"optimizer": "RMSprop", "optimizer_args": {"alpha": [0.9, -1]}}, "Invalid alpha"),
+        ({"optimizer": ["adamw", "Adagrad"], "momentum": 0.5}, "Adagrad takes no momentum"),
+        ({"optimizer": "LBFGS"}, "closure"),
+        ({"optimizer_args": {"eps": []}}, "nothing to choose from"),
+        ({"optimizer_args": 3}, "expected a mapping"),
+    ],
+)
+def test_what_no_optimizer_takes_is_refused_before_a_run(grid_file, flags, words):
+    with pytest.raises(UserError, match=words):
+        read_grid(grid_file(runs=BASE | flags))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[{"eps": 1e-8}, {"eps": 1e-3}], {"eps": [1e-8, 1e-3]}, ["{eps: 1e-8}", {"eps": "1e-3"}]],
+)
+def test_tuned_arguments(grid_file, values):
+    path = grid_file(runs=BASE | {"activation": ["ReLU", "GELU"]}, tune={"optimizer_args": values})
+    tried = [run for run in plan(path).runs if run.role == "trial"]
+    found = some(tried, "activation", "optimizer_args")
+    texts = ['{"eps": 1e-08}', '{"eps": 0.001}']
+    assert found == list(itertools.product(["ReLU", "GELU"], texts))
+
+
+def test_a_tuned_optimizer_brings_its_own_settings(grid_file, monkeypatch):
+    grid = {"runs": BASE | {"activation": "ReLU"}, "tune": {"optimizer": ["adamw", "RMSprop"]}}
+    there = plan(grid_file(**grid))
+    tried = [run for run in there.runs if run.role == "trial"]
+    assert some(tried, "optimizer", "momentum", "beta1") == [
+        ("adamw", 0.9, 0.9), ("RMSprop", None, None),
+    ]  # fmt: skip
+    tuned = next(run for run in there.runs if run.role == "tuned")
+    for name, momentum in (("adamw", 0.9), ("RMSprop", None)):
+        monkeypatch.setattr(sweep, "chosen_flags", lambda *_, name=name: {"optimizer": name})
+        assert sweep.flags_of(there, tuned)["momentum"] == momentum
+        args = values(VisionConfig, *sweep.command(there, tuned)[2:])
+        assert (args.optimizer, args.momentum) == (name, momentum)
+    grid["runs"] |= {"momentum": 0.5}
+    with pytest.raises(UserError, match="momentum belongs to one optimizer"):
+        plan(grid_file(**grid))
+
+
+def test_settings_of_a_recipes_optimizer_are_not_anothers(grid_file, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("optimizer: sgd\nmomentum: 0.8\nlr: 0.1\n")
+    runs = BASE | {"config": str(recipe), "optimizer": ["sgd", "adamw", "RMSprop"]}
+    found = some(plan(grid_file(runs=runs)).runs, "optimizer", "momentum", "lr")
+    assert found == [("sgd", 0.8, 0.1), ("adamw", 0.8, 0.1), ("RMSprop", None, 0.1)]
+    flags = ("--config", recipe, "--optimizer")
+    assert values(VisionConfig, *flags, "RMSprop").momentum is None
+    assert values(VisionConfig, *flags, "RMSprop", "--momentum", "0.7").momentum == 0.7
+    assert values(VisionConfig, *flags, "adamw").momentum == 0.8
