@@ -188,7 +188,11 @@ def _with_defaults(run: RunResult) -> Facts:
     """Return the flags, with the defaults of those that are younger than the run."""
     if not run.is_ours:
         return run.flags
-    return DEFAULTS["language" if "tokenizer" in run.flags else "vision"] | run.flags
+    return DEFAULTS[_kind(run.flags)] | run.flags
+
+
+def _kind(flags: Facts) -> str:
+    return "language" if "tokenizer" in flags else "vision"
 
 
 def _duplicate(run: RunResult, others: dict[SeedKey, RunResult]) -> str | None:
@@ -203,7 +207,18 @@ def _duplicate(run: RunResult, others: dict[SeedKey, RunResult]) -> str | None:
 def _differences(groups: list[Group]) -> list[tuple[str, list[Any]]]:
     names = dict.fromkeys(name for group in groups for name in group.facts)
     values = {name: [group.facts.get(name) for group in groups] for name in names}
-    return [(name, each) for name, each in values.items() if any(v != each[0] for v in each)]
+    return [
+        (name, each)
+        for name, each in values.items()
+        if any(v != each[0] for v in each) and not _follows(name, each, groups)
+    ]
+
+
+def _follows(name: str, values: list[Any], groups: list[Group]) -> bool:
+    """Return whether the optimizers make the difference: a library's own momentum, for example."""
+    if name not in SETTINGS or None not in values:
+        return False
+    return values == [PROGRAMS[_kind(g.facts)].defaults(g.facts)[name] for g in groups]
 
 
 def group_title(group: Group, groups: list[Group]) -> str:

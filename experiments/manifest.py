@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.grid import PROGRAMS, VARIANT_FLAGS, Checker, Flags, Grid
+from cli.converters import arguments
+from cli.optimizer_names import SETTINGS
+from experiments.grid import MAPPINGS, PROGRAMS, VARIANT_FLAGS, Checker, Flags, Grid
 from experiments.tuning import checked_tune, groups, trials, tuned_flags, without
 from utils import UserError, one_at_a_time, read_json, replacing
 from zilu.names import SIGMA_NAMES
@@ -211,7 +213,12 @@ def _names(found: list[tuple[str, Flags, Flags]], checker: Checker) -> list[str]
         n for n in checker.flags if any(each.get(n) != first.get(n) for each in flags if n in each)
     ]
     prefixes = {GRID: "", TRIAL: "tune/", TUNED: "tuned_"}
-    names = [prefixes[role] + _name(each, varied) for role, each, _ in found]
+    own = {n for n in SETTINGS if n in varied and any(each.get(n) is None for each in flags)}
+    names = []
+    for role, each, _ in found:
+        defaults = checker.config.defaults(each)  # what follows from the optimizer is not named
+        shown = [n for n in varied if n not in own or each.get(n) != defaults[n]]
+        names.append(prefixes[role] + _name(each, shown))
     # Letters that no folder's name can have may have been all that told two runs apart.
     return [
         name if name not in names[:number] else f"{name}_{number + 1}"
@@ -223,7 +230,7 @@ def _name(flags: Flags, varied: list[str]) -> str:
     leading = ("dataset", "model")
     start = [str(flags[name]) for name in leading if name in varied]
     middle = [
-        f"{name}{_shown(flags[name])}"
+        _texts(name, flags[name])
         for name in varied
         if name not in (*leading, *VARIANT_FLAGS, "seed") and name in flags
     ]
@@ -245,6 +252,13 @@ def _name(flags: Flags, varied: list[str]) -> str:
 
 def _of_letters(parts: list[str]) -> str:
     return re.sub(r"[^\w.+-]+", "-", "_".join(parts))
+
+
+def _texts(name: str, value: Any) -> str:
+    """Return a flag with its value; of a mapping the arguments, each with its own."""
+    if name in MAPPINGS and value is not None:
+        return "_".join(f"{each}{_shown(own)}" for each, own in arguments(value).items())
+    return f"{name}{_shown(value)}"
 
 
 def _shown(value: Any) -> str:

@@ -385,7 +385,10 @@ def test_a_run_of_an_optimizers_arguments_is_given_them(grid_file):
         assert {name: args[name] for name in run.flags} == run.flags
     given = [(args["momentum"], args["optimizer_args"]) for args in found]
     assert given == list(itertools.product([None, 0.9], [None, '{"alpha": 0.9}']))
-    assert len({run.name for run in there.runs}) == 4
+    assert [run.name for run in there.runs] == [
+        "ZiLU_sigma1_seed0", "alpha0.9_ZiLU_sigma1_seed0", "momentum0.9_ZiLU_sigma1_seed0",
+        "alpha0.9_momentum0.9_ZiLU_sigma1_seed0",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
