@@ -6,6 +6,7 @@
 | `vision.py`, `language.py` | the flags of one program, and its whole configuration |
 | `fields.py` | what a flag is: default, converter, group, help, effect |
 | `converters.py` | from the text of a value to the value |
+| `optimizer_names.py` | the names of the libraries' optimizers, before a library is loaded |
 | `datasets.py` | the names of the data sets, and what is known of them before they are read |
 | `parser.py` | from `sys.argv` and `--config` to a configuration |
 | `published.py` | the flags of the code that was published with the paper, as ours |

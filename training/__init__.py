@@ -8,7 +8,8 @@
 | `initial_weights.py` | starts a run from another one's weights |
 | `task.py` | says what the loop asks of a task and of a loader |
 | `objective.py` | computes a batch's loss, in mixed precision and compiled |
-| `optimization.py`, `schedule.py` | optimizer, weight decay; the learning rate of each step |
+| `optimization.py`, `optimizers.py` | what the optimizer and weight decay act on; the libraries |
+| `schedule.py` | the learning rate of each step |
 | `evaluation.py` | metrics and predictions of a whole split |
 | `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |
 | `log_sinks.py` | --log: TensorBoard, Weights & Biases, CSV |

@@ -13,6 +13,7 @@ from training.optimizers import (
     Source,
     Together,
     arguments_of,
+    averages,
     begin_training,
     keep_evaluated_weights,
     source_of,
@@ -167,6 +168,23 @@ def activation_parameters(model: nn.Module) -> set[int]:
     """Return the ids of PReLU's slopes, sigma and other parameters of activations."""
     sites = [module for module in model.modules() if kind_of_module(module)]
     return {id(p) for site in sites for p in site.parameters()}
+
+
+def notes(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return what somebody is to know who trains the network with the optimizer."""
+    found = []
+    if isinstance(optimizer, Together):
+        parts = [[p for group in part.param_groups for p in group["params"]]
+                 for part in optimizer.parts]  # fmt: skip
+        muons, adamws = (f"{len(ps)} tensors ({sum(p.numel() for p in ps):,})" for ps in parts)
+        found.append(f"Muon trains {muons}, and AdamW {adamws}")
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if averages(optimizer) and norms:
+        found.append(
+            "Note: BatchNorm's statistics are those of the weights that are trained, not of the "
+            "averaged ones that are evaluated; --norm gn has none"
+        )
+    return found
 
 
 # --- the usual optimizers ---

@@ -45,7 +45,7 @@ from training.evaluation import Diverged, evaluate
 from training.initial_weights import InitialWeights
 from training.model_text import activation_sites, describe_model
 from training.objective import Objective
-from training.optimization import check_optimizer
+from training.optimization import check_optimizer, notes
 from training.optimizers import settings_text
 from training.session import Session
 from training.task import D, Task
@@ -207,6 +207,8 @@ class Program(Generic[C, D]):
             objective, data, config.training, config.run, folder, settings,
             self._stats(objective, folder), stop_requested,
         )  # fmt: skip
+        for note in notes(model, trainer.optimizer):
+            print(note)
         # Every further process is to drop other activations.
         others = [rank()] if rank() else []
         torch.manual_seed(mixed_seed("dropout", config.run.seed, *others))
