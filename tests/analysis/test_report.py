@@ -166,6 +166,24 @@ def test_runs_that_differ_are_not_pooled(tmp_path):
     assert re.search(r"\| resnet20 on cifar10: lr 0.2 +\| +0.2 \|", text(tmp_path))
 
 
+def test_optimizers_and_their_arguments_keep_runs_apart(tmp_path):
+    """A library's own momentum follows from its name, and is no difference of its own."""
+    made(tmp_path / "a")
+    made(tmp_path / "b", optimizer="RMSprop", optimizer_args="{alpha: 0.9}")
+    made(tmp_path / "c", optimizer="RMSprop", optimizer_args="{alpha: 0.5}")
+    run(tmp_path)
+    assert table(tmp_path, "settings")["n"].tolist() == [6] * 6
+    titles = re.findall("^## (resnet20 on .*)", text(tmp_path), re.MULTILINE)
+    assert titles == [
+        "resnet20 on cifar10: optimizer adamw",
+        'resnet20 on cifar10: optimizer RMSprop, optimizer_args {"alpha": 0.9}',
+        'resnet20 on cifar10: optimizer RMSprop, optimizer_args {"alpha": 0.5}',
+    ]
+    made(tmp_path / "d", optimizer="RMSprop", momentum=0.9, optimizer_args="{alpha: 0.5}")
+    run(tmp_path)
+    assert 'optimizer_args {"alpha": 0.5}, momentum 0.9' in text(tmp_path)
+
+
 @pytest.mark.parametrize("flags", [{"use_amp": True}, {"val_fraction": 0.2}, {"augment": True}])
 def test_what_keeps_runs_apart(tmp_path, flags):
     vision_run(tmp_path / "a", 90, activation="ReLU", seed=0)

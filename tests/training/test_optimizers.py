@@ -1,6 +1,7 @@
 """Optimizers of torch, timm and schedulefree: against the libraries' own loops, and resumed."""
 
 import copy
+import functools
 import importlib.metadata
 import json
 import math
@@ -30,12 +31,12 @@ from run_folder.folder import RunFolder
 from tasks.vision import Classification
 from train_eval import Trainer
 from training.objective import Objective
-from training.optimization import build_optimizer, check_optimizer, hidden_matrices
+from training.optimization import build_optimizer, check_optimizer, hidden_matrices, notes
 from training.optimizers import evaluated_weights
 from utils import UserError
 
 CPU = torch.device("cpu")
-STEPS, HALF, WARMUP, RATE = 100, 50, 10, 3e-3
+STEPS, SAVED, WARMUP, RATE = 100, 70, 10, 3e-3
 NOT_TRAINED_WITH = ("LBFGS", "Optimizer", "SparseAdam")
 TORCHS = [
     name
@@ -68,6 +69,13 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
+@functools.cache
+def batch(number):
+    generator = torch.Generator().manual_seed(number)
+    images = torch.randn(8, 3, 6, 6, generator=generator)
+    return images, torch.randint(0, 5, (8,), generator=generator)
+
+
 @dataclass
 class Batches:
     """So many batches of 8 small images, the same in every epoch."""
@@ -83,10 +91,7 @@ class Batches:
         return self.count
 
     def batches(self, epoch, first=0):
-        for number in range(first, self.count):
-            generator = torch.Generator().manual_seed(number)
-            images = torch.randn(8, 3, 6, 6, generator=generator)
-            yield images, torch.randint(0, 5, (8,), generator=generator)
+        return map(batch, range(first, self.count))
 
 
 @dataclass
@@ -216,6 +221,7 @@ def eager():
 def each_class_and_then_its_other_names():
     """Every name; the second and further ones of one class of timm's where time allows."""
     seen = {*(getattr(torch.optim, name) for name in TORCHS)}
+    seen.add(timm.optim.get_optimizer_info("kron").opt_class)  # 6 seconds
     for name in NAMES:
         rest = name.removeprefix("timm/")
         marks = []
@@ -232,8 +238,8 @@ def test_every_optimizer_takes_its_librarys_steps_and_is_resumed_exactly(tmp_pat
     clip = 0.5 if NAMES.index(name) % 2 else 0.0
     config = flags_of(optimizer_name(name), clip_grad_norm=clip)
     whole = trainer_of(tmp_path, network(), config)
-    train(whole, HALF)
-    save_checkpoint(tmp_path / "half.pt", whole.state_dict() | {"settings": {}})
+    train(whole, SAVED)
+    save_checkpoint(tmp_path / "saved.pt", whole.state_dict() | {"settings": {}})
     train(whole, STEPS)
 
     reference = network()
@@ -243,7 +249,7 @@ def test_every_optimizer_takes_its_librarys_steps_and_is_resumed_exactly(tmp_pat
     assert not torch.equal(reference[4].weight, network()[4].weight)
 
     resumed = trainer_of(tmp_path, network(), config)
-    resumed.load_state_dict(load_checkpoint(tmp_path / "half.pt"))
+    resumed.load_state_dict(load_checkpoint(tmp_path / "saved.pt"))
     train(resumed, STEPS)
     assert_equal(resumed.model.state_dict(), reference.state_dict())
 
@@ -353,6 +359,18 @@ def test_what_a_class_does_not_take_is_refused_in_a_line(name, flags, words):
     with pytest.raises(UserError, match=words) as refused:
         check_optimizer(flags_of(name, **flags), CPU)
     assert "\n" not in str(refused.value)
+
+
+def test_what_is_to_be_known_is_said():
+    model = network()
+    (line,) = notes(model, build_optimizer(model, flags_of("Muon")))
+    rest = sum(p.numel() for p in model.parameters()) - 512
+    assert line == f"Muon trains 1 tensors (512), and AdamW 7 tensors ({rest:,})"
+    name = "schedulefree/AdamWScheduleFree"
+    (line,) = notes(model, build_optimizer(model, flags_of(name)))
+    assert line.startswith("Note: BatchNorm")
+    assert notes(model[4:], build_optimizer(model[4:], flags_of(name))) == []
+    assert notes(model, build_optimizer(model, flags_of("timm/lamb"))) == []
 
 
 def test_muon_wants_a_hidden_matrix():
