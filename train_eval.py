@@ -407,7 +407,8 @@ class Trainer(Generic[D]):
         """
         if not averages(self.optimizer):
             return {"model": self.model.state_dict()}
-        trained = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        named = self.model.named_parameters(remove_duplicate=False)  # tied ones by all their names
+        trained = {name: parameter.detach().clone() for name, parameter in named}
         with evaluated_weights(self.optimizer):
             state = {name: value.clone() for name, value in self.model.state_dict().items()}
         return {"model": state, "trained_weights": trained}

@@ -296,6 +296,21 @@ def test_adamws_rate_beside_muons_follows_the_same_schedule(tmp_path):
             assert group["lr"] == pytest.approx(muon["lr"] * 3e-4 / 0.02, rel=1e-12)
 
 
+def test_tied_weights_are_those_that_are_trained_when_a_run_goes_on(tmp_path):
+    def tied():
+        model = network()
+        model.append(nn.Linear(5, 8)).append(nn.Linear(8, 5))
+        model[8].weight = model[6].weight
+        return model
+
+    config = flags_of("schedulefree/SGDScheduleFree", lr=1.0)
+    trainer = trainer_of(tmp_path, tied(), config)
+    train(trainer, 20)
+    resumed = trainer_of(tmp_path, tied(), config)
+    resumed.load_state_dict(trainer.state_dict())
+    assert_equal(resumed.model.state_dict(), trainer.model.state_dict())
+
+
 def names_of_matrices(model):
     chosen = hidden_matrices(model)
     return [name for name, p in model.named_parameters() if id(p) in chosen]
