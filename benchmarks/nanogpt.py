@@ -183,6 +183,7 @@ def plain_loss(options: Options, folder: Path, seed: int) -> float:
     torch.manual_seed(seed)
     length, steps = model_config.max_seq_length, training.max_steps
     assert steps is not None, "recipe_config sees to it"
+    assert training.beta2 is not None, "the recipe's AdamW has it"
     width, heads, layers = model_config.shape().values()
     dropout = model_config.dropout or 0.0
     model = PlainGPT(
