@@ -8,6 +8,7 @@ import difflib
 import math
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 # Functions of x and a sharpness sigma: gates alone, g(sigma x), and gated units, x g(sigma x). In a
 # gated unit sigma only sets the scale: f_sigma(x) = f_1(sigma x) / sigma.
@@ -63,8 +64,37 @@ _CANONICAL = {name.lower(): name for name in ACTIVATIONS}
 _CANONICAL |= {alias.lower(): name for alias, name in ALIASES.items()}
 
 
+CUSTOM_FORMS = "package.module:Name or path/to/file.py:Name"
+
+
+class CustomName(NamedTuple):
+    """Hold the place of a user's own activation, a file or a module, and its name there."""
+
+    place: str
+    name: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.place.endswith(".py")
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.name}"
+
+
+def custom_name(text: str) -> CustomName | None:
+    """Return the parts of a name of CUSTOM_FORMS, or None for any other text. Nothing is loaded."""
+    place, _, name = str(text).rpartition(":")
+    if place.endswith(".py"):
+        place = os.path.normpath(place)
+    elif not all(part.isidentifier() for part in place.split(".")):
+        return None
+    return CustomName(place, name) if name.isidentifier() else None
+
+
 def canonical_name(name: str) -> str:
     """Return the canonical spelling of an activation's name or alias, matched in any case.
+
+    That of a user's own activation (CUSTOM_FORMS) is taken as it is, and not looked for.
 
     Raises:
         ValueError: the name is unknown. The message suggests the nearest name and lists all.
@@ -72,8 +102,14 @@ def canonical_name(name: str) -> str:
     canonical = _CANONICAL.get(str(name).lower())
     if canonical is not None:
         return canonical
+    if custom := custom_name(name):
+        return str(custom)
+    if {*str(name)} & {*":/."}:
+        raise ValueError(f"an activation of your own is named {CUSTOM_FORMS}, not {name!r}")
     hint = did_you_mean(str(name), _CANONICAL)
-    raise ValueError(f"unknown activation {name!r}; {hint}known: {', '.join(ACTIVATIONS)}")
+    raise ValueError(
+        f"unknown activation {name!r}; {hint}known: {', '.join(ACTIVATIONS)}; or {CUSTOM_FORMS}"
+    )
 
 
 def did_you_mean(name: str, spellings: Mapping[str, str]) -> str:

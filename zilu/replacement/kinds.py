@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zilu import functional, modules
+from zilu.custom import FunctionActivation, is_function_of_a_tensor
 from zilu.modules import _SigmaModule
 from zilu.names import (
     ACTIVATIONS,
@@ -360,6 +361,8 @@ def _factory(target: Target, sigma: float, learnable: bool, save: str) -> Factor
         return make_one
     if not callable(target):
         raise TypeError(f"{target!r} is no name of an activation, and makes none when called")
+    if is_function_of_a_tensor(target):
+        return functools.partial(FunctionActivation, target, function_name(target))
     make: Callable[..., nn.Module] = target
     if isinstance(target, type) and issubclass(target, _SigmaModule):
         return functools.partial(make, sigma, learnable, save=save)

@@ -63,10 +63,10 @@ def replace_activations(
         mapping: what is replaced, each with what takes its place. What is replaced: a name ("ReLU",
             "GELU" with its approximations, "SiLU", "ReLU6", ...), which also means the functions of
             that name; a class of modules; or a class's name. What takes its place: a name as in
-            `create_activation`, a class, or a function without arguments that makes a module. One
-            such target instead of a mapping takes the place of every activation except those that
-            gates and squeeze-excitation are made of: Sigmoid, Hardsigmoid, Tanh, Hardtanh,
-            Softplus, Softsign.
+            `create_activation`, a class, a function without arguments that makes a module, or a
+            function of one tensor. One such target instead of a mapping takes the place of every
+            activation except those that gates and squeeze-excitation are made of: Sigmoid,
+            Hardsigmoid, Tanh, Hardtanh, Softplus, Softsign.
         sigma: sharpness of the new activations that have one.
         learnable: make sigma a parameter of each new activation.
         example_input: a tensor, a tuple of arguments or a mapping of keyword arguments. The network
