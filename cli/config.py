@@ -17,6 +17,8 @@ from typing import Any, ClassVar, TypeVar
 import models
 from cli.converters import (
     LOG_SINKS,
+    activation_name,
+    arguments,
     device_name,
     log_sinks,
     mapping,
@@ -53,18 +55,26 @@ class ModelConfig:
 
     model: str = ""
     activation: str = flag(
-        "ZiLU", activations.canonical_name, "Model",
-        f"activation function: {', '.join(activations.ACTIVATIONS)}",
+        "ZiLU", activation_name, "Model",
+        f"activation function: {', '.join(activations.ACTIVATIONS)}; or your own, "
+        f"{activations.CUSTOM_FORMS}: a class of modules, or a function of one tensor",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    activation_args: str | None = flag(
+        None, mapping, "Model",
+        "arguments of your own activation, as YAML or JSON: '{beta: 2}'",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
     sigma: float = flag(
         1.0, activations.check_sigma, "Model",
-        f"sharpness of {', '.join(activations.SIGMA_NAMES)}",
+        f"sharpness of {', '.join(activations.SIGMA_NAMES)}, and of your own where it takes sigma",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
     learn_sigma: bool = flag(
-        False, bool, "Model", "make sigma a parameter of each layer", evaluated=Evaluated.NETWORK
-    )
+        False, bool, "Model",
+        "make sigma a parameter of each layer; your own activation must take learnable for it",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
     expand_gate: bool = flag(
         False, bool, "Model",
         "widen the gate's range to (-alpha, 1 + alpha) by an alpha trained in each layer, 0 at "
@@ -96,14 +106,21 @@ class ModelConfig:
     inplace: bool = flag(
         False, bool, "Model",
         f"overwrite the input, to save memory: {', '.join(activations.INPLACE_NAMES)}; with "
-        f"--save_for_backward output also {', '.join(activations.OUTPUT_NAMES)}",
+        f"--save_for_backward output also {', '.join(activations.OUTPUT_NAMES)}; your own where it "
+        "takes inplace",
         Effect.NOTHING,
     )  # fmt: skip
 
     @property
+    def is_custom(self) -> bool:
+        """Return whether the activation is the user's own, whose code must be loaded."""
+        return activations.custom_name(self.activation) is not None
+
+    @property
     def has_sigma(self) -> bool:
-        """Return whether the activation has a sigma."""
-        return self.activation in activations.SIGMA_NAMES
+        """Return whether the activation has a sigma; the user's own, if the flags give it one."""
+        is_given = self.sigma != 1 or self.learn_sigma
+        return self.activation in activations.SIGMA_NAMES or (self.is_custom and is_given)
 
     @property
     def saved(self) -> str:
@@ -114,7 +131,7 @@ class ModelConfig:
     def is_inplace(self) -> bool:
         """Return whether the activation overwrites its input, as was asked for."""
         has_form = self.activation in activations.INPLACE_NAMES or self.saved == "output"
-        return self.inplace and has_form
+        return self.inplace and (has_form or self.is_custom)
 
     @property
     def start(self) -> str | None:
@@ -133,6 +150,7 @@ class ModelConfig:
             UserError: with the remedy.
         """
         name = self.activation
+        self._check_args()
         if self.learn_sigma and not self.has_sigma:
             raise UserError(
                 f"--learn_sigma: {name} has no sigma; leave it out, or take one of "
@@ -154,6 +172,19 @@ class ModelConfig:
                 f"take one of {', '.join(activations.GATED_NAMES)}"
             )
         self._check_initial_weights()
+
+    def _check_args(self) -> None:
+        if self.activation_args is not None and not self.is_custom:
+            raise UserError(
+                f"--activation_args: {self.activation} takes none; classes do: --activation "
+                "torch.nn:LeakyReLU"
+            )
+        options = {"sigma": "sigma", "learnable": "learn_sigma", "inplace": "inplace"}
+        for name in arguments(self.activation_args):
+            if name in options:
+                raise UserError(
+                    f"--activation_args: {name} has a flag of its own: --{options[name]}"
+                )
 
     def _check_initial_weights(self) -> None:
         scaled_by = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import nearest
+from zilu.names import canonical_name, custom_name
 
 # How third-party models are named.
 VISION_FORMS = "timm/NAME, torchvision/NAME"
@@ -86,6 +87,14 @@ def path(text: str) -> str:
             "name that begins so"
         )
     return re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", _variable, expanded)
+
+
+def activation_name(text: str) -> str:
+    """Return the name of an activation; the user's own is not looked for."""
+    custom = custom_name(text)
+    if custom and custom.is_file:
+        text = f"{path(custom.place)}:{custom.name}"
+    return canonical_name(text)
 
 
 def file_path(text: str) -> Path:

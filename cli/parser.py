@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from cli import published
-from cli.config import AUTO, C, check_environment
+from cli.config import AUTO, C, Config, check_environment
 from cli.converters import mapping, mapping_text, yaml_texts
 from cli.fields import GROUPS, Flag
 from cli.optimizer_names import over_file
@@ -23,10 +23,17 @@ SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, 
 
 @dataclass(frozen=True)
 class Command(Generic[C]):
-    """Hold a parsed command: the configuration, and the names of the flags that were given."""
+    """Hold a parsed command.
+
+    Attributes:
+        config: the configuration.
+        given: the names of the flags that were given, in the file of --config too.
+        typed: those of the command line alone.
+    """
 
     config: C
     given: frozenset[str]
+    typed: frozenset[str] = frozenset()
 
     @property
     def is_complete(self) -> bool:
@@ -43,7 +50,21 @@ class Command(Generic[C]):
         check_environment()
         self.config.run.check_folder()
         if self.is_complete:
+            self.check_code(self.config)
             self.config.check()
+
+    def check_code(self, config: Config) -> None:
+        """Refuse to run code that a file alone names, be it of flags or of a run.
+
+        Args:
+            config: the command's, with what a checkpoint decides.
+
+        Raises:
+            UserError: the command line must name it.
+        """
+        name = config.model.activation
+        if config.model.is_custom and "activation" not in self.typed:
+            raise UserError(f"the run uses {name}; name --activation {name} again to run its code")
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,9 +93,10 @@ def parse(config: type[C], description: str, argv: list[str] | None = None) -> C
         name = unknown[0].lstrip("-").split("=")[0]
         raise UserError(f"unknown argument {unknown[0]!r}; {_nearest_flag(name, flags)}")
     texts = published.translated(vars(parsed))
+    typed = frozenset(texts)
     if "config" in texts:
         texts = over_file(texts, read_config(value_of(flags["config"], texts["config"]), config))
-    return Command(converted(config, texts), frozenset(texts))
+    return Command(converted(config, texts), frozenset(texts), typed)
 
 
 def converted(config: type[C], texts: Mapping[str, Any]) -> C:

@@ -6,11 +6,16 @@ import re
 from pathlib import Path
 
 from cli.config import Config
+from cli.converters import arguments
 from cli.datasets import DEFAULT_DATA_PATH, OWN_FILES
 from cli.fields import Effect
+from zilu.names import custom_name
 
 # The device is left out of the hash, so that --test_only finds the run on another one.
+# A user's own activation is named by a part of what names it, and so in the hash too.
 NAMED = ("dataset", "model", "activation", "sigma", "learn_sigma", "seed", "device")
+
+LONGEST_PART = 60  # letters that an activation's arguments may take
 
 
 def default_output_dir(config: Config) -> Path:
@@ -19,7 +24,7 @@ def default_output_dir(config: Config) -> Path:
     A short hash of the other flags follows where one of them differs from its default.
     """
     model, data = config.model, config.data
-    parts = [model.activation]
+    parts = [activation_part(model.activation, model.activation_args)]
     if model.has_sigma:
         sigma = repr(model.sigma).removesuffix(".0")
         parts.append(f"sigma{sigma}" + ("-learned" if model.learn_sigma else ""))
@@ -31,12 +36,24 @@ def default_output_dir(config: Config) -> Path:
         for name, value in values.items()
         if flags[name].effect != Effect.NOTHING and name not in NAMED and value != defaults[name]
     }
+    if model.is_custom:
+        others["activation"] = model.activation
     if data.dataset in OWN_FILES and data.data_path != DEFAULT_DATA_PATH:
         others["data_path"] = data.data_path
     if others:
         text = json.dumps(others, sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
     return Path("Output") / data.dataset / _path_of(model.model) / "_".join(parts)
+
+
+def activation_part(activation: str, args: str | None) -> str:
+    """Return a part of a file's name for an activation: of the user's own Squash_beta2."""
+    custom = custom_name(activation)
+    if custom is None:
+        return activation
+    given = [f"{name}{value}" for name, value in arguments(args).items()]
+    part = re.sub(r"[^\w.+-]+", "-", "_".join([custom.name, *given]), flags=re.ASCII)
+    return part[:LONGEST_PART]
 
 
 def _path_of(model: str) -> str:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.gpt2_checkpoint import check_fits, read_tensors
-from models.neighbours import Layer, Neighbours
+from models.neighbours import Layer, Neighbours, named_own_modules
 from models.norms import layer_norm
 
 EPS = 1e-5  # of the norms
@@ -128,7 +128,7 @@ class GPT2(nn.Module):
         """Draw the weights from N(0, 0.02²), smaller where a residual branch ends (section 2.3)."""
         nn.init.normal_(self.wte.weight, std=0.02)
         nn.init.normal_(self.wpe, std=0.02)
-        for name, module in self.h.named_modules():
+        for name, module in named_own_modules(self.h):
             if isinstance(module, nn.Linear):
                 # Each layer adds to the residual stream twice; the sum must not grow with depth.
                 scale = math.sqrt(2 * len(self.h)) if name.endswith("c_proj") else 1
@@ -142,7 +142,7 @@ class GPT2(nn.Module):
 
     def _linears(self, name: str) -> list[Layer]:
         """Return the linear layer of that name in each block."""
-        named = self.h.named_modules()
+        named = named_own_modules(self.h)
         return [m for path, m in named if path.endswith(name) and isinstance(m, nn.Linear)]
 
     @property

@@ -43,8 +43,14 @@ def unit_gain(model: HasNeighbours, activation: Callable[[], nn.Module]) -> None
         model: a freshly initialised network.
         activation: the factory that the model was built with. Learnable parameters count at their
             initial values.
+
+    Raises:
+        ValueError: E[f(x)²] is 0, infinite or no number.
     """
-    factor = math.sqrt(0.5 / second_moment(activation()))
+    moment = second_moment(activation())
+    if not 0 < moment < math.inf:
+        raise ValueError(f"--init_gain unit: E[f(x)²] is {moment:g} for x ~ N(0, 1); leave it out")
+    factor = math.sqrt(0.5 / moment)
     _, reading = model.around_activations()
     for layer in reading:
         layer.weight.mul_(factor)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.neighbours import Layer, Neighbours
+from models.neighbours import Layer, Neighbours, own_modules
 from models.norms import conv_norm
 
 
@@ -237,7 +237,7 @@ class ResNet(nn.Sequential):
 
     def init_weights(self) -> None:
         """Draw the convolutions' weights as He et al. 2015 (arXiv 1502.01852), by fan-out."""
-        for module in self.modules():
+        for module in own_modules(self):
             if isinstance(module, nn.Conv2d):
                 # ReLU's gain for every activation, so that all start from the same weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -249,9 +249,9 @@ class ResNet(nn.Sequential):
         the convolutions), or from an activation as is.
         """
         norms: list[Layer] = [
-            m for m in self.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)
+            m for m in own_modules(self) if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)
         ]
-        convs: list[Layer] = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
-        head = [m for m in self.modules() if isinstance(m, nn.Linear)]
+        convs: list[Layer] = [m for m in own_modules(self) if isinstance(m, nn.Conv2d)]
+        head = [m for m in own_modules(self) if isinstance(m, nn.Linear)]
         # The first convolution reads the image.
         return Neighbours(norms or convs, [*convs[1:], *head])

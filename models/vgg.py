@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from models.neighbours import Layer, Neighbours
+from models.neighbours import Layer, Neighbours, own_modules
 from models.norms import conv_norm
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages
@@ -131,7 +131,7 @@ class VGG(nn.Sequential):
 
     def init_weights(self) -> None:
         """Draw all weights as torchvision does."""
-        for module in self.modules():
+        for module in own_modules(self):
             if isinstance(module, nn.Conv2d):
                 # ReLU's gain for every activation, so that all start from the same weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -147,6 +147,6 @@ class VGG(nn.Sequential):
             m for m in self.features if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)
         ]
         convs: list[Layer] = [m for m in self.features if isinstance(m, nn.Conv2d)]
-        linears = [m for m in self.modules() if isinstance(m, nn.Linear)]
+        linears = [m for m in own_modules(self) if isinstance(m, nn.Linear)]
         # The first convolution reads the image, and the last linear layer gives the logits.
         return Neighbours([*(norms or convs), *linears[:-1]], [*convs[1:], *linears])

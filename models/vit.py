@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.neighbours import Layer, Neighbours
+from models.neighbours import Layer, Neighbours, named_own_modules, own_modules
 from models.norms import layer_norm
 
 EPS = 1e-6  # of the norms: the published value, not torch's 1e-5
@@ -141,7 +141,7 @@ class ViT(nn.Module):
         """Draw the weights as timm does; those of the patches' convolution stay torch's."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
-        for module in self.modules():
+        for module in own_modules(self):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
@@ -152,7 +152,7 @@ class ViT(nn.Module):
 
     def _linears(self, name: str) -> list[Layer]:
         """Return the linear layer of that name in each block."""
-        named = self.blocks.named_modules()
+        named = named_own_modules(self.blocks)
         return [m for path, m in named if path.endswith(name) and isinstance(m, nn.Linear)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

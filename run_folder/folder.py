@@ -5,9 +5,10 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from run_folder.lock import FolderLock
@@ -22,8 +23,9 @@ class RunFolder:
 
     args.txt holds every flag as YAML, train_eval_results.txt a line for each epoch, appended as it
     happens, and metrics.jsonl the same for machines; predictions.npz comes at the end, stats.jsonl
-    with --stats, and what --log asks for beside them. CONTINUE exists after a run was interrupted
-    that wants to go on.
+    with --stats, and what --log asks for beside them. activation_source.txt and activation.json are
+    of a user's own activation, and never run. CONTINUE exists after a run was interrupted that wants
+    to go on.
 
     Nothing but the lock is written before the folder is claimed.
 
@@ -38,6 +40,7 @@ class RunFolder:
     METRICS_CSV, STATS_CSV = "metrics.csv", "stats.csv"
     WANDB = "wandb_id.txt"
     MARKER = "CONTINUE"
+    SOURCE, ACTIVATION = "activation_source.txt", "activation.json"  # of a user's own
 
     def __init__(self, path: str | Path, writes: bool = True):
         self.path, self.writes = Path(path), writes
@@ -121,6 +124,7 @@ class RunFolder:
         # In this order: results without a checkpoint are a run that nobody goes on with.
         names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
         names += [self.METRICS_CSV, self.STATS_CSV, self.WANDB]
+        names += [self.SOURCE, self.ACTIVATION]
         for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
             (self.path / name).unlink(missing_ok=True)
         for name in (self.TENSORBOARD, "wandb"):
@@ -148,8 +152,12 @@ class RunFolder:
 
         return read_values((self.path / self.ARGS).read_text(encoding="utf-8"))
 
-    def describe(self, args_text: str, model_text: str) -> None:
-        """Write args.txt and model.txt."""
+    def describe(
+        self, args_text: str, model_text: str, further: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Write args.txt and model.txt, and before them `further` files."""
+        for name, text in further.items():
+            self._replace(name, text)
         self._replace(self.MODEL, model_text)
         self._replace(self.ARGS, args_text)
 

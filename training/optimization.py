@@ -19,6 +19,7 @@ from training.optimizers import (
     source_of,
 )
 from utils import UserError
+from zilu.custom.activation import is_custom
 from zilu.replacement.kinds import kind_of_module
 
 
@@ -226,7 +227,8 @@ def decayed_parameters(model: nn.Module, decay: str = "weights") -> set[str]:
         model: may exclude some by a method `no_weight_decay`, as timm's do.
         decay: "weights", those of linear, convolution and embedding layers: biases, norms,
             positions and class tokens are not to shrink. "matrices", what has two dimensions.
-            "all". PReLU's slopes, sigma and other parameters of activations never decay.
+            "all". PReLU's slopes, sigma and other parameters of activations never decay, nor does
+            anything inside a user's own.
     """
     excepted: Any = getattr(model, "no_weight_decay", tuple)()
     if decay == "weights":
@@ -235,6 +237,7 @@ def decayed_parameters(model: nn.Module, decay: str = "weights") -> set[str]:
         least = 2 if decay == "matrices" else 0
         ids = {id(p) for p in model.parameters() if p.dim() >= least}
         ids -= activation_parameters(model)
+    ids -= {id(p) for site in model.modules() if is_custom(site) for p in site.parameters()}
     return {name for name, p in model.named_parameters() if id(p) in ids and name not in excepted}
 
 

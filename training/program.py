@@ -18,6 +18,7 @@ from torch import nn
 
 from cli.args_file import args_text
 from cli.config import C
+from cli.converters import arguments
 from cli.errors import DIVERGED
 from cli.parser import Command
 from models.activation import create_activation
@@ -28,7 +29,14 @@ from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import divergence_line
 from train_eval import Stopped, Trainer
-from training import initial_weights, log_sinks, processes, resuming, test_only
+from training import (
+    custom_activation,
+    initial_weights,
+    log_sinks,
+    processes,
+    resuming,
+    test_only,
+)
 from training.devices import (
     amp_dtype,
     check_compiler,
@@ -49,7 +57,7 @@ from training.optimization import check_optimizer, notes
 from training.optimizers import settings_text
 from training.session import Session
 from training.task import D, Task
-from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
+from utils import UserError, is_main, mixed_seed, rank, torchrun_id, user_errors, world_size
 from zilu import kernels
 from zilu.names import EXPANDED_NAMES, FUSED_NAMES
 
@@ -62,12 +70,14 @@ class Program(Generic[C, D]):
 
     Attributes:
         config: the same.
+        custom: the user's own activation; None for one by name.
         device: this process's, with its arithmetic chosen.
     """
 
     def __init__(self, config: C):
         self.config = config
         self.check()
+        self.custom = custom_activation.loaded(config.model)
         run, training = config.run, config.training
         self.device = own_device(resolve_device(run.device))
         make_current(self.device)
@@ -158,7 +168,9 @@ class Program(Generic[C, D]):
             config = command.config
             if saved:
                 config = resuming.resumed_config(command, saved, path)
+            command.check_code(config)
             program = cls(config)
+            custom_activation.check_source(program.custom, saved["settings"] if saved else {}, path)
             with enough_memory(program.device):
                 trainer = program.trainer(folder, saved, path, lambda: signals.requested)
             with signals.deferred(), log_sinks.following(folder, program.config.run.sinks):
@@ -201,6 +213,7 @@ class Program(Generic[C, D]):
         settings = {"kind": self.config.KIND, "args": self.config.values(), "environment": facts}
         settings |= self.settings(data)
         settings |= {"init_from_sha256": weights.digest} if weights else {}
+        settings |= self._activation_source()
         objective = self.objective(model, data)
         config = self.config
         trainer = Trainer(
@@ -247,13 +260,14 @@ class Program(Generic[C, D]):
 
     def _describe(self, folder: RunFolder, trainer: Trainer[D], facts: dict[str, Any]) -> None:
         """Write args.txt and model.txt: what is known before training."""
-        run, training = self.config.run, self.config.training
+        run, training, model = self.config.run, self.config.training, self.config.model
+        has_sigma = self.custom.takes("sigma") if self.custom else model.has_sigma
         if trainer.schedule.warmup >= trainer.total_steps:
             print(f"Note: the warm-up ({training.warmup}) is longer than the whole training")
         resolved = {
             "output_dir": str(folder.path),
             "device": str(self.device),
-            "sigma": self.config.model.sigma if self.config.model.has_sigma else None,
+            "sigma": model.sigma if has_sigma else None,
             "init_seed": run.weights_seed,
             "data_seed": run.order_seed,
             **self.resolved(trainer.data),
@@ -268,8 +282,13 @@ class Program(Generic[C, D]):
             resolved |= {"optimizer_args": settings}
         digest = trainer.settings.get("init_from_sha256")
         resolved |= {"init_from_sha256": digest} if digest else {}
+        resolved |= self._activation_source()
         text = describe_model(trainer.model, self._activation_type(), training.decay)
-        folder.describe(args_text(self.config, resolved, facts), text)
+        own = custom_activation.files(self.custom, self.activation())
+        folder.describe(args_text(self.config, resolved, facts), text, own)
+
+    def _activation_source(self) -> dict[str, Any]:
+        return {"activation_source": self.custom.source.record()} if self.custom else {}
 
     # --- evaluation alone ---
 
@@ -288,7 +307,9 @@ class Program(Generic[C, D]):
             settings = checkpoint["settings"]
             taken = test_only.tested_values(command, settings, path)
             config = cls.tested_config(command, settings, taken)
+        command.check_code(config)
         program = cls(config)
+        custom_activation.check_source(program.custom, settings, path)
         program._print_notes()
         start = config.values()["init_from"]
         weights = f"pretrained ({start})" if start else "untrained"
@@ -339,7 +360,8 @@ class Program(Generic[C, D]):
             UserError: it does not fit into memory, or the weights do not fit it.
         """
         try:
-            model = self.build_model(data)
+            with custom_activation.blamed(self.custom):
+                model = self.build_model(data)
             if weights is not None:
                 initial_weights.put_into(model, weights)
                 print(f"Starting from {weights.path}, its step {weights.step}")
@@ -363,7 +385,7 @@ class Program(Generic[C, D]):
     def activation(self) -> Callable[[], nn.Module]:
         """Return the factory that makes each activation of the network."""
         model = self.config.model
-        return functools.partial(
+        make = functools.partial(
             create_activation,
             model.activation,
             model.sigma,
@@ -371,7 +393,11 @@ class Program(Generic[C, D]):
             model.is_inplace,
             model.saved,
             expand_gate=model.expand_gate,
+            args=arguments(model.activation_args),
         )
+        if self.custom is None:
+            return make
+        return custom_activation.factory(make, self.config.run.weights_seed)
 
     def scale_weights(self, model: nn.Module) -> None:
         """Scale the initial weights as --init_gain or --rescale_init ask for."""
@@ -382,7 +408,8 @@ class Program(Generic[C, D]):
             "the flags are refused for other packages' networks"
         )
         if config.init_gain == "unit":
-            unit_gain(model, self.activation())
+            with user_errors():
+                unit_gain(model, self.activation())
         if config.rescale_init is not None:
             rescale_around_activations(model, config.rescale_init)
 
@@ -424,12 +451,18 @@ class Program(Generic[C, D]):
             print("Note: --compile_mode has no effect without --use_compiled")
         if model.sigma != 1 and not model.has_sigma:
             print(f"Note: {model.activation} has no sigma; --sigma {model.sigma:g} is ignored")
+        if self.custom and model.sigma == 1 and self.custom.own_sigma not in (None, 1):
+            print(
+                f"Note: {model.activation} has sigma {self.custom.own_sigma:g} by itself; --sigma "
+                "counts, which is 1"
+            )
         if model.saved != model.save_for_backward:
             print(
                 f"Note: {model.activation} keeps what it always does for backward: only where a "
                 "function increases everywhere does its output tell its slope"
             )
-        if model.is_inplace != model.inplace:
+        takes_inplace = self.custom.takes("inplace") if self.custom else model.is_inplace
+        if model.inplace and not takes_inplace:
             print(f"Note: {model.activation} has no in-place form here; --inplace is ignored")
 
 

@@ -14,6 +14,7 @@ from run_folder.folder import BEFORE, RunFolder
 from train_eval import Trainer
 from training.session import checkpoint_meant
 from utils import UserError, restarts
+from zilu.names import may_be_the_same
 
 # Facts that decide how sums are rounded. The device is one, and no flag here: auto may mean it.
 ROUNDING_FACTS = (
@@ -89,6 +90,8 @@ def resumed_config(command: Command[C], checkpoint: dict[str, Any], path: Path |
             taken[name] = theirs
         elif name in LENGTHS and name in command.given and theirs is not None and mine > theirs:
             longer.append(f"--{name} {mine} (the run had {theirs})")
+        elif name == "activation" and may_be_the_same(mine, theirs):
+            continue  # its digest counts
         elif mine != theirs and flag.effect != Effect.NOTHING and name != "device":
             found = differences if flag.effect == Effect.RESULT else rounding
             found.append(f"--{name} {mine} (the run has {theirs})")
@@ -140,7 +143,7 @@ def take_state(
         UserError: the data or the network are not those of the run.
     """
     before = saved["settings"]
-    for name in settings.keys() - {"args", "environment"}:
+    for name in settings.keys() - {"args", "environment", "activation_source"}:
         if before.get(name) != settings[name]:
             then, now = (str(each.get(name))[:200] for each in (before, settings))
             raise UserError(

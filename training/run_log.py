@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from run_folder.folder import RunFolder, metrics_line
 from run_folder.result_lines import Record, result_line, summary
@@ -11,6 +11,7 @@ from training import processes
 from training.devices import peak_flops, peak_memory_bytes
 from training.task import Task
 from utils import world_size
+from zilu.custom.activation import is_custom, sigma_of
 
 
 class RunLog:
@@ -87,8 +88,16 @@ def costs(
 
 def learned_sigmas(model: nn.Module) -> dict[str, float]:
     """Return every learned sigma by the path of its module."""
-    modules = model.named_modules()
-    return {path: m.sigma.item() for path, m in modules if getattr(m, "learnable", False)}
+    found = {}
+    for path, module in model.named_modules():
+        with torch.enable_grad():  # which shows whether it is learned
+            sigma = sigma_of(module)
+        is_learned = getattr(module, "learnable", False) or (
+            is_custom(module) and isinstance(sigma, Tensor) and sigma.requires_grad
+        )
+        if is_learned and sigma is not None:
+            found[path] = float(sigma)
+    return found
 
 
 def trained_alphas(model: nn.Module) -> dict[str, float]:

@@ -8,6 +8,7 @@ from cli.fields import Evaluated
 from cli.parser import Command
 from run_folder.folder import RunFolder
 from utils import UserError
+from zilu.names import may_be_the_same
 
 
 def checkpoint_path(config: Config, folder: RunFolder) -> Path | None:
@@ -47,6 +48,9 @@ def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> 
     sources = {name: flag.evaluated for name, flag in config.flags().items()}
     for name, source in sources.items():
         if source != Evaluated.NETWORK:
+            continue
+        if name == "activation" and name in given and may_be_the_same(values[name], saved[name]):
+            taken[name] = values[name]  # its digest counts
             continue
         if name in given and values[name] not in ("auto", saved[name]):
             raise UserError(

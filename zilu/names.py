@@ -91,6 +91,13 @@ def custom_name(text: str) -> CustomName | None:
     return CustomName(place, name) if name.isidentifier() else None
 
 
+def may_be_the_same(one: str, other: str) -> bool:
+    """Return whether two names differ at most in where the file of a user's activation lies."""
+    names = custom_name(one), custom_name(other)
+    are_files = all(each and each.is_file for each in names)
+    return one == other or (are_files and names[0].name == names[1].name)  # type: ignore[union-attr]
+
+
 def canonical_name(name: str) -> str:
     """Return the canonical spelling of an activation's name or alias, matched in any case.
 

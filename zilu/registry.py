@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from zilu import custom, modules
+from zilu import modules
+from zilu.custom.activation import load
 from zilu.names import (
     CUSTOM_FORMS,
     GATED_NAMES,
@@ -53,7 +54,7 @@ def create_activation(
         check_save(name, save)
         if expand_gate:
             raise ValueError(f"expand_gate is for {', '.join(GATED_NAMES)}, not for {name}")
-        return custom.load(name).make(sigma, learnable, inplace, args)
+        return load(name).make(sigma, learnable, inplace, args)
     if args:
         raise ValueError(f"args are for {CUSTOM_FORMS}, not for {name}")
     if learnable and name not in SIGMA_NAMES:

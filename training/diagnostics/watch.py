@@ -20,6 +20,7 @@ from training.diagnostics.statistics import (
 )
 from training.objective import Objective
 from training.random_state import random_state, set_random_state
+from zilu.custom.activation import sigma_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -182,7 +183,7 @@ def _numbers(
     site: nn.Module, x: Tensor, gradient: Tensor | None, factor: float
 ) -> dict[str, Tensor | float | None]:
     some = sample(x).float()
-    sigma = getattr(site, "sigma", None)
+    sigma = sigma_of(site)
     return {
         "mean": x.mean(dtype=torch.float32),
         "std": torch.var(x.float()).sqrt(),

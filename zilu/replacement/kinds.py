@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zilu import functional, modules
-from zilu.custom import FunctionActivation, is_function_of_a_tensor
+from zilu.custom.activation import FunctionActivation, is_function_of_a_tensor
 from zilu.modules import _SigmaModule
 from zilu.names import (
     ACTIVATIONS,
@@ -361,9 +361,7 @@ def _factory(target: Target, sigma: float, learnable: bool, save: str) -> Factor
         return make_one
     if not callable(target):
         raise TypeError(f"{target!r} is no name of an activation, and makes none when called")
-    if is_function_of_a_tensor(target):
-        return functools.partial(FunctionActivation, target, function_name(target))
-    make: Callable[..., nn.Module] = target
+    make: Callable[..., Any] = target
     if isinstance(target, type) and issubclass(target, _SigmaModule):
         return functools.partial(make, sigma, learnable, save=save)
     if learnable or sigma != 1 or save != "input":
@@ -371,4 +369,6 @@ def _factory(target: Target, sigma: float, learnable: bool, save: str) -> Factor
             f"sigma, learnable and save are for the activations of zilu; {target!r} is called "
             "without arguments: functools.partial can bind them"
         )
+    if is_function_of_a_tensor(target):
+        return functools.partial(FunctionActivation, make, function_name(make))
     return make
