@@ -31,6 +31,7 @@ from experiments.runner import FAILED, Job, Outcome, Runner, places
 from run_folder.status import DIVERGED, ENDED, FINISHED, status_of
 from training.signals import StopSignals
 from utils import UserError
+from zilu.names import custom_name
 
 ROOT = Path(__file__).parent
 
@@ -53,6 +54,11 @@ class Options:
     def only_looks(self) -> bool:
         """Return whether less is asked for than to run everything."""
         return bool(self.list or self.dry_run or self.count or self.index)
+
+    @property
+    def runs_nothing(self) -> bool:
+        """Return whether no run is to be made."""
+        return bool(self.list or self.dry_run or self.count or self.folder)
 
     def check(self) -> None:
         """Refuse flags that contradict each other.
@@ -123,14 +129,56 @@ def find_manifest(args: Options) -> Manifest:
         there = manifests.load(args.output_dir or Path("Output") / args.grid.stem)
         if there is None or args.index is None:
             raise
+        check_code(there, set(), args)
         print(f"Note: {error}; {there.folder / manifests.FILE} counts", file=sys.stderr)
         return there
     if args.list or args.dry_run:
         manifest = manifests.load(folder) or plan
     else:
         manifest = manifests.frozen(plan, args.extend)
+    check_code(manifest, {run.flags["activation"] for run in plan.runs}, args)
+    check_sources(manifest, plan, args)
     check_unchanged(manifest, plan, args)
     return manifest
+
+
+def check_code(manifest: Manifest, named: set[str], args: Options) -> None:
+    """Refuse to run code that the manifest alone names.
+
+    Args:
+        manifest: lies in a folder of results.
+        named: the activations that the grid file names.
+        args: the command line.
+
+    Raises:
+        UserError: the grid file must name it.
+    """
+    if args.runs_nothing:
+        return
+    for run in manifest.runs if args.index is None else manifest.runs[args.index - 1 : args.index]:
+        name = run.flags["activation"]
+        if custom_name(name) and name not in named:
+            raise UserError(
+                f"{run.name} uses {name}; name it in {args.grid} again to run its code, or choose "
+                "another --output_dir"
+            )
+
+
+def check_sources(manifest: Manifest, plan: Manifest, args: Options) -> None:
+    """Refuse to go on with another source of a user's own activation than the sweep began with.
+
+    Raises:
+        UserError: with both digests.
+    """
+    for name in manifest.sources.keys() & plan.sources.keys():
+        then, now = (each.sources[name]["sha256"] for each in (manifest, plan))
+        differing = [each for each in {**then, **now} if then.get(each) != now.get(each)]
+        if differing and not name.startswith("torch.") and not args.runs_nothing:
+            raise UserError(
+                f"{name} has changed since its sweep began: {differing[0]} had SHA-256 "
+                f"{then.get(differing[0])} and has {now.get(differing[0])}; bring it back, or "
+                "start a new sweep by another `name:` or --output_dir"
+            )
 
 
 def check_unchanged(manifest: Manifest, plan: Manifest, args: Options) -> None:

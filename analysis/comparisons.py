@@ -21,6 +21,7 @@ from analysis.statistics import (
 from analysis.variants import BUILT_IN, Variant
 from run_folder.metrics import Metric
 from utils import UserError, nearest
+from zilu.names import custom_name
 
 ALPHA = 0.05
 # Why two variants are compared.
@@ -105,6 +106,8 @@ def find_variant(text: str, variants: list[Variant]) -> Variant | None:
     wanted = key(str(text))
     by_label = [each for each in variants if key(each.label) == wanted]
     by_name = [each for each in variants if each.activation.lower() == wanted]
+    if custom := custom_name(str(text)):  # as the grid file names it
+        by_name += [each for each in variants if each.activation == custom.name]
     found = by_label or by_name
     return found[0] if len(found) == 1 else None
 

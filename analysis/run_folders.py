@@ -4,12 +4,14 @@ import hashlib
 import math
 import os
 import sys
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from analysis.arguments import read_arguments
+from cli.converters import arguments
 from experiments import manifest as manifests
 from experiments import tuning
 from run_folder.folder import BEFORE, RunFolder
@@ -17,6 +19,7 @@ from run_folder.records import SPLITS, best_on_validation, read_records
 from run_folder.result_lines import TEST_LINE
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED, status_of
 from utils import UserError
+from zilu.names import custom_name
 
 MISSING, UNREADABLE = "missing", "unreadable"
 SEED_FLAGS = ("seed", "init_seed", "data_seed")
@@ -42,6 +45,7 @@ class RunResult:
         records: The evaluations, in order.
         manifest: The sweep that the run belongs to.
         entry: The run's entry in that sweep.
+        custom_name: What a report calls its activation, where that is the user's own.
     """
 
     path: Path
@@ -53,6 +57,7 @@ class RunResult:
     records: list[Record] = field(default_factory=list)
     manifest: manifests.Manifest | None = None
     entry: manifests.Run | None = None
+    custom_name: str = ""
 
     @property
     def role(self) -> str:
@@ -154,7 +159,39 @@ def find_runs(paths: list[Path]) -> list[RunResult]:
             f"{', '.join(map(str, paths))}: no run there: a run folder holds {RunFolder.ARGS} and "
             f"{RunFolder.RESULTS}"
         )
-    return list(found.values())
+    return _with_custom_names(list(found.values()))
+
+
+def _with_custom_names(runs: list[RunResult]) -> list[RunResult]:
+    """Return the runs, those of a user's own activation with its name: Squash(beta=2).
+
+    Sources that differ have the place before it, or if that is one, a digest.
+    """
+    places: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for run in runs:
+        if custom := custom_name(str(run.flags.get("activation"))):
+            places[custom.name][_source_digest(run)].add(custom.place)
+    named = []
+    for run in runs:
+        if custom := custom_name(str(run.flags.get("activation"))):
+            sources, digest = places[custom.name], _source_digest(run)
+            name = custom.name
+            if len(sources) > 1:
+                all_places = [place for each in sources.values() for place in each]
+                differ = len({*all_places}) == len(all_places)
+                name = str(custom) if differ else f"{custom} [{digest[:8]}]"
+            given = run.flags.get("activation_args")
+            args = [f"{key}={value}" for key, value in arguments(given).items()]
+            run = replace(run, custom_name=f"{name}({', '.join(args)})" if args else name)
+        named.append(run)
+    return named
+
+
+def _source_digest(run: RunResult) -> str:
+    """Return a digest of the source of the user's own activation."""
+    source = run.resolved.get("activation_source")
+    digests = source.get("sha256") if isinstance(source, dict) else None
+    return hashlib.sha256(repr(digests).encode()).hexdigest()
 
 
 def _folders_below(path: Path) -> list[Path]:

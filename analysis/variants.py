@@ -70,6 +70,14 @@ def variant_of(run: RunResult) -> Variant:
     name = str(flags.get("activation", UNNAMED))
     tuned = tuple((flag, flags.get(flag)) for flag in run.tuned_flags if flag not in VARIANT_FLAGS)
     from_output = flags.get("save_for_backward") == "output" and name in OUTPUT_NAMES
+    if run.custom_name:
+        given = run.resolved.get("sigma")  # None where it takes none
+        return Variant(
+            activation=run.custom_name,
+            sigma=None if given is None else float(given),
+            learned=given is not None and bool(flags.get("learn_sigma", False)),
+            tuned=tuned,
+        )
     # Whether an activation of other code has a sigma is not known: one that is given counts.
     if name not in SIGMA_NAMES and (run.is_ours or name in ACTIVATIONS):
         return Variant(name, from_output=from_output, tuned=tuned)

@@ -8,6 +8,7 @@
       activation:
         - ReLU
         - {activation: ZiLU, sigma: [0.5, 1]}   # several flags that belong together
+        # - {activation: mine.py:Squash, activation_args: {beta: [1, 2]}}
       # optimizer_args: {eps: [1e-8, 1e-6]}     # a flag that is a mapping: lists are choices too
     tune:                         # optional; experiments/tuning.py
       lr: [1.0e-3, 3.0e-3]
@@ -19,6 +20,7 @@ Values are read as on the command line (cli/yaml_files.py), and no key may stand
 is checked before anything runs. Nothing here needs torch.
 """
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.config import Config
-from cli.converters import mapping, mapping_text, number, one_of, yaml_texts
+from cli.converters import arguments, mapping, mapping_text, number, one_of, yaml_texts
 from cli.language import LanguageConfig
 from cli.optimizer_names import over_file
 from cli.parser import converted, read_config, value_of
@@ -57,7 +59,7 @@ MAPPINGS = {
 # Flags of the activation alone, which one without a sigma has no use for.
 SIGMA_FLAGS = ("sigma", "learn_sigma", "expand_gate", "rescale_init")
 # What decides a variant: an activation, and how it is computed.
-VARIANT_FLAGS = ("activation", *SIGMA_FLAGS, "save_for_backward")
+VARIANT_FLAGS = ("activation", "activation_args", *SIGMA_FLAGS, "save_for_backward")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Grid:
 
     Attributes:
         combinations: every flag that decides a run, for each run.
+        sources: as of `Checker`.
     """
 
     program: str
@@ -74,6 +77,7 @@ class Grid:
     combinations: list[Flags]
     tune: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_grid(path: Path) -> Grid:
@@ -100,7 +104,7 @@ def read_grid(path: Path) -> Grid:
     name = str(content.get("name", path.stem))
     if not name or name.startswith((".", "~")) or {*name} & {*"/$"}:
         raise UserError(f"{path}: name {name!r} must be that of a folder in Output/")
-    return Grid(program, name, text, combinations, tune, report)
+    return Grid(program, name, text, combinations, tune, report, checker.sources)
 
 
 def _read_text(path: Path) -> str:
@@ -204,9 +208,13 @@ class Checker:
     Args:
         program: a key of PROGRAMS.
         path: the grid file, for messages.
+
+    Attributes:
+        sources: what is recorded of the user's own activations' sources, by name.
     """
 
     def __init__(self, program: str, path: Path):
+        self.sources: dict[str, dict[str, Any]] = {}
         self.config, self.path = PROGRAMS[program], path
         self.flags = self.config.flags()
         self._recipes: dict[str, Flags] = {}
@@ -222,13 +230,20 @@ class Checker:
                 raise UserError(f"{self.path}: {name} is the sweep's to decide; leave it out")
         try:
             config = converted(self.config, self._with_recipe(flags))
-            if not config.model.has_sigma:
+            has_sigma = config.model.has_sigma
+            if config.model.is_custom:
+                if flags.get("activation") is None:
+                    raise UserError(f"{flags['config']} names code: name the activation here too")
+                has_sigma = self._loaded(config).takes("sigma")
+            if not has_sigma:
                 defaults = {name: self.flags[name].default for name in SIGMA_FLAGS}
                 config = config.replaced(**defaults)
             config = config.replaced(save_for_backward=config.model.saved)
             config.check()
+            if config.model.is_custom:
+                self._try_out(config)
             _check_third_party(config)
-        except UserError as error:
+        except (UserError, ValueError) as error:
             shown = ", ".join(f"{name}: {value}" for name, value in flags.items())
             raise UserError(f"{self.path}: {error} (in the run {shown})") from None
         if config.run.device.startswith("cuda:"):
@@ -239,6 +254,22 @@ class Checker:
         kept = config.values().items()
         return {name: value for name, value in kept if not self.flags[name].one_run}
 
+    def takes_args(self, flags: Flags, args: str | None) -> bool:
+        """Return whether the activation of complete flags has all of these arguments."""
+        config = self.config.from_values(flags)
+        return config.model.is_custom and all(map(self._loaded(config).takes, arguments(args)))
+
+    def _loaded(self, config: Config) -> Any:
+        """Return the user's own activation. Its code is imported, as the grid file names it."""
+        found = _custom("activation").load(config.model.activation)
+        self.sources[config.model.activation] = found.source.record()
+        return found
+
+    def _try_out(self, config: Config) -> None:
+        model = config.model
+        options = (model.sigma, model.learn_sigma, model.is_inplace)
+        _custom("trial").check(model.activation, *options, arguments(model.activation_args))
+
     def _with_recipe(self, flags: Flags) -> Flags:
         """Return the flags over those of the recipe that they name."""
         given = {name: value for name, value in flags.items() if value is not None}
@@ -248,6 +279,11 @@ class Checker:
         if recipe not in self._recipes:
             self._recipes[recipe] = read_config(recipe, self.config)
         return over_file(given, self._recipes[recipe])
+
+
+def _custom(part: str) -> Any:
+    """Return a module of zilu.custom, which loads torch: only for grids with such activations."""
+    return importlib.import_module(f"zilu.custom.{part}")
 
 
 def _check_third_party(config: Config) -> None:

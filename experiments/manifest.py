@@ -14,10 +14,11 @@ from typing import Any
 
 from cli.converters import arguments
 from cli.optimizer_names import SETTINGS
+from cli.run_names import activation_part
 from experiments.grid import MAPPINGS, PROGRAMS, VARIANT_FLAGS, Checker, Flags, Grid
 from experiments.tuning import checked_tune, groups, trials, tuned_flags, without
 from utils import UserError, one_at_a_time, read_json, replacing
-from zilu.names import SIGMA_NAMES
+from zilu.names import SIGMA_NAMES, custom_name
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -48,7 +49,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Hold the runs of a sweep, and the grid file that they come from."""
+    """Hold the runs of a sweep, and the grid file that they come from.
+
+    Attributes:
+        sources: what is recorded of the user's own activations' sources, by name.
+    """
 
     folder: Path
     program: str
@@ -57,6 +62,7 @@ class Manifest:
     runs: list[Run]
     grid: str  # the file's text
     created: str
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def path(self, run: Run) -> Path:
         """Return the run's folder."""
@@ -119,7 +125,8 @@ def planned(grid: Grid, path: Path, folder: Path) -> Manifest:
         for number, (name, each) in enumerate(zip(names, found, strict=True), 1)
     ]
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    return Manifest(folder, grid.program, tune, grid.report, runs, grid.text, created)
+    sources = grid.sources | checker.sources
+    return Manifest(folder, grid.program, tune, grid.report, runs, grid.text, created, sources)
 
 
 def frozen(plan: Manifest, extend: bool = False) -> Manifest:
@@ -148,7 +155,8 @@ def frozen(plan: Manifest, extend: bool = False) -> Manifest:
         for run in more:
             name = run.name if run.name not in taken else f"{run.name}_{len(runs) + 1}"
             runs.append(replace(run, index=len(runs) + 1, name=name))
-        return _save(replace(there, runs=runs, grid=plan.grid))
+        sources = there.sources | plan.sources
+        return _save(replace(there, runs=runs, grid=plan.grid, sources=sources))
 
 
 def _check_extension(there: Manifest, plan: Manifest, more: list[Run]) -> None:
@@ -179,6 +187,8 @@ def _check_extension(there: Manifest, plan: Manifest, more: list[Run]) -> None:
 def _save(manifest: Manifest) -> Manifest:
     content = asdict(manifest) | {"format": FORMAT}
     del content["folder"]
+    if not manifest.sources:
+        del content["sources"]
     try:
         manifest.folder.mkdir(parents=True, exist_ok=True)
         with replacing(manifest.folder / FILE) as temporary:
@@ -234,8 +244,11 @@ def _name(flags: Flags, varied: list[str]) -> str:
         for name in varied
         if name not in (*leading, *VARIANT_FLAGS, "seed") and name in flags
     ]
-    end = [flags["activation"]]
-    if flags["activation"] in SIGMA_NAMES and "sigma" in flags:
+    activation = flags["activation"]
+    end = [activation_part(activation, flags.get("activation_args"))]
+    is_given = flags.get("sigma") != 1 or flags.get("learn_sigma")
+    has_sigma = activation in SIGMA_NAMES or (custom_name(activation) and is_given)
+    if has_sigma and "sigma" in flags:
         end.append(f"sigma{_shown(flags['sigma'])}" + "-learned" * bool(flags.get("learn_sigma")))
     if flags.get("expand_gate"):
         end.append("expanded")

@@ -5,6 +5,7 @@ The seeds of the trials are not those that are reported.
     tune:
       lr: [1.0e-3, 3.0e-3, 1.0e-2]
       sigma: [0.5, 1, 2]        # for activations that have one
+      # activation_args: {beta: [1, 2]}         # for those that have all of these
       seeds: [100]              # of the trials; without them one that is not reported
       equal_settings: false     # only the chosen settings; else the grid's own as well
 
@@ -156,7 +157,8 @@ def trials(
     for group in groups(tune, combinations):
         distinct: list[Flags] = []
         for choice in choices:
-            each = without(checker.complete(group | choice), ("seed",))
+            fitting = _fitting(group, choice, checker)
+            each = without(checker.complete(group | fitting), ("seed",))
             if each not in distinct:
                 distinct.append(each)
         settings.append((group, distinct))
@@ -173,6 +175,13 @@ def trials(
         for group, distinct in settings
         for number in range(budget)
     ]
+
+
+def _fitting(group: Flags, choice: Flags, checker: Checker) -> Flags:
+    """Return the choice without arguments that the group's activation has not, as for a sigma."""
+    if "activation_args" not in choice or checker.takes_args(group, choice["activation_args"]):
+        return choice
+    return without(choice, ("activation_args",))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def learned_sigmas(model: nn.Module) -> dict[str, float]:
             is_custom(module) and isinstance(sigma, Tensor) and sigma.requires_grad
         )
         if is_learned and sigma is not None:
-            found[path] = float(sigma)
+            found[path] = sigma.item() if isinstance(sigma, Tensor) else sigma
     return found
 
 

@@ -45,9 +45,9 @@ def create_activation(
 
     Raises:
         ValueError: the name is unknown (the message suggests the nearest), sigma is not a finite
-            number above 0, `learnable` is set for an activation without sigma, `expand_gate` for one
-            that is no gated unit, or `save` is "output" for another one; your own cannot be loaded
-            or made.
+            number above 0, `learnable` is set for an activation without sigma, `expand_gate` for
+            one that is no gated unit, or `save` is "output" for another one; your own cannot be
+            loaded or made.
     """
     name = canonical_name(name)
     if custom_name(name):

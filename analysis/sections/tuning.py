@@ -102,7 +102,9 @@ def choice_of(manifest: Manifest, trials: list[Run]) -> Choice:
     for flags, score in mean_scores(names, ended):
         count = sum(all(each.flags[n] == flags[n] for n in names) for each in ended)
         tried.append((flags, score, count))
-    return Choice(trials[0].group["activation"], tried, len(results) - len(ended))
+    args = trials[0].group.get("activation_args")
+    activation = trials[0].group["activation"] + (f" {args}" if args else "")
+    return Choice(activation, tried, len(results) - len(ended))
 
 
 def tuning_table(choices: list[Choice]) -> pandas.DataFrame:

@@ -321,9 +321,10 @@ def difference(before: Mapping[str, Any], now: Source) -> str | None:
     for each in sorted({*then, *now.sha256}):
         if then.get(each) != now.sha256.get(each):
             digests = [digests.get(each, "no part of it") for digests in (then, now.sha256)]
+            folders = [os.path.dirname(path) for path in (before.get("path", ""), now.path)]
             return (
-                f"{each} had SHA-256 {digests[0]} ({before.get('path')}) and has {digests[1]} "
-                f"({now.path})"
+                f"{each} had SHA-256 {digests[0]} (in {folders[0]}) and has {digests[1]} "
+                f"(in {folders[1]})"
             )
     if before.get("version") != now.version:
         return f"{name.place} was of version {before.get('version')} and is of {now.version}"
