@@ -33,8 +33,10 @@ from benchmarks.names import (
 from cli.converters import (
     LANGUAGE_FORMS,
     VISION_FORMS,
+    activation_name,
     device_name,
     file_path,
+    mapping,
     model_name,
     number,
     one_of,
@@ -48,7 +50,7 @@ from cli.parser import Parser, checked, parsed_into
 from cli.vision import VisionConfig
 from models.catalogue import LANGUAGE_MODELS, PACKAGES, VISION_MODELS
 from utils import UserError, user_errors
-from zilu.names import canonical_name, check_sigma, kernel_mode
+from zilu.names import check_sigma, custom_name, kernel_mode
 
 MEASUREMENTS = {
     "training": "training steps per activation",
@@ -77,6 +79,7 @@ class Options:
     pipeline: bool
     tokenizing: bool
     activations: tuple[str, ...] | None
+    activation_args: str | None
     sigma: float
     learn_sigma: bool
     from_output: bool
@@ -111,6 +114,9 @@ class Options:
         with user_errors():
             kernels = kernel_mode()
         chosen = self.chosen
+        named = [*(self.activations or ()), *([self.activation] if self.activation else [])]
+        if self.activation_args is not None and not any(map(custom_name, named)):
+            raise UserError("--activation_args is for activations of your own; leave it out")
         if self.tokenizing and self.text is None:
             raise UserError("--tokenizing needs --text FILE")
         if chosen and len(self.device) > 1:
@@ -163,9 +169,11 @@ def build_parser() -> Parser:
     both = parser.add_argument_group(
         "Activations, --training, --memory, --host_time (lists: commas between)"
     )
-    add(both, "activations", None, several(canonical_name),
+    add(both, "activations", None, several(activation_name),
         "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s; for --memory "
         "ZiLU)")  # fmt: skip
+    add(both, "activation_args", None, mapping,
+        "arguments of your own activations, as YAML or JSON: '{beta: 2}'")  # fmt: skip
     add(both, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
     both.add_argument("--learn_sigma", action="store_true", help="these with a learned σ too")
     both.add_argument(
@@ -193,7 +201,7 @@ def build_parser() -> Parser:
     add(steps, "resize", None, positive_int, "side of the images in pixels (32)")
 
     others = parser.add_argument_group("The others")
-    add(others, "activation", None, canonical_name,
+    add(others, "activation", None, activation_name,
         "(ReLU for --loop, --stats; GELU for --language)")  # fmt: skip
     add(others, "model", "resnet20", VisionConfig.flags()["model"].convert,
         "for --loop (resnet20)")  # fmt: skip
@@ -246,9 +254,10 @@ def measure(options: Options) -> None:
     devices = list(dict.fromkeys(map(resolve_device, options.device)))
     make_current(devices[0])
     ways = (options.sigma, options.learn_sigma, options.from_output)
+    args = options.activation_args
     if not options.chosen:
         names = options.activations or ACTIVATIONS
-        compared = arms.to_compare(names, BASELINES, *ways, options.compare_plain)
+        compared = arms.to_compare(names, BASELINES, *ways, options.compare_plain, args)
         where = (devices, options.dtypes, options.sizes)
         plan = activations.Plan(compared, *where, options.sigma, options.rounds or 15)
         activations.measure(plan, options.output_dir)
@@ -260,32 +269,32 @@ def measure(options: Options) -> None:
     )
     if options.training:
         names = options.activations or TRAINED
-        compared = arms.to_compare(names, TRAINING_BASELINES, *ways)
+        compared = arms.to_compare(names, TRAINING_BASELINES, *ways, args=args)
         training.measure(setups, compared, options.sigma, rounds, device, options.output_dir)
     if options.memory:
         names = options.activations or REMEMBERED
-        compared = arms.to_compare(names, BASELINES, *ways[:2], from_output=True)
+        compared = arms.to_compare(names, BASELINES, *ways[:2], from_output=True, args=args)
         limit = int(options.memory_gib * memory.GIB) if options.memory_gib else None
         memory.measure(setups, compared, options.sigma, device, limit, options.output_dir)
     if not {*options.chosen} <= {"training", "memory"}:
         print(tables.machine(device))
     if options.host_time:
         names = options.activations or ACTIVATIONS
-        compared = arms.to_compare(names, BASELINES, *ways)
+        compared = arms.to_compare(names, BASELINES, *ways, args=args)
         host_time.measure(compared, options.rounds or 15, device)
     if options.stats:
-        arm = arms.Arm.of(options.activation or "ReLU", options.sigma)
+        arm = arms.Arm.of(options.activation or "ReLU", options.sigma, args)
         diagnostics.measure(setups, arm, rounds, device)
     if options.pipeline:
         vision.measure_pipeline(size or 128, rounds, device)
     if options.loop:
         activation = options.activation or "ReLU"
-        vision.measure_loop(options.model, activation, size or 128, rounds, device)
+        vision.measure_loop(options.model, activation, size or 128, rounds, device, args)
     if options.text is not None and options.tokenizing:
         language.measure_tokenizing(options.text, options.data_path, rounds)
     if options.language:
         activation = options.activation or "GELU"
-        language.measure_training(activation, size or 8, rounds, device)
+        language.measure_training(activation, size or 8, rounds, device, args)
 
 
 if __name__ == "__main__":

@@ -36,14 +36,17 @@ BLOCK = 1024  # tokens of a packed sequence
 # --- training steps ---
 
 
-def measure_training(activation: str, batch_size: int, rounds: int, device: torch.device) -> None:
+def measure_training(
+    activation: str, batch_size: int, rounds: int, device: torch.device, args: str | None = None
+) -> None:
     """Measure steps on a batch that lies ready, without dropout, and print their rates.
 
     A plain GPT as torch leaves it and the project's own run in processes of their own.
     """
     print(f"\nSteps: {LAYERS} layers of {WIDTH}, {LENGTH} tokens, batch {batch_size}")
     for name, fast in {"fp32": False, "AMP compiled": True}.items():
-        config = language_config(device, activation, batch_size, use_amp=fast, use_compiled=fast)
+        flags = {"use_amp": fast, "use_compiled": fast, "activation_args": args}
+        config = language_config(device, activation, batch_size, **flags)
         makers = {
             f"plain GPT, GELU, {name}": functools.partial(plain_steps, config, device),
             f"this project, {activation}, {name}": functools.partial(our_steps, config, device),

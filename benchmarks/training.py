@@ -148,6 +148,8 @@ def build(setup: Setup, arm: Arm, batch: Batch, device: torch.device) -> Trainer
     flags: dict[str, Any] = {**setup.flags}
     if arm.sigma is not None:
         flags |= {"sigma": arm.sigma, "learn_sigma": arm.learned}
+    if arm.args is not None:
+        flags["activation_args"] = arm.args
     if arm.save == "output":
         flags["save_for_backward"] = "output"
     size = setup.batch_size

@@ -101,13 +101,20 @@ def random_images(random: np.random.RandomState, count: int) -> np.ndarray:
 
 
 def measure_loop(
-    model: str, activation: str, batch_size: int, rounds: int, device: torch.device
+    model: str,
+    activation: str,
+    batch_size: int,
+    rounds: int,
+    device: torch.device,
+    args: str | None = None,
 ) -> None:
     """Measure steps alone, on batches that lie ready; then whole epochs; and print both.
 
     A whole epoch has its data and its evaluation. It is measured against the steps in it.
     """
-    config = functools.partial(vision_config, device, model, activation, batch_size)
+    config = functools.partial(
+        vision_config, device, model, activation, batch_size, activation_args=args
+    )
     configs = {
         "this project, fp32": config(),
         "this project, fp32 compiled": config(use_compiled=True),
