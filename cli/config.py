@@ -60,11 +60,6 @@ class ModelConfig:
         f"{activations.CUSTOM_FORMS}: a class of modules, or a function of one tensor",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
-    activation_args: str | None = flag(
-        None, mapping, "Model",
-        "arguments of your own activation, as YAML or JSON: '{beta: 2}'",
-        evaluated=Evaluated.NETWORK,
-    )  # fmt: skip
     sigma: float = flag(
         1.0, activations.check_sigma, "Model",
         f"sharpness of {', '.join(activations.SIGMA_NAMES)}, and of your own where it takes sigma",
@@ -73,6 +68,11 @@ class ModelConfig:
     learn_sigma: bool = flag(
         False, bool, "Model",
         "make sigma a parameter of each layer; your own activation must take learnable for it",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    activation_args: str | None = flag(
+        None, mapping, "Model",
+        "arguments of your own activation, as YAML or JSON: '{beta: 2}'",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
     expand_gate: bool = flag(
