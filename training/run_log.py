@@ -102,5 +102,8 @@ def learned_sigmas(model: nn.Module) -> dict[str, float]:
 
 def trained_alphas(model: nn.Module) -> dict[str, float]:
     """Return every alpha of an expanded gate by the path of its module."""
-    modules = model.named_modules()
-    return {path: m.alpha.item() for path, m in modules if getattr(m, "expand_gate", False)}
+    return {
+        path: module.alpha.item()
+        for path, module in model.named_modules()
+        if getattr(module, "expand_gate", False) and not is_custom(module)
+    }

@@ -20,7 +20,7 @@ from training.diagnostics.statistics import (
 )
 from training.objective import Objective
 from training.random_state import random_state, set_random_state
-from zilu.custom.activation import sigma_of
+from zilu.custom.activation import is_custom, sigma_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -198,7 +198,8 @@ def _numbers(
 
 
 def _trained_alpha(site: nn.Module) -> Tensor | None:
-    alpha = getattr(site, "alpha", None) if getattr(site, "expand_gate", False) else None
+    is_expanded = getattr(site, "expand_gate", False) and not is_custom(site)
+    alpha = getattr(site, "alpha", None) if is_expanded else None
     return alpha.reshape(()) if isinstance(alpha, Tensor) else None
 
 
