@@ -167,7 +167,7 @@ def output_layers(model: nn.Module) -> list[nn.Module]:
 
 def activation_parameters(model: nn.Module) -> set[int]:
     """Return the ids of PReLU's slopes, sigma and other parameters of activations."""
-    sites = [module for module in model.modules() if kind_of_module(module)]
+    sites = [module for module in model.modules() if kind_of_module(module) or is_custom(module)]
     return {id(p) for site in sites for p in site.parameters()}
 
 
@@ -236,8 +236,7 @@ def decayed_parameters(model: nn.Module, decay: str = "weights") -> set[str]:
     else:
         least = 2 if decay == "matrices" else 0
         ids = {id(p) for p in model.parameters() if p.dim() >= least}
-        ids -= activation_parameters(model)
-    ids -= {id(p) for site in model.modules() if is_custom(site) for p in site.parameters()}
+    ids -= activation_parameters(model)
     return {name for name, p in model.named_parameters() if id(p) in ids and name not in excepted}
 
 
