@@ -178,23 +178,36 @@ def _checked_sigma(sigma: Sigma) -> Sigma:
     """Return sigma as a float, or as a tensor without dimensions."""
     if not isinstance(sigma, Tensor):
         return check_sigma(sigma)
-    if sigma.dtype not in _DTYPES:
-        raise TypeError(f"sigma must be a float or a floating-point tensor, not {sigma.dtype}")
-    if sigma.numel() != 1:
-        raise ValueError(f"sigma must hold one number, not shape {tuple(sigma.shape)}")
-    # In products with x, dimensions of sigma would become dimensions of the result.
-    return sigma.reshape(()) if sigma.dim() else sigma
+    return _one_number("sigma", sigma)
+
+
+def _one_number(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor of one number without dimensions."""
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be a float or a floating-point tensor, not {tensor.dtype}")
+    if tensor.numel() != 1:
+        raise ValueError(f"{name} must hold one number, not shape {tuple(tensor.shape)}")
+    # In products with x, its dimensions would become dimensions of the result.
+    return tensor.reshape(()) if tensor.dim() else tensor
 
 
 def _checked_alpha(alpha: float | Tensor, x: Tensor) -> Tensor:
     """Return alpha as a tensor without dimensions."""
     if not isinstance(alpha, Tensor):
         return torch.tensor(float(alpha), device=x.device)
-    if alpha.dtype not in _DTYPES:
-        raise TypeError(f"alpha must be a float or a floating-point tensor, not {alpha.dtype}")
-    if alpha.numel() != 1:
-        raise ValueError(f"alpha must hold one number, not shape {tuple(alpha.shape)}")
-    return alpha.reshape(()) if alpha.dim() else alpha
+    return _one_number("alpha", alpha)
+
+
+def _gated_name(function: str, activation: str) -> str:
+    """Return the canonical name of a gated unit.
+
+    Raises:
+        ValueError: the activation is none.
+    """
+    name = canonical_name(activation)
+    if name not in GATED_NAMES:
+        raise ValueError(f"{function}() is for {', '.join(GATED_NAMES)}, not {name}")
+    return name
 
 
 def _is_exporting() -> bool:
@@ -313,9 +326,7 @@ def gated_product(a: Tensor, b: Tensor, activation: str = "ZiLU", sigma: Sigma =
     Raises:
         TypeError, ValueError: as for `arctan`; another activation, or b is not like a.
     """
-    unit = canonical_name(activation)
-    if unit not in GATED_NAMES:
-        raise ValueError(f"gated_product() is for {', '.join(GATED_NAMES)}, not {unit}")
+    unit = _gated_name("gated_product", activation)
     if has_torch_function_variadic(a, b, sigma) and not _is_compiling():
         y: Tensor = handle_torch_function(
             gated_product, (a, b, sigma), a, b, activation=activation, sigma=sigma
@@ -345,9 +356,7 @@ def expanded(
     Raises:
         TypeError, ValueError: as for `arctan`; another activation, or alpha is not one number.
     """
-    unit = canonical_name(activation)
-    if unit not in GATED_NAMES:
-        raise ValueError(f"expanded() is for {', '.join(GATED_NAMES)}, not {unit}")
+    unit = _gated_name("expanded", activation)
     if has_torch_function_variadic(x, alpha, sigma) and not _is_compiling():
         y: Tensor = handle_torch_function(
             expanded, (x, alpha, sigma), x, alpha, activation=activation, sigma=sigma

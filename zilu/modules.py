@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.jit import is_scripting
 
 from zilu import functional
-from zilu.names import GATED_NAMES, check_save, check_sigma
+from zilu.names import check_save, check_sigma
 from zilu.reference import Sigma
 
 
@@ -80,7 +80,6 @@ class _SigmaModule(_Activation):
 
     expand_gate = False  # in gated units, an instance's own may be True
     alpha: nn.Parameter
-    _formula = ""  # the name of the function whose gate is expanded
 
     _function: Callable[..., Tensor]
     _unit = ""  # of the kernels' operators; for modules that an earlier version has pickled
@@ -139,7 +138,8 @@ class _SigmaModule(_Activation):
             if y is not None:
                 return y
             if self.expand_gate:
-                return functional.expanded(input, self.alpha, self._formula, self.sigma)
+                name = self._function.__name__
+                return functional.expanded(input, self.alpha, name, self.sigma)
             if self._options:
                 return _called(self._function, self._options, input, self.sigma)
         y = self._function(input, self.sigma)
@@ -219,7 +219,6 @@ class _GatedUnit(_SigmaModule):
             )
         if expand_gate:
             self._unit = ""  # that of no kernel without alpha
-            self._formula = {each.lower(): each for each in GATED_NAMES}[self._function.__name__]
             self.alpha = nn.Parameter(torch.zeros(1))  # as rho
 
     def reset_parameters(self) -> None:
