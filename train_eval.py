@@ -20,7 +20,8 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
-from cli.config import RunConfig, TrainingConfig
+from cli.run import RunConfig
+from cli.training import TrainingConfig
 from run_folder.checkpoint import save_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import Record

@@ -2,8 +2,10 @@
 
 | file | what it holds |
 |---|---|
-| `config.py` | the flags that both programs share, and the four parts of a configuration |
+| `config.py` | the four parts of a configuration, and what every configuration can do |
+| `network.py`, `training.py`, `run.py` | the flags of three parts, which both programs share |
 | `vision.py`, `language.py` | the flags of one program, and its whole configuration |
+| `augmentation.py` | the flags of how training images are varied |
 | `fields.py` | what a flag is: default, converter, group, help, effect |
 | `converters.py` | from the text of a value to the value |
 | `optimizer_names.py` | the names of the libraries' optimizers, before a library is loaded |

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import models
-from cli.config import Config, DataConfig, ModelConfig, RunConfig, TrainingConfig
+from cli.config import Config, DataConfig
 from cli.converters import (
     LANGUAGE_FORMS,
     count,
@@ -20,6 +20,9 @@ from cli.converters import (
 )
 from cli.datasets import DEFAULT_DATA_PATH, LANGUAGE_DATASETS
 from cli.fields import Effect, Evaluated, flag
+from cli.network import ModelConfig
+from cli.run import RunConfig
+from cli.training import TrainingConfig
 from utils import UserError, user_errors
 
 SIZES = ("embedding_dim", "num_attention_heads", "num_layers")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from cli import published
-from cli.config import AUTO, C, Config, check_environment
+from cli.config import C, Config, check_environment
 from cli.converters import mapping, mapping_text, yaml_texts
 from cli.fields import GROUPS, Flag
 from cli.optimizer_names import over_file
+from cli.run import AUTO
 from utils import UserError, did_you_mean
 
 T = TypeVar("T")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import models
-from cli.config import Config, DataConfig, ModelConfig, RunConfig, TrainingConfig
+from cli.augmentation import AugmentationConfig
+from cli.config import Config, DataConfig
 from cli.converters import (
     VISION_FORMS,
     count,
     model_name,
-    not_negative,
     number,
     one_of,
     patch_size,
@@ -30,6 +30,9 @@ from cli.datasets import (
     VISION_DATASETS,
 )
 from cli.fields import Effect, Evaluated, flag
+from cli.network import ModelConfig
+from cli.run import RunConfig
+from cli.training import TrainingConfig
 from utils import UserError, one_line_warnings, user_errors
 
 
@@ -89,7 +92,7 @@ class VisionModelConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
-class VisionDataConfig(DataConfig):
+class VisionDataConfig(AugmentationConfig, DataConfig):
     """Hold the flags that decide the images, their splits and their augmentation."""
 
     dataset: str = flag(
@@ -106,18 +109,6 @@ class VisionDataConfig(DataConfig):
         None, positive_int, "Dataset",
         "image size in pixels (the data set's own; digits 32, imagenet 224)",
         evaluated=Evaluated.DATA,
-    )  # fmt: skip
-    augment: bool = flag(False, bool, "Dataset", "random crop and flip (digits: crop alone)")
-    rotate: float = flag(
-        0.0, number(float, at_least=0, below=180), "Dataset",
-        "rotate training images at random, by up to so many degrees either way, after --augment",
-    )  # fmt: skip
-    color_jitter: bool = flag(
-        False, bool, "Dataset", "random brightness, contrast, saturation (0.2) and hue (0.1)"
-    )
-    noise: float = flag(
-        0.0, not_negative, "Dataset",
-        "standard deviation of Gaussian noise on normalised training images",
     )  # fmt: skip
     val_fraction: float = flag(
         0.0, share, "Dataset",

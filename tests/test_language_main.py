@@ -21,8 +21,8 @@ from torch.nn import functional as F
 import dataset
 import language_main
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
-from cli.config import RunConfig
 from cli.language import SIZES, LanguageConfig
+from cli.run import RunConfig
 from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from tasks.language import LanguageModelling, LanguageProgram

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cli.config import ModelConfig
 from cli.converters import arguments
+from cli.network import ModelConfig
 from run_folder.folder import RunFolder
 from utils import UserError, mixed_seed
 from zilu.custom.activation import CustomActivation, difference

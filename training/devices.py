@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from cli.config import TrainingConfig
+from cli.training import TrainingConfig
 from utils import UserError, local_rank, world_size
 
 # How torch, cuBLAS and cuDNN say that memory has run out.

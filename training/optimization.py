@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cli.config import TrainingConfig
 from cli.optimizer_names import MUON
+from cli.training import TrainingConfig
 from training.optimizers import (
     Source,
     Together,

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from cli.config import TrainingConfig
 from cli.converters import arguments, mapping_text
 from cli.optimizer_names import LIBRARIES, SCHEDULE_FREE
+from cli.training import TrainingConfig
 from utils import UserError, nearest
 
 # Arguments that flags give: of every class, and of a class of torch's that has flags of its own.

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cli.args_file import list_item
-from cli.config import AUTO, C, RunConfig
+from cli.config import C
 from cli.fields import Effect
 from cli.parser import Command
+from cli.run import AUTO, RunConfig
 from run_folder.checkpoint import load_checkpoint, save_checkpoint
 from run_folder.folder import BEFORE, RunFolder
 from train_eval import Trainer

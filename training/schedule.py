@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cli.config import TrainingConfig
+from cli.training import TrainingConfig
 
 
 def steps_of(length: str, total_steps: int, steps_per_epoch: int) -> int:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic
 
-from cli.config import AUTO, C, Config
+from cli.config import C, Config
 from cli.errors import TRY_AGAIN
 from cli.parser import Command
+from cli.run import AUTO
 from cli.run_names import default_output_dir
 from run_folder.folder import RunFolder
 from training.signals import Interrupted, StopSignals

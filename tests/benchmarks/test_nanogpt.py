@@ -13,9 +13,9 @@ import torch
 from benchmarks import nanogpt
 from benchmarks.nanogpt import PLAIN, RECIPE, Run, main, nanogpt_rate, plain_loss
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
-from cli.config import RunConfig
 from cli.language import SIZES, LanguageConfig
 from cli.parser import parse
+from cli.run import RunConfig
 from dataset import load_text
 from run_folder.folder import RunFolder
 from tasks.language import LanguageProgram

@@ -14,7 +14,7 @@ from helpers.resumable import FLAGS, KILL, TERM, TRY_AGAIN, assert_same_result
 from helpers.torch_process import TorchProcess
 
 import vision_main
-from cli.config import is_installed
+from cli.run import is_installed
 
 ROOT = Path(__file__).parents[2]
 HELPERS = ROOT / "tests/helpers"

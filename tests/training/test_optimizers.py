@@ -21,8 +21,8 @@ import yaml
 from helpers.resumable import FLAGS, KILL, assert_same_run
 from torch import nn
 
-from cli.config import RunConfig
 from cli.optimizer_names import optimizer_name
+from cli.run import RunConfig
 from cli.vision import VisionConfig
 from models.activation import ZiLU
 from models.gpt2 import GPT2

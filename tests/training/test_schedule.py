@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from cli.config import TrainingConfig
 from cli.converters import milestones
+from cli.training import TrainingConfig
 from cli.vision import VisionConfig
 from training.schedule import Plateau, Schedule, steps_of
 from utils import UserError

@@ -11,7 +11,8 @@ from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
 import vision_main
-from cli.config import RunConfig, TrainingConfig
+from cli.run import RunConfig
+from cli.training import TrainingConfig
 from models.activation import ZiLU
 from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
