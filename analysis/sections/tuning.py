@@ -9,10 +9,12 @@ import pandas
 
 from analysis.document import Document
 from analysis.section import Section
+from analysis.variants import Variant
 from analysis.wording import value_text
 from experiments.manifest import TRIAL, Manifest, Run
 from experiments.results import trial_result
 from experiments.tuning import Trial, mean_scores, tuned_flags
+from zilu.names import SIGMA_NAMES
 
 
 class Tuning(Section):
@@ -102,9 +104,22 @@ def choice_of(manifest: Manifest, trials: list[Run]) -> Choice:
     for flags, score in mean_scores(names, ended):
         count = sum(all(each.flags[n] == flags[n] for n in names) for each in ended)
         tried.append((flags, score, count))
-    args = trials[0].group.get("activation_args")
-    activation = trials[0].group["activation"] + (f" {args}" if args else "")
-    return Choice(activation, tried, len(results) - len(ended))
+    return Choice(_label(trials[0].group), tried, len(results) - len(ended))
+
+
+def _label(group: dict[str, Any]) -> str:
+    """Return the name of what is tuned by itself; what is tuned of it is no part of that."""
+    args = group.get("activation_args")
+    name = group["activation"] + (f" {args}" if args else "")
+    if name not in SIGMA_NAMES:
+        return name
+    return Variant(
+        name,
+        sigma=group.get("sigma"),
+        learned=bool(group.get("learn_sigma")),
+        expanded=bool(group.get("expand_gate")),
+        rescaled=group.get("rescale_init"),
+    ).label
 
 
 def tuning_table(choices: list[Choice]) -> pandas.DataFrame:

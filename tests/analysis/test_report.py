@@ -564,6 +564,17 @@ def test_a_report_while_a_tuning_runs(tmp_path):
     assert "ReLU: 2 trials have not ended." in text(tmp_path)
 
 
+def test_each_sigma_that_is_tuned_by_itself_has_a_name_of_its_own(tmp_path):
+    runs = []
+    for sigma, expanded in ((1.0, False), (1.253, False), (1.0, True)):
+        group = {"activation": "ZiLU", "sigma": sigma, "expand_gate": expanded}
+        runs.append((f"tune/{sigma}{expanded}", "trial", {**group, "lr": 0.1, "seed": 9}, group))
+    sweep_of(tmp_path, runs, tune={"lr": [0.1]})
+    run(tmp_path)
+    for name in ("ZiLU (σ = 1)", "ZiLU (σ = 1.253)", "ZiLU (σ = 1, expanded gate)"):
+        assert f"{name}: 1 trials have not ended." in text(tmp_path)
+
+
 # --- sweeps ---
 
 
