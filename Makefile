@@ -20,7 +20,7 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 demo: $(VENV)/installed
 	$(RUN) vision_main.py $(VISION_DEMO) --activation ZiLU --output_dir Output/demo/digits_ZiLU
 	$(RUN) vision_main.py $(VISION_DEMO) --activation ReLU --output_dir Output/demo/digits_ReLU
-	$(RUN) language_main.py $(LANGUAGE_DEMO) --activation ZiLU --output_dir Output/demo/pydoc_ZiLU
+	$(RUN) language_main.py $(LANGUAGE_DEMO) --activation ZiLU --expand_gate --output_dir Output/demo/pydoc_ZiLU_expanded
 	$(RUN) language_main.py $(LANGUAGE_DEMO) --activation GELU --output_dir Output/demo/pydoc_GELU
 	@echo
 	@echo "After the final epoch (1 seed): accuracy on scikit-learn's digits, perplexity per byte of"
