@@ -127,8 +127,10 @@ def load_images(
         normalisation: mean and std to use instead of the data set's own.
         rank, world_size: this process's share of each batch.
         options: further fields of `cli.vision.VisionDataConfig`: resize, augment, rotate,
-            color_jitter, noise, val_fraction, imb_factor, imb_type, split_seed, skip_broken,
-            num_workers.
+            color_jitter, noise, random_resized_crop, interpolation, auto_augment, random_erasing,
+            erasing_mode, repeated_augmentation, mixup, cutmix, mixup_switch, crop_pct, test_size,
+            val_fraction, imb_factor, imb_type, split_seed, skip_broken, num_workers. With mixup or
+            cutmix the targets of training batches are soft, float32 (B, classes).
 
     Raises:
         UserError: for everything that the user can fix.
@@ -188,3 +190,5 @@ def _check_images(config: VisionDataConfig) -> None:
         raise UserError(f"--noise {config.noise}: must be a standard deviation, 0 or more")
     if not 0 <= config.val_fraction < 1:
         raise UserError(f"--val_fraction {config.val_fraction}: must be at least 0 and below 1")
+    config.check_values()
+    config.check_augmentation(is_imagenet=config.dataset == "imagenet")

@@ -161,6 +161,7 @@ class VisionDataConfig(AugmentationConfig, DataConfig):
                 f"--skip_broken is for {' and '.join(IMAGE_FOLDERS)}, not {self.dataset}; leave it "
                 "out"
             )
+        self.check_augmentation(is_imagenet=self.dataset == "imagenet")
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,9 @@ class VisionTrainingConfig(TrainingConfig):
         "with several processes: BatchNorm's statistics over all of them, not over each one's",
     )  # fmt: skip
     criterion: str = flag(
-        "CrossEntropy", one_of("CrossEntropy", "MSE"), "Optimization",
-        "loss: CrossEntropy, or MSE between the outputs and one-hot targets",
+        "CrossEntropy", one_of("CrossEntropy", "MSE", "BCE"), "Optimization",
+        "loss: CrossEntropy; MSE between the outputs and one-hot targets; or BCE, binary "
+        "cross-entropy of each class, as timm's --bce-loss",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
     label_smoothing: float = flag(0.0, share, "Optimization", "of the training targets")

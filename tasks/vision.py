@@ -36,12 +36,15 @@ from utils import (
 class Classification:
     """Classify images: the loss, and the shares with the right class first and among five.
 
-    In evaluation the balanced accuracy is added, the mean over the classes of the share of right
-    ones.
+    Targets are classes, int64 (B,), or where images are mixed soft labels, float (B, classes); of
+    these the class with the largest label counts as the right one. In evaluation the balanced
+    accuracy is added, the mean over the classes of the share of right ones.
 
     Args:
-        criterion: "CrossEntropy", or "MSE" between the outputs and one-hot targets.
-        label_smoothing: of the training targets; evaluation has none.
+        criterion: "CrossEntropy"; "MSE" between the outputs and one-hot targets; or "BCE", the
+            mean over images and classes of the binary cross-entropy, as timm's BinaryCrossEntropy.
+        label_smoothing: of the training targets; evaluation has none. Mixed labels are smoothed as
+            single ones are.
         class_weights: factor of an image's training loss, by its class, on the network's device.
         shows_balanced: lines of results have the balanced accuracy.
     """
@@ -60,29 +63,39 @@ class Classification:
         self.class_weights, self.shows_balanced = class_weights, shows_balanced
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        images, targets = batch  # (B, 3, H, W), (B,)
+        images, targets = batch  # (B, 3, H, W), (B,) or (B, classes)
         logits = model(images).float()  # (B, classes)
         loss = self._loss(logits, targets, model.training)
         guesses = logits.detach().topk(min(5, logits.shape[1])).indices
-        right = guesses == targets[:, None]  # (B, 5)
+        labels = targets.argmax(1) if targets.is_floating_point() else targets
+        right = guesses == labels[:, None]  # (B, 5)
         count = len(images)
         counts = [right[:, 0].sum(), right.sum(), right.new_full((), count, dtype=torch.int64)]
         sums = torch.cat([loss.detach()[None] * count, torch.stack(counts)])
         if not torch.is_grad_enabled():  # an evaluation; an empty share is trained on in that mode
-            classes = F.one_hot(targets, logits.shape[1])
+            classes = F.one_hot(labels, logits.shape[1])
             # A mask as an index has another shape for each batch, and is compiled again for it.
             sums = torch.cat([sums, (classes * right[:, :1]).sum(0), classes.sum(0)])
         return loss, sums
 
     def _loss(self, logits: Tensor, targets: Tensor, training: bool) -> Tensor:
         smoothing = self.label_smoothing if training else 0.0
-        if self.criterion == "MSE":
-            one_hot = F.one_hot(targets, logits.shape[1]) * (1 - smoothing)
-            return F.mse_loss(logits, one_hot + smoothing / logits.shape[1])
+        if self.criterion != "CrossEntropy":
+            soft = _soft(targets, logits.shape[1]) * (1 - smoothing) + smoothing / logits.shape[1]
+            bce = F.binary_cross_entropy_with_logits
+            return F.mse_loss(logits, soft) if self.criterion == "MSE" else bce(logits, soft)
         if self.class_weights is None or not training:
             return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if targets.is_floating_point():
+            # A mixture has the losses of its images, each with its own weight: the loss is linear
+            # in the labels, so that these are weighted, and brought to a sum of 1 by a factor.
+            weighted = targets * self.class_weights
+            factors = weighted.sum(1)
+            targets = weighted / factors[:, None]
+        else:
+            factors = self.class_weights[targets]
         losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-        return (losses * self.class_weights[targets]).mean()
+        return (losses * factors).mean()
 
     def metrics(self, sums: list[float], loader: Loader) -> dict[str, float]:
         """Return mean loss and accuracies in percent, with the number of images."""
@@ -116,6 +129,11 @@ class Classification:
         """Return the FLOPs of a training step per image, where the network has been counted."""
         forward = getattr(model, "forward_flops", None)
         return FORWARD_AND_BACKWARD * forward if forward else None
+
+
+def _soft(targets: Tensor, classes: int) -> Tensor:
+    """Return labels (B, classes), of classes (B,) one-hot ones."""
+    return targets if targets.is_floating_point() else F.one_hot(targets, classes)
 
 
 class VisionProgram(Program[VisionConfig, ImageData]):
@@ -163,6 +181,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         )
 
     def check_training(self, model: nn.Module, data: ImageData) -> None:
+        check_test_size(self.config.data.test_size, model, self.device)
         synchronised = self.config.training.sync_batchnorm
         if synchronised:
             check_shares(data.train)
@@ -249,6 +268,25 @@ def batch_sizes(loader: Loader) -> set[int]:
         loader.num_samples % loader.batch_size,
     }
     return sizes - {0}
+
+
+def check_test_size(size: int | None, model: nn.Module, device: torch.device) -> None:
+    """Refuse a size of test images that the network does not take.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if size is None:
+        return
+    network = copy.deepcopy(model).eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size, size, device=device))
+    except (RuntimeError, AssertionError, ValueError):
+        raise UserError(
+            f"--test_size {size}: the network takes images of its training size alone; leave the "
+            "flag out"
+        ) from None
 
 
 def check_shares(loader: Loader) -> None:

@@ -1,4 +1,4 @@
-"""Turn raw bytes into network input: crop, flip, rotate, jitter, normalise, add noise, in batches.
+"""Turn raw bytes into network input: crop, flip, rotate, jitter, normalise, erase, in batches.
 
 Nothing here looks at a value on the device, so nothing waits for a GPU: every shape is known
 beforehand, and every choice per image is an index or a factor in a tensor. On a CPU an image's
@@ -9,7 +9,11 @@ from collections.abc import Sequence
 
 import torch
 
+from pipelines.images.crops import draw_crops, draw_rectangles, resized_crop
 from pipelines.images.interfaces import Choices, Device
+from pipelines.images.mixing import Mixing
+from pipelines.images.operations import NAMES, Resampling, exact_dtype, operate_on_each
+from pipelines.images.policies import TimmRandAugment, policy
 
 
 def crop_flip(
@@ -155,7 +159,27 @@ def _turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return value - chroma * torch.minimum(place, 4 - place).clamp(0, 1)
 
 
+def erase(images: torch.Tensor, rectangles: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
+    """Replace a rectangle of each image by what `fill` has there.
+
+    Args:
+        images: float (B, H, W, 3).
+        rectangles: int64 (B, 4): top, left, height and width.
+        fill: float (B, H, W, 3), or of a shape that is broadcast to it.
+    """
+    top, left, height, width = (each.view(-1, 1) for each in rectangles.unbind(1))
+    row = torch.arange(images.shape[1], device=images.device)
+    column = torch.arange(images.shape[2], device=images.device)
+    rows = (row >= top) & (row < top + height)  # (B, H)
+    columns = (column >= left) & (column < left + width)  # (B, W)
+    return torch.where((rows[:, :, None] & columns[:, None])[..., None], fill, images)
+
+
 FACTORS = ("brightness", "contrast", "saturation", "hue")
+ON_HOST = "operations_on_host"  # a choice that is needed where batches are put together
+
+# Shares of the area and ratios of the sides of erased rectangles: torchvision's and timm's.
+ERASED = {"const": ((0.02, 0.33), (0.3, 3.3)), "pixel": ((0.02, 1 / 3), (0.3, 1 / 0.3))}
 
 
 class Transform:
@@ -175,6 +199,16 @@ class Transform:
         rotate: turn each image by up to so many degrees, either way.
         jitter: change brightness, contrast, saturation and hue.
         noise: the standard deviation of Gaussian noise, added after normalising.
+        min_scale: with `crop`, cut out random-resized crops of at least this share of the area.
+        interpolation: "bilinear" or "bicubic", of such crops and of `auto_augment`, which may have
+            "nearest" too.
+        auto_augment: what --auto_augment says; after `rotate`.
+        erasing: the chance that a rectangle is erased, last of all.
+        erasing_mode: "const", by zeros, or "pixel", by noise.
+        repeats: copies of an image that an epoch has one after another.
+        mixing: how the batches of a training are mixed.
+
+    The last two say what a loader does with the order of images, and with their batches.
     """
 
     def __init__(
@@ -189,6 +223,13 @@ class Transform:
         rotate: float = 0.0,
         jitter: bool = False,
         noise: float = 0.0,
+        min_scale: float | None = None,
+        interpolation: str = "bilinear",
+        auto_augment: str | None = None,
+        erasing: float = 0.0,
+        erasing_mode: str = "const",
+        repeats: int = 1,
+        mixing: Mixing | None = None,
     ):
         # (byte/255 - mean)/std as one multiplication and one addition, with a factor for every
         # byte of an image: long rows are vectorised, a broadcast over 3 channels is not (9 times
@@ -201,15 +242,36 @@ class Transform:
         self.image_size, self.padding = image_size, round(image_size / 8)
         self.crop, self.flip, self.rotate = crop, flip, rotate
         self.jitter, self.noise = jitter, noise
+        self.min_scale, self.interpolation = min_scale, interpolation
+        self.policy = policy(auto_augment, image_size) if auto_augment else None
+        # timm fills with the mean of the data, torchvision with black.
+        of_timm = isinstance(self.policy, TimmRandAugment)
+        fill = (255 * means).round().clamp(max=255) if of_timm else torch.zeros(3)
+        self.resampling = Resampling(interpolation, fill.byte().to(device))
+        self.exact = exact_dtype(device)
+        self.erasing, self.erasing_mode = erasing, erasing_mode
+        self.repeats, self.mixing = repeats, mixing
+
+    @property
+    def erases_with_noise(self) -> bool:
+        """Return whether a call wants a choice "speckles" from `draw_normal`."""
+        return self.erasing > 0 and self.erasing_mode == "pixel"
 
     def draw(self, count: int, generator: torch.Generator) -> Choices:
         """Draw what is chosen for each of `count` images: CPU tensors (count,) by name.
 
-        Those of "crop" are dy, dx and flip (see `crop_flip`), that of "rotate" is rotation
-        (count, 4) (see `rotations`), those of "jitter" are FACTORS.
+        Those of "crop" are dy, dx and flip (see `crop_flip`), or with `min_scale` crop (count, 4)
+        (see `draw_crops`) and flip; that of "rotate" is rotation (count, 4) (see `rotations`),
+        those of "jitter" are FACTORS. Those of "auto_augment" are operations and arguments
+        (count, layers), the first also as ON_HOST; that of "erasing" is erased (count, 4).
         """
         choices: Choices = {}
-        if self.crop:
+        if self.crop and self.min_scale:
+            choices["crop"] = draw_crops(count, self.image_size, self.min_scale, generator)
+            choices["flip"] = torch.zeros(count, dtype=torch.bool)
+            if self.flip:
+                choices["flip"] = torch.randint(2, (count,), generator=generator).bool()
+        elif self.crop:
             dy, dx = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
             flip = torch.zeros(count, dtype=torch.bool)
             if self.flip:
@@ -221,22 +283,40 @@ class Transform:
         if self.jitter:
             spread = 2 * torch.rand(4, count, generator=generator) - 1
             choices |= zip(FACTORS, (*(1 + 0.2 * spread[:3]), 0.1 * spread[3]), strict=True)
+        if self.policy:
+            drawn = self.policy(count, generator)
+            choices["operations"] = choices[ON_HOST] = drawn.operations.byte()
+            choices["arguments"] = drawn.arguments.to(self.exact)
+        if self.erasing:
+            is_erased = torch.rand(count, generator=generator) < self.erasing
+            drawn_areas = draw_rectangles(
+                count, self.image_size, *ERASED[self.erasing_mode], generator
+            )
+            choices["erased"] = drawn_areas * is_erased[:, None]
         return choices
 
     def draw_noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Draw noise for `count` images: float32 (count, H * W * 3), on the generator's device."""
-        noise = torch.randn(count, len(self.scale), generator=generator, device=generator.device)
-        return noise.mul_(self.noise)
+        return self.draw_normal(count, generator).mul_(self.noise)
+
+    def draw_normal(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw standard normal numbers, as many and where `draw_noise` does."""
+        return torch.randn(count, len(self.scale), generator=generator, device=generator.device)
 
     def __call__(
         self, pixels: torch.Tensor, choices: Choices, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
         batch, height, width, _ = pixels.shape
-        if self.crop:
+        if self.crop and self.min_scale:
+            pixels = resized_crop(pixels, choices["crop"], self.interpolation)
+            pixels = torch.where(choices["flip"].view(-1, 1, 1, 1), pixels.flip(2), pixels)
+        elif self.crop:
             dy, dx, flip = (choices[name] for name in ("dy", "dx", "flip"))
             pixels = crop_flip(pixels, dy, dx, flip, self.padding)
         if self.rotate:
             pixels = rotate(pixels, choices["rotation"])
+        if self.policy and batch:
+            pixels = self._operated(pixels, choices)
         values = pixels.float()
         if self.jitter:
             images = values.permute(0, 3, 1, 2) / 255  # (B, 3, H, W)
@@ -245,4 +325,19 @@ class Transform:
         values = values.flatten(1).mul_(self.scale).add_(self.shift)  # (B, H * W * 3)
         if noise is not None:
             values.add_(noise)
-        return values.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        values = values.view(batch, height, width, 3)
+        if self.erasing:
+            speckles = choices.get("speckles")
+            fill = values.new_zeros(1) if speckles is None else speckles.view(values.shape)
+            values = erase(values, choices["erased"], fill)
+        return values.permute(0, 3, 1, 2)
+
+    def _operated(self, pixels: torch.Tensor, choices: Choices) -> torch.Tensor:
+        """Return the pixels after all layers of operations."""
+        operations, arguments = choices["operations"], choices["arguments"]
+        for layer, on_host in enumerate(choices[ON_HOST].unbind(1)):
+            counts = on_host.bincount(minlength=len(NAMES)).tolist()
+            pixels = operate_on_each(
+                pixels, operations[:, layer], arguments[:, layer], counts, self.resampling
+            )
+        return pixels

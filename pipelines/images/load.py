@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,6 +12,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import functional
 
+from cli.augmentation import DEFAULT_MIN_SCALE
 from cli.datasets import IMAGE_FOLDERS, LONG_TAIL_FACTOR, LONG_TAILED, PUBLISHED
 from cli.vision import VisionDataConfig
 from pipelines.data import ImageData
@@ -20,6 +22,7 @@ from pipelines.images.broken import without_broken
 from pipelines.images.imbalance import long_tail
 from pipelines.images.interfaces import Device, ImageReader, Images, Targets
 from pipelines.images.loaders import ImageLoader
+from pipelines.images.mixing import Mixing
 from pipelines.images.readers import FolderReader, ImageNetReader, common_size
 from pipelines.images.sources import read_cifar, read_digits
 from pipelines.images.splits import (
@@ -82,9 +85,9 @@ def load_images(
     train, val = _held_out(source, config)
     train, tail = _long_tailed(train, config)
     mean, std = _normalisation(train, config, num_workers, progress, normalisation)
-    size = source.image_size
-    plain = Transform(mean, std, size, device)
-    varied = Transform(mean, std, size, device, **_augmentation(config))
+    size, names = source.image_size, source.class_names
+    plain = Transform(mean, std, config.test_size or size, device)
+    varied = Transform(mean, std, size, device, **_augmentation(config, len(names)))
 
     def loader(split: Split, transform: Transform, seed: int | None = None) -> ImageLoader:
         return split.loader(
@@ -95,7 +98,6 @@ def load_images(
     val_loader = loader(val, plain) if val else None
     test_loader = loader(source.test, plain)
     loaders = {"train": train_loader, "val": val_loader, "test": test_loader}
-    names = source.class_names
     counts = ", ".join(f"{x.num_samples:,} {split}" for split, x in loaders.items() if x)
     return ImageData(
         name=config.dataset,
@@ -133,8 +135,9 @@ def _check_content(source: Source, config: VisionDataConfig) -> None:
             warn(f"all {name} images have the same value everywhere: {values} of 255")
 
 
-def _augmentation(config: VisionDataConfig) -> dict[str, Any]:
+def _augmentation(config: VisionDataConfig, classes: int) -> dict[str, Any]:
     name = config.dataset
+    mixing = Mixing(config.mixup, config.cutmix, config.mixup_switch, classes)
     return {
         # ImageNet's images are cropped and flipped while they are read.
         "crop": config.augment and name != "imagenet",
@@ -142,6 +145,13 @@ def _augmentation(config: VisionDataConfig) -> dict[str, Any]:
         "rotate": config.rotate,
         "jitter": config.color_jitter,
         "noise": config.noise,
+        "min_scale": config.random_resized_crop,
+        "interpolation": config.interpolation,
+        "auto_augment": config.auto_augment,
+        "erasing": config.random_erasing,
+        "erasing_mode": config.erasing_mode,
+        "repeats": config.repeated_augmentation,
+        "mixing": mixing if config.mixup or config.cutmix else None,
     }
 
 
@@ -167,7 +177,10 @@ def _held_out(source: Source, config: VisionDataConfig) -> tuple[Split, Split | 
             "leave the flag out, or rename the folder"
         )
     kept, held = hold_out(source.train.targets, config.val_fraction, config.split_seed)
-    return source.train.subset(kept), source.train.subset(held)
+    train, val = source.train.subset(kept), source.train.subset(held)
+    if isinstance(val, FileSplit) and isinstance(source.test, FileSplit):
+        val = replace(val, read=source.test.read)  # which may read at another size
+    return train, val
 
 
 def _long_tailed(train: Split, config: VisionDataConfig) -> tuple[Split, str]:
@@ -256,7 +269,9 @@ def _read_files(
     found: folders.Splits, config: VisionDataConfig, root: Path, device: Device, progress: bool
 ) -> Source:
     if config.dataset == "imagenet":
-        return _streamed(found, ImageNetReader(config.resize or 224), root)
+        size = config.resize or 224
+        train = _imagenet_reader(config, size)
+        return _streamed(found, train, root, _imagenet_reader(config, config.test_size or size))
     size = config.resize or common_size(found.train.paths[0])
     read = FolderReader(size, fit=config.resize is not None)
     total = sum(len(files.paths) for files in (found.train, found.val, found.test) if files)
@@ -265,12 +280,20 @@ def _read_files(
     return _decoded(found, read, root, progress)
 
 
-def _streamed(found: folders.Splits, read: ImageReader, root: Path) -> Source:
-    def split(files: folders.Files) -> FileSplit:
+def _imagenet_reader(config: VisionDataConfig, size: int) -> ImageNetReader:
+    min_scale = config.random_resized_crop or DEFAULT_MIN_SCALE
+    return ImageNetReader(size, min_scale, config.interpolation, config.crop_pct)
+
+
+def _streamed(
+    found: folders.Splits, read: ImageReader, root: Path, read_to_test: ImageReader | None = None
+) -> Source:
+    def split(files: folders.Files, read: ImageReader) -> FileSplit:
         return FileSplit(files.paths, files.targets, read)
 
-    val = split(found.val) if found.val else None
-    train, test = split(found.train), split(found.test)
+    read_to_test = read_to_test or read
+    val = split(found.val, read_to_test) if found.val else None
+    train, test = split(found.train, read), split(found.test, read_to_test)
     return Source(
         train, val, test, found.class_names, read.size, f"{printable(str(root))} (streamed)"
     )

@@ -12,9 +12,14 @@ batch does not depend on the kind of device, nor on the batches before it. Only 
 pixel and too much to move, is drawn on the device batch by batch: a GPU's is not a CPU's. Without
 a data_seed it is an evaluation loader: the given order, nothing drawn.
 
+Where mixup or CutMix is on, a training loader's targets are float32 (B, classes). What they draw is
+a function of (data_seed, epoch, number of the batch).
+
 Where `world_size` processes train together these are all the global numbers, and `batches` yields
 to the process of rank `rank` its shard of each batch (utils.share), which may be empty. Put
-together, the shards are the batch that one process alone would have.
+together, the shards are the batch that one process alone would have. An image's partner in mixup
+and CutMix may be in another process's shard; a process then reads and transforms the partners too,
+and so twice as many images as without.
 """
 
 import atexit
@@ -27,7 +32,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.images.augment import Transform
+from pipelines.images.augment import ON_HOST, Transform
 from pipelines.images.interfaces import (
     Batch,
     Choices,
@@ -37,10 +42,13 @@ from pipelines.images.interfaces import (
     Paths,
     Targets,
 )
+from pipelines.images.mixing import Mixing, mixed
 from utils import UserError, mixed_seed, shares
 
 # Pixels uint8 (B, H, W, 3), choices and noise to a batch of images. A Transform is one.
 PixelFunction: TypeAlias = Callable[[torch.Tensor, Choices, torch.Tensor | None], torch.Tensor]
+# Where the images of a batch stand in the epoch's order: this process's, and their partners'.
+Place: TypeAlias = tuple[slice, ...]
 
 
 class EpochDraw(NamedTuple):
@@ -91,13 +99,15 @@ class _Loader:
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield the epoch's batches from number `first` on: images and targets."""
         order, choices = self._draw(epoch)
-        places = [*shares(self.num_samples, self.batch_size, first, self._rank, self._world_size)]
+        places = self._places(first)
         read = self._read(order, places, epoch)
         for number, (place, (pixels, targets)) in enumerate(zip(places, read, strict=True), first):
-            chosen = {name: values[place] for name, values in choices.items()}
-            yield self._transform(pixels, chosen, self._noise(epoch, number, place)), targets
+            chosen = {name: _at(place, values) for name, values in choices.items()}
+            noise = self._noise(epoch, number, place, chosen)
+            images = self._transform(pixels, chosen, noise)
+            yield self._mixed(images, targets, epoch, number)
 
-    def _read(self, order: torch.Tensor, places: list[slice], epoch: int) -> Iterator[Batch]:
+    def _read(self, order: torch.Tensor, places: list[Place], epoch: int) -> Iterator[Batch]:
         """Yield pixels uint8 (B, H, W, 3) and targets (B,) for each of `places` in `order`."""
         raise NotImplementedError
 
@@ -108,25 +118,89 @@ class _Loader:
         assert isinstance(self._transform, Transform)
         generator = torch.Generator().manual_seed(mixed_seed(self._data_seed, epoch))
         order = torch.randperm(self.num_samples, generator=generator)
+        order = order.repeat_interleave(self._repeats)[: self.num_samples]
         choices = self._transform.draw(self.num_samples, generator)
-        return EpochDraw(order, {name: x.to(self._device) for name, x in choices.items()})
+        moved = {n: x if n == ON_HOST else x.to(self._device) for n, x in choices.items()}
+        return EpochDraw(order, moved)
 
-    def _noise(self, epoch: int, number: int, place: slice) -> torch.Tensor | None:
-        """Draw the noise for `place`, float32 (B, H * W * 3): a part of that for batch `number`.
+    @property
+    def _repeats(self) -> int:
+        return self._transform.repeats if isinstance(self._transform, Transform) else 1
 
-        Every process draws the noise of the whole batch, so that its own part does not depend on
-        how many processes there are.
+    def _places(self, first: int) -> list[Place]:
+        """Return where this process's images of each batch stand, from number `first` on."""
+        own = shares(self.num_samples, self.batch_size, first, self._rank, self._world_size)
+        if self._mixing is None or self._world_size == 1:
+            return [(place,) for place in own]
+        return [(place, self._mirrored(place, number)) for number, place in enumerate(own, first)]
+
+    def _mirrored(self, place: slice, number: int) -> slice:
+        """Return where the partners of images of batch `number` stand, in the reverse order."""
+        start = number * self.batch_size
+        end = min(start + self.batch_size, self.num_samples)
+        return slice(start + end - place.stop, start + end - place.start)
+
+    @property
+    def _mixing(self) -> Mixing | None:
+        if self._data_seed is None or not isinstance(self._transform, Transform):
+            return None
+        return self._transform.mixing
+
+    def _mixed(self, images: torch.Tensor, targets: torch.Tensor, epoch: int, number: int) -> Batch:
+        """Return the images and labels of batch `number`, mixed where they are to be."""
+        mixing = self._mixing
+        if mixing is None:
+            return images, targets
+        assert self._data_seed is not None
+        mix = mixing.draw(images.shape[-1], mixed_seed("mix", self._data_seed, epoch, number))
+        partners, others = images.flip(0), targets.flip(0)
+        if self._world_size > 1:  # the partners follow the images
+            own = len(targets) // 2
+            images, targets, partners, others = (
+                each[:own] for each in (images, targets, partners, others)
+            )
+        return mixed(images, partners, mix), mixing.soft_labels(targets, others, mix)
+
+    def _noise(self, epoch: int, number: int, place: Place, chosen: Choices) -> torch.Tensor | None:
+        """Draw the noise for `place` in batch `number`, float32 (B, H * W * 3).
+
+        What erased rectangles are filled with goes to `chosen`, as "speckles".
         """
         if self._data_seed is None:
             return None
         assert isinstance(self._transform, Transform)
+        if self._transform.erases_with_noise:
+            draw = self._transform.draw_normal
+            chosen["speckles"] = self._of_batch(draw, "erasing", epoch, number, place)
         if not self._transform.noise:
             return None
+        return self._of_batch(self._transform.draw_noise, "noise", epoch, number, place)
+
+    def _of_batch(
+        self,
+        draw: Callable[[int, torch.Generator], torch.Tensor],
+        name: str,
+        epoch: int,
+        number: int,
+        place: Place,
+    ) -> torch.Tensor:
+        """Draw for all of batch `number`, and return what is for `place`.
+
+        Every process draws for the whole batch, so that its own part does not depend on how many
+        processes there are.
+        """
         generator = torch.Generator(self._device)
-        generator.manual_seed(mixed_seed("noise", self._data_seed, epoch, number))
+        assert self._data_seed is not None
+        generator.manual_seed(mixed_seed(name, self._data_seed, epoch, number))
         start = number * self.batch_size
-        noise = self._transform.draw_noise(self.batch_size, generator)
-        return noise[place.start - start : place.stop - start]
+        here = tuple(slice(part.start - start, part.stop - start) for part in place)
+        return _at(here, draw(self.batch_size, generator))
+
+
+def _at(place: Place, values: torch.Tensor) -> torch.Tensor:
+    """Return the values at a place; a view where it is in one piece."""
+    parts = [values[part] for part in place]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class MemoryLoader(_Loader):
@@ -147,10 +221,10 @@ class MemoryLoader(_Loader):
         self._images = torch.from_numpy(images).to(device)
         self._targets = torch.from_numpy(targets).to(device)
 
-    def _read(self, order: torch.Tensor, places: list[slice], epoch: int) -> Iterator[Batch]:
+    def _read(self, order: torch.Tensor, places: list[Place], epoch: int) -> Iterator[Batch]:
         order = order.to(self._device)
         for place in places:
-            chosen = order[place]
+            chosen = _at(place, order)
             yield self._images.index_select(0, chosen), self._targets.index_select(0, chosen)
 
 
@@ -194,8 +268,11 @@ class StreamLoader(_Loader):
             generator=torch.Generator(),
         )
 
-    def _read(self, order: torch.Tensor, places: list[slice], epoch: int) -> Iterator[Batch]:
-        self._keys.start([order[place] for place in places], epoch)
+    def _read(self, order: torch.Tensor, places: list[Place], epoch: int) -> Iterator[Batch]:
+        # Each copy of a repeated image has a seed of its own, the first one's is that without.
+        copies = torch.arange(self.num_samples) % self._repeats
+        images_and_copies = torch.stack([order, copies], 1)
+        self._keys.start([_at(place, images_and_copies) for place in places], epoch)
         iterator = iter(self._loader)
         if self._loader.num_workers:
             _shut_down_at_exit(iterator)
@@ -228,16 +305,18 @@ class _BatchKeys:
         self._epoch = 0
 
     def start(self, batches: Sequence[torch.Tensor], epoch: int) -> None:
-        """Set what the next iteration yields: int64 (B,), the images' numbers, of each batch."""
+        """Set what the next iteration yields: int64 (B, 2), number and copy, of each batch."""
         self._batches, self._epoch = batches, epoch
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self._epoch
         for chosen in self._batches:
-            yield [Key(image, self._image_seed(epoch, image)) for image in chosen.tolist()]
+            yield [Key(image, self._seed(epoch, image, copy)) for image, copy in chosen.tolist()]
 
-    def _image_seed(self, epoch: int, image: int) -> int | None:
-        return None if self._data_seed is None else mixed_seed(self._data_seed, epoch, image)
+    def _seed(self, epoch: int, image: int, copy: int) -> int | None:
+        if self._data_seed is None:
+            return None
+        return mixed_seed(self._data_seed, epoch, image, *([copy] if copy else []))
 
 
 class _ImageFiles(Dataset[Batch]):

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from cli.augmentation import DEFAULT_MIN_SCALE
 from pipelines.images.decode import decode
 from pipelines.images.interfaces import ImageReader, Images, Paths
 from utils import UserError, progress_bar, usable_cpus
@@ -46,16 +47,32 @@ class ImageNetReader:
 
     With a seed: random-resized crop and flip (Szegedy et al. 2015, arXiv 1409.4842), drawn from
     that seed alone. Without: the shorter side to 256/224 of the size, then the middle.
+
+    Args:
+        size: the side of the result in pixels.
+        min_scale: the least share of the area that a random crop has.
+        interpolation: "bilinear" or "bicubic".
+        crop_pct: the share of the shorter side that the middle has, as in timm, in place of
+            224/256.
     """
 
-    def __init__(self, size: int):
+    def __init__(
+        self,
+        size: int,
+        min_scale: float = DEFAULT_MIN_SCALE,
+        interpolation: str = "bilinear",
+        crop_pct: float | None = None,
+    ):
         self.size = size
-        self.random_crop = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()])
+        self.shorter_side = int(size / crop_pct) if crop_pct else round(size * 256 / 224)
+        self.interpolation = InterpolationMode(interpolation)
+        crop = v2.RandomResizedCrop(size, (min_scale, 1.0), interpolation=self.interpolation)
+        self.random_crop = v2.Compose([crop, v2.RandomHorizontalFlip()])
 
     def __call__(self, path: str, seed: int | None = None) -> Images:
         image = decode(path)
         if seed is None:
-            return np.array(_middle(image, round(self.size * 256 / 224), self.size))
+            return np.array(_middle(image, self.shorter_side, self.size, self.interpolation))
         # torchvision draws from the global generator; without workers that is also the one that
         # dropout uses. torch.manual_seed would reseed the GPU's too.
         with torch.random.fork_rng(devices=[]):
@@ -63,10 +80,15 @@ class ImageNetReader:
             return np.array(self.random_crop(image))
 
 
-def _middle(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
+def _middle(
+    image: Image.Image,
+    shorter_side: int,
+    size: int,
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+) -> Image.Image:
     """Resize by PIL's own filter, which is antialiased, and cut out the middle (size, size)."""
-    image = _shortened(image)
-    return functional.center_crop(functional.resize(image, [shorter_side]), [size, size])
+    scaled = functional.resize(_shortened(image), [shorter_side], interpolation)
+    return functional.center_crop(scaled, [size, size])
 
 
 def _shortened(image: Image.Image) -> Image.Image:
