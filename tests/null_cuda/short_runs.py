@@ -51,8 +51,8 @@ class Allowed(NamedTuple):
 ALLOWED = {
     (
         "pipelines/images/loaders.py",
-        "return EpochDraw(order, {name: x.to(self._device) for name, x in choices.items()})",
-    ): Allowed("an epoch's augmentation is drawn on the CPU, at its start", 4),
+        "moved = {n: x if n == ON_HOST else x.to(self._device) for n, x in choices.items()}",
+    ): Allowed("an epoch's augmentation is drawn on the CPU, at its start", 6),
     (
         "pipelines/images/loaders.py",
         "order = order.to(self._device)",

@@ -48,6 +48,11 @@ STREAMED = [
     "--dataset", "imagenet", "--data_path", "IMAGES", "--resize", "32", "--batch_size", "8",
     "--augment",
 ]  # fmt: skip
+MIXED = [
+    "--augment", "--random_resized_crop", 0.3, "--color_jitter", "--rotate", 10,
+    "--random_erasing", 0.5, "--erasing_mode", "pixel", "--repeated_augmentation", 3,
+    "--mixup", 0.8, "--cutmix", 1, "--label_smoothing", 0.1,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -59,6 +64,16 @@ STREAMED = [
         pytest.param(RESNET, ["--imb_factor", 0.1, "--batch_size", 80], id="long-tailed"),
         pytest.param(RESNET, ["--criterion", "MSE", "--label_smoothing", 0.1], id="mse"),
         pytest.param(RESNET, ["--color_jitter", "--noise", 0.1], id="augmented"),
+        pytest.param(
+            RESNET, [*MIXED, "--auto_augment", "rand-m9-mstd0.5-inc1", "--criterion", "BCE"],
+            id="mixed-as-deit",
+        ),
+        pytest.param(
+            RESNET,
+            [*MIXED, "--auto_augment", "trivialaugment", "--class_balanced", 0.999,
+             "--batch_size", 512],
+            id="mixed-as-torchvision",
+        ),
         pytest.param(RESNET, ["--val_fraction", 0.2, "--scheduler", "plateau"], id="plateau"),
         pytest.param(RESNET, ["--learn_sigma", "--norm", "gn"], id="learned-sigma"),
         pytest.param(

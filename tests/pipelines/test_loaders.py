@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torchvision import transforms
 
 from pipelines.images.augment import Transform
 from pipelines.images.loaders import MemoryLoader, StreamLoader
+from pipelines.images.mixing import Mixing
 from pipelines.images.readers import FolderReader, ImageNetReader, decode_all
 from utils import UserError, mixed_seed, share
 
@@ -431,6 +433,86 @@ def test_an_unreadable_file_is_one_line(files, tmp_path, workers):
     assert not multiprocessing.active_children()
 
 
+class TestEverything:
+    """With all that can be done to images, mixed, and each of them three times."""
+
+    OPTIONS = ALL | {
+        "min_scale": 0.3, "rotate": 10.0, "auto_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.5,
+        "erasing_mode": "pixel", "repeats": 3, "mixing": Mixing(0.8, 1.0, 0.5, COUNT),
+    }  # fmt: skip
+    UNMIXED = OPTIONS | {"mixing": None}
+
+    def test_skipping_gives_the_tail(self, make_loader):
+        loader = make_loader(0, **self.OPTIONS)
+        whole = list(loader.batches(2))
+        assert [labels.shape for _, labels in whole] == [(5, COUNT)] * 4 + [(3, COUNT)]
+        for first in (5, 3, 1):
+            assert same_batches(loader.batches(2, first), whole[first:])
+
+    @pytest.mark.parametrize("world_size", range(2, 6))
+    def test_together_shares_are_the_batches_of_one_process(self, make_loader, world_size):
+        shares = [
+            list(make_loader(0, ranks=(rank, world_size), **self.OPTIONS).batches(1, 1))
+            for rank in range(world_size)
+        ]
+        assert same_batches(together(shares), make_loader(0, **self.OPTIONS).batches(1, 1))
+        images, labels = shares[-1][-1]
+        assert images.shape == (3 // world_size, 3, SIZE, SIZE)
+        assert (labels.shape, labels.dtype) == ((3 // world_size, COUNT), torch.float32)
+
+    def test_from_files_and_by_workers_it_is_as_from_memory(self, files):
+        images = decode_all(files, FolderReader(SIZE, fit=True), "files", False)
+        memory = MemoryLoader(
+            images, np.arange(COUNT), transform(**self.OPTIONS), BATCH, "cpu", data_seed=4
+        )
+        whole = list(memory.batches(3))
+        for workers in (0, 2):
+            streamed = stream_loader(files, workers=workers, data_seed=4, **self.OPTIONS)
+            assert same_batches(streamed.batches(3), whole)
+
+    def test_no_generator_but_our_own_is_used(self, make_loader):
+        epochs = []
+        for seed in (5, 6):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+            before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+            epochs.append(epoch_of(make_loader(data_seed=0, **self.OPTIONS)))
+            assert torch.equal(torch.get_rng_state(), before[0])
+            assert np.array_equal(np.random.get_state()[1], before[1])
+            assert random.getstate() == before[2]
+        assert same(*epochs)
+        assert not same(epochs[0], epoch_of(make_loader(data_seed=0, **self.OPTIONS), 1))
+
+    def test_three_copies_of_a_third_of_the_images_all_different(self, make_loader):
+        loader = make_loader(0, **self.UNMIXED)
+        seen = set()
+        for epoch in range(12):
+            images, targets = epoch_of(loader, epoch)
+            assert len(targets) == loader.num_samples == COUNT
+            groups = targets.split(3)
+            assert all((group == group[0]).all() for group in groups)
+            assert len({int(group[0]) for group in groups}) == len(groups) == 8
+            for group in images[:21].reshape(7, 3, -1):
+                assert not any(torch.equal(group[a], group[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+            seen |= {*targets.tolist()}
+        assert len(seen) == COUNT
+
+    def test_copies_are_cropped_differently_while_they_are_read(self, files):
+        read = ImageNetReader(SIZE)
+        images, _ = epoch_of(stream_loader(files, read, data_seed=0, repeats=3))
+        for group in images[:21].reshape(7, 3, -1):
+            assert not any(torch.equal(group[a], group[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+    def test_with_several_processes_partners_are_read_too(self, files):
+        read = Recorder(SIZE)
+        mixing = {"mixing": Mixing(0.8, 0.0, 0.5, COUNT)}
+        loader = stream_loader(files, read, data_seed=0, ranks=(0, 2), **mixing)
+        batches = list(loader.batches(0, 3))
+        assert [len(images) for images, _ in batches] == [3, 2]
+        assert len(read.paths) == 2 * (3 + 2)
+
+
 class TestImageNetReader:
     @pytest.fixture
     def path(self, tmp_path):
@@ -453,6 +535,26 @@ class TestImageNetReader:
         results = [read(path, mixed_seed(0, 0, i)).tobytes() for i in range(20)]
         assert len(set(results)) == 20
         assert results == [read(path, mixed_seed(0, 0, i)).tobytes() for i in range(20)]
+
+    @pytest.mark.parametrize("filter_name", ["bilinear", "bicubic"])
+    def test_other_crops_and_filters_are_torchvisions(self, path, filter_name):
+        interpolation = transforms.InterpolationMode(filter_name)
+        reference = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(32, (0.5, 1.0), interpolation=interpolation),
+                transforms.RandomHorizontalFlip(),
+            ]
+        )
+        middle = transforms.Compose(
+            [transforms.Resize(232, interpolation), transforms.CenterCrop(224)]
+        )
+        with Image.open(path) as image:
+            for seed in range(5):
+                torch.manual_seed(seed)
+                read = ImageNetReader(32, 0.5, filter_name)
+                assert np.array_equal(read(path, seed), np.asarray(reference(image)))
+            read = ImageNetReader(224, interpolation=filter_name, crop_pct=0.9655)  # of 232
+            assert np.array_equal(read(path), np.asarray(middle(image)))
 
     def test_evaluation_is_the_middle_of_a_slightly_larger_image(self, path):
         reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
