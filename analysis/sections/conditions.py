@@ -12,8 +12,9 @@ USUAL = ("auto", "torch", "conv")  # norms, gain and shortcuts that are not wort
 SHOWN = (
     "norm", "no_bias", "shortcut", "init_gain", "num_epochs", "max_steps", "batch_size",
     "grad_accum_steps", "optimizer", "optimizer_args", "lr", "weight_decay", "scheduler", "warmup",
-    "label_smoothing", "imb_factor", "class_balanced", "augment", "rotate", "color_jitter",
-    "noise", "dropout", "max_seq_length", "tokenizer", "val_fraction", "split_seed",
+    "label_smoothing", "imb_factor", "class_balanced", "augment", "random_resized_crop",
+    "auto_augment", "rotate", "color_jitter", "noise", "random_erasing", "mixup", "cutmix",
+    "dropout", "max_seq_length", "tokenizer", "val_fraction", "split_seed",
     "samples", "amp_dtype", "compile_mode",
 )  # fmt: skip
 
