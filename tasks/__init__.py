@@ -3,5 +3,6 @@
 | file | program |
 |---|---|
 | `vision.py` | vision_main.py: images into classes |
+| `image_checks.py` | its checks of the sizes of batches and images |
 | `language.py` | language_main.py: the next token of a text |
 """

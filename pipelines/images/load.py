@@ -281,8 +281,9 @@ def _read_files(
 
 
 def _imagenet_reader(config: VisionDataConfig, size: int) -> ImageNetReader:
+    shorter_side = int(size / config.crop_pct) if config.crop_pct else None  # as timm rounds it
     min_scale = config.random_resized_crop or DEFAULT_MIN_SCALE
-    return ImageNetReader(size, min_scale, config.interpolation, config.crop_pct)
+    return ImageNetReader(size, shorter_side, config.interpolation, min_scale)
 
 
 def _streamed(

@@ -50,21 +50,20 @@ class ImageNetReader:
 
     Args:
         size: the side of the result in pixels.
+        shorter_side: that of an image before its middle is cut out, in pixels.
+        interpolation: how an image is brought to a size, "bilinear" or "bicubic".
         min_scale: the least share of the area that a random crop has.
-        interpolation: "bilinear" or "bicubic".
-        crop_pct: the share of the shorter side that the middle has, as in timm, in place of
-            224/256.
     """
 
     def __init__(
         self,
         size: int,
-        min_scale: float = DEFAULT_MIN_SCALE,
+        shorter_side: int | None = None,
         interpolation: str = "bilinear",
-        crop_pct: float | None = None,
+        min_scale: float = DEFAULT_MIN_SCALE,
     ):
         self.size = size
-        self.shorter_side = int(size / crop_pct) if crop_pct else round(size * 256 / 224)
+        self.shorter_side = round(size * 256 / 224) if shorter_side is None else shorter_side
         self.interpolation = InterpolationMode(interpolation)
         crop = v2.RandomResizedCrop(size, (min_scale, 1.0), interpolation=self.interpolation)
         self.random_crop = v2.Compose([crop, v2.RandomHorizontalFlip()])
@@ -87,8 +86,9 @@ def _middle(
     interpolation: InterpolationMode = InterpolationMode.BILINEAR,
 ) -> Image.Image:
     """Resize by PIL's own filter, which is antialiased, and cut out the middle (size, size)."""
-    scaled = functional.resize(_shortened(image), [shorter_side], interpolation)
-    return functional.center_crop(scaled, [size, size])
+    image = _shortened(image)
+    resized = functional.resize(image, [shorter_side], interpolation)
+    return functional.center_crop(resized, [size, size])
 
 
 def _shortened(image: Image.Image) -> Image.Image:

@@ -551,9 +551,9 @@ class TestImageNetReader:
         with Image.open(path) as image:
             for seed in range(5):
                 torch.manual_seed(seed)
-                read = ImageNetReader(32, 0.5, filter_name)
+                read = ImageNetReader(32, interpolation=filter_name, min_scale=0.5)
                 assert np.array_equal(read(path, seed), np.asarray(reference(image)))
-            read = ImageNetReader(224, interpolation=filter_name, crop_pct=0.9655)  # of 232
+            read = ImageNetReader(224, 232, filter_name)
             assert np.array_equal(read(path), np.asarray(middle(image)))
 
     def test_evaluation_is_the_middle_of_a_slightly_larger_image(self, path):
