@@ -470,6 +470,21 @@ class TestEverything:
             streamed = stream_loader(files, workers=workers, data_seed=4, **self.OPTIONS)
             assert same_batches(streamed.batches(3), whole)
 
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_the_same_batches_on_a_gpu_but_for_noise(self):
+        options = self.OPTIONS | {"noise": 0, "erasing_mode": "const"}
+        images, targets = random_images(), np.arange(COUNT)
+        loaders = [
+            MemoryLoader(
+                images, targets, Transform(*[(0.5,) * 3] * 2, SIZE, device, **options), 5, device, 0
+            )
+            for device in ("cpu", "cuda")
+        ]
+        for ours, theirs in zip(*(loader.batches(2) for loader in loaders), strict=True):
+            torch.testing.assert_close(ours[1], theirs[1].cpu(), rtol=0, atol=1e-6)
+            torch.testing.assert_close(ours[0], theirs[0].cpu(), rtol=0, atol=1e-5)
+
     def test_no_generator_but_our_own_is_used(self, make_loader):
         epochs = []
         for seed in (5, 6):

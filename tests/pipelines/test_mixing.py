@@ -7,10 +7,11 @@ from helpers.image_folders import load_folder, write_folder
 from scipy.stats import chi2_contingency, kstest
 from torchvision.transforms import v2
 
+from dataset import load_images
 from pipelines.images.augment import Transform
 from pipelines.images.loaders import MemoryLoader
 from pipelines.images.mixing import Mixing, mixed
-from utils import mixed_seed
+from utils import UserError, mixed_seed
 
 SIZE, CLASSES = 12, 5
 BOTH = Mixing(0.8, 1.0, 0.5, CLASSES)
@@ -139,3 +140,16 @@ def test_load_images_mixes_training_batches_alone(tmp_path):
     for split, shape in ((data.train, (4, 3)), (data.val, (4,)), (data.test, (4,))):
         _, targets = next(iter(split.batches(0)))
         assert targets.shape == shape
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"auto_augment": "randaug"}, {"mixup": -1}, {"random_erasing": 1.5},
+        {"erasing_mode": "random", "random_erasing": 0.5}, {"random_resized_crop": 0.3},
+        {"repeated_augmentation": 0}, {"test_size": 12},
+    ],
+)  # fmt: skip
+def test_load_images_refuses_what_the_flags_refuse(options):
+    with pytest.raises(UserError, match=f"^--{next(iter(options))}[: ]"):
+        load_images("digits", batch_size=4, **options)
