@@ -313,7 +313,8 @@ class Trainer(Generic[D]):
             self._tick("eval_seconds")
         if ended and self.config.scheduler == "plateau" and state.step > self.schedule.warmup:
             self.plateau.end_epoch(record.get("val", train)["loss"])
-        record["lr"] = self.optimizer.param_groups[0]["lr"]
+        first = self.optimizer.param_groups[0]
+        record["lr"] = first["lr"] / first.get("lr_scale", 1.0)
         record["seconds"] = place.train_seconds + place.eval_seconds
         record |= costs(
             self.task,

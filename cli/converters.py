@@ -15,6 +15,7 @@ from zilu.names import canonical_name, custom_name
 VISION_FORMS = "timm/NAME, torchvision/NAME"
 LANGUAGE_FORMS = "hf/FOLDER, hf/NAME"
 
+FROZEN = ("trunk", "norms")
 LOG_SINKS = ("tensorboard", "wandb", "csv")
 
 
@@ -180,6 +181,12 @@ def log_sinks(text: str) -> str:
     """Return names of LOG_SINKS with commas between, each once and in their order."""
     asked = {one_of(*LOG_SINKS)(name.strip()) for name in text.split(",")}
     return ",".join(name for name in LOG_SINKS if name in asked)
+
+
+def frozen_parts(text: str) -> str:
+    """Return names of FROZEN with commas between, each once and in their order."""
+    asked = {one_of(*FROZEN)(name.strip()) for name in text.split(",")}
+    return ",".join(name for name in FROZEN if name in asked)
 
 
 def mapping(text: str) -> str | None:

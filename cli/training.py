@@ -137,6 +137,11 @@ class TrainingConfig:
     )  # fmt: skip
 
     @property
+    def layer_decay(self) -> float:
+        """Return by how much a layer's learning rate is smaller than the next one's; 1 is not."""
+        return 1.0
+
+    @property
     def has_library_optimizer(self) -> bool:
         """Return whether the optimizer is a class of a library, whose settings have no flags."""
         return is_of_library(self.optimizer)

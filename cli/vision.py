@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import models
 from cli.augmentation import AugmentationConfig
@@ -11,6 +11,7 @@ from cli.config import Config, DataConfig
 from cli.converters import (
     VISION_FORMS,
     count,
+    frozen_parts,
     model_name,
     number,
     one_of,
@@ -66,6 +67,19 @@ class VisionModelConfig(ModelConfig):
     patch_size: str | int = flag(
         "auto", patch_size, "Model", "ViT: pixels; auto is 4 or 16", evaluated=Evaluated.NETWORK
     )
+    drop_path: float | None = flag(
+        None, share, "Model",
+        "stochastic depth: drop the residual branches of the last block with this rate, for each "
+        "image in training, and of earlier blocks with rates that rise to it evenly from 0 "
+        "(none; timm's and torchvision's networks: their own)",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    drop_rate: float | None = flag(
+        None, share, "Model",
+        "dropout before the last layer, in VGG's three layers before both later ones (none, 0.5 in "
+        "VGG's three layers; timm's and torchvision's networks: their own)",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
     init_from: str | None = flag(
         None, weights_path, "Model",
         "folder or checkpoint of another run to start from: a new run with the weights of that one",
@@ -75,7 +89,7 @@ class VisionModelConfig(ModelConfig):
     def start(self) -> str | None:
         return self.init_from
 
-    def options(self, image_size: int) -> dict[str, int | str]:
+    def options(self, image_size: int) -> dict[str, Any]:
         """Return the options that the network's family has, every auto resolved.
 
         Args:
@@ -87,7 +101,7 @@ class VisionModelConfig(ModelConfig):
         with user_errors(), one_line_warnings():
             return models.resolve_options(
                 self.model, image_size, self.stem, self.head, self.patch_size, self.norm,
-                self.shortcut,
+                self.shortcut, self.drop_path, self.drop_rate,
             )  # fmt: skip
 
 
@@ -186,8 +200,29 @@ class VisionTrainingConfig(TrainingConfig):
         "weighs a class by the inverse of its images",
     )  # fmt: skip
 
+    layer_decay: float = flag(
+        1.0, number(float, above=0, at_most=1), "Optimization",
+        "the learning rate of each layer is so much of the next one's, the head's is --lr: 0.75, "
+        "for example, in fine-tuning. The layers are timm's",
+    )  # fmt: skip
+    freeze: str | None = flag(
+        None, frozen_parts, "Optimization",
+        "what is not trained: trunk, all but the last layer; norms, every BatchNorm; or "
+        "trunk,norms. BatchNorms in it keep their statistics, and normalise by them",
+    )  # fmt: skip
+
+    @property
+    def frozen(self) -> list[str]:
+        """Return the parts that --freeze names."""
+        return self.freeze.split(",") if self.freeze else []
+
     def check(self) -> None:
         super().check()
+        if self.freeze and self.sync_batchnorm:
+            raise UserError(
+                "--sync_batchnorm: with --freeze BatchNorms keep their statistics; leave out "
+                "--sync_batchnorm"
+            )
         if self.class_balanced is not None and self.criterion != "CrossEntropy":
             raise UserError(
                 f"--class_balanced is for --criterion CrossEntropy, not {self.criterion}; leave "

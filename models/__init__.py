@@ -6,7 +6,8 @@
 
 `catalogue` lists the models and resolves their options. Each architecture has a file of its own:
 `vgg`, `resnet`, `vit`, `gpt2`. Those of other packages are built by `third_party` (timm's and
-torchvision's) and `causal_lm` (Hugging Face's). `operations` counts what they compute.
+torchvision's, with rates of `drop_rates`) and `causal_lm` (Hugging Face's). `drop_path` drops
+branches in ours. `operations` counts what they compute.
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only
@@ -101,15 +102,21 @@ def build_vision_model(
     patch_size: int | str = "auto",
     norm: str = "auto",
     shortcut: str = "conv",
+    drop_path: float | None = None,
+    drop_rate: float | None = None,
 ) -> nn.Module:
     """Build a classifier of images (B, 3, image_size, image_size), with logits (B, num_classes).
+
+    None for a rate of dropping means the network's own.
 
     Raises:
         ValueError: as `resolve_options` and, for another package's, `models.third_party.build`.
     """
-    options = resolve_options(name, image_size, stem, head, patch_size, norm, shortcut)
+    options = resolve_options(
+        name, image_size, stem, head, patch_size, norm, shortcut, drop_path, drop_rate
+    )
     if is_third_party(name):
-        return _load("third_party").build(name, activation, num_classes, image_size)
+        return _load("third_party").build(name, activation, num_classes, image_size, options)
     family = family_of(name)
     if family == "vit":  # one learned position per patch; convolutions take any size
         options["image_size"] = image_size

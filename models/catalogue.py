@@ -3,7 +3,7 @@
 No torch here: `--help` and the checks of flags read these tables before torch is loaded.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils import nearest
 
@@ -169,11 +169,14 @@ def resolve_options(
     patch_size: int | str = "auto",
     norm: str = "auto",
     shortcut: str = "conv",
-) -> dict[str, int | str]:
+    drop_path: float | None = None,
+    drop_rate: float | None = None,
+) -> dict[str, Any]:
     """Return the options that the model's family has, each "auto" replaced by its meaning.
 
     These are {"head", "norm"} for a VGG, {"stem", "norm"} for a ResNet, with "shortcut" where it is
-    "pad", {"patch_size", "norm"} for a ViT, and none for another package's model.
+    "pad", {"patch_size", "norm"} for a ViT, and none for another package's model. The rates of
+    dropping are among them where they are given.
 
     Raises:
         ValueError: an unknown name, an option that the model does not have, a value that the option
@@ -192,20 +195,28 @@ def resolve_options(
                 f"leave out --{option}"
             )
     norm = resolve_norm(name, norm)
+    rates = {"drop_path": drop_path, "drop_rate": drop_rate}
+    given_rates = {option: rate for option, rate in rates.items() if rate is not None}
     if third_party:
         from models.third_party import check_architecture  # loads torch
 
         check_architecture(name)
-        return {}
+        return given_rates
     if family == "vgg":
-        return {"head": _resolve_head(name, image_size, head), "norm": norm}
+        if given_rates.pop("drop_path", 0):
+            raise ValueError(
+                f"--drop_path does not apply to {name}, which has no residual branches, only to "
+                "ResNets and ViTs: leave out --drop_path"
+            )
+        return {"head": _resolve_head(name, image_size, head), "norm": norm} | given_rates
     if family == "resnet":
         _check_choice("shortcut", shortcut, SHORTCUTS)
-        options: dict[str, int | str] = {"stem": _resolve_stem(name, image_size, stem)}
+        options: dict[str, Any] = {"stem": _resolve_stem(name, image_size, stem)}
         # Checkpoints from before there was a choice say nothing of it, and have projections.
-        padded: dict[str, int | str] = {"shortcut": "pad"} if shortcut == "pad" else {}
-        return options | {"norm": norm} | padded
-    return {"patch_size": _resolve_patch_size(name, image_size, patch_size), "norm": norm}
+        padded = {"shortcut": "pad"} if shortcut == "pad" else {}
+        return options | {"norm": norm} | padded | given_rates
+    patches = _resolve_patch_size(name, image_size, patch_size)
+    return {"patch_size": patches, "norm": norm} | given_rates
 
 
 def resolve_norm(name: str, norm: str = "auto") -> str:

@@ -8,12 +8,13 @@ option B), or with the paper's own option A, which has no parameters.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.drop_path import DropPath
 from models.neighbours import Layer, Neighbours, own_modules
 from models.norms import conv_norm
 
@@ -25,10 +26,14 @@ def build(
     stem: str,
     norm: str,
     shortcut: str = "conv",
+    drop_path: float = 0.0,
+    drop_rate: float = 0.0,
 ) -> nn.Module:
     """Build one of VARIANTS; `ResNet` explains the options."""
     block, width, depths = VARIANTS[name]
-    return ResNet(block, width, depths, activation, num_classes, stem, shortcut, norm)
+    return ResNet(
+        block, width, depths, activation, num_classes, stem, shortcut, norm, drop_path, drop_rate
+    )
 
 
 def conv(in_width: int, width: int, kernel_size: int, norm: str, stride: int = 1) -> nn.Conv2d:
@@ -86,6 +91,7 @@ class ResidualBlock(nn.Module):
 
     This is the paper's equation 1, or 2 where the shortcut is a projection. The layers are
     conv1, bn1, act1, conv2, bn2, ... in torchvision's names; the last activation reads the sum.
+    With a rate `drop_path`, F(x) is dropped for some of the images in training.
     """
 
     expansion: int  # channels of the output, in multiples of `width`
@@ -97,6 +103,7 @@ class ResidualBlock(nn.Module):
         activation: Callable[[], nn.Module],
         shortcut: str,
         norm: str,
+        drop_path: float,
     ):
         super().__init__()
         residual: OrderedDict[str, nn.Module] = OrderedDict()
@@ -109,6 +116,8 @@ class ResidualBlock(nn.Module):
             )
             residual[f"bn{number}"] = conv_norm(convolution.width, norm)
             from_width, stride = convolution.width, stride * convolution.stride
+        if drop_path:
+            residual["drop_path"] = DropPath(drop_path)
         for name, layer in residual.items():
             self.add_module(name, layer)
         self.downsample = make_shortcut(in_width, from_width, stride, shortcut, norm)
@@ -137,9 +146,10 @@ class BasicBlock(ResidualBlock):
         activation: Callable[[], nn.Module],
         shortcut: str,
         norm: str,
+        drop_path: float = 0.0,
     ):
         convolutions = [Convolution(width, 3, stride), Convolution(width, 3, 1)]
-        super().__init__(in_width, convolutions, activation, shortcut, norm)
+        super().__init__(in_width, convolutions, activation, shortcut, norm, drop_path)
 
 
 class Bottleneck(ResidualBlock):
@@ -159,13 +169,14 @@ class Bottleneck(ResidualBlock):
         activation: Callable[[], nn.Module],
         shortcut: str,
         norm: str,
+        drop_path: float = 0.0,
     ):
         convolutions = [
             Convolution(width, 1, 1),
             Convolution(width, 3, stride),
             Convolution(width * self.expansion, 1, 1),
         ]
-        super().__init__(in_width, convolutions, activation, shortcut, norm)
+        super().__init__(in_width, convolutions, activation, shortcut, norm, drop_path)
 
 
 class Variant(NamedTuple):
@@ -201,6 +212,8 @@ class ResNet(nn.Sequential):
             them.
         shortcut: where a block changes the shape: "conv", a projection, or "pad".
         norm: "bn", "gn" or "none".
+        drop_path: the rate of the last block, to which the blocks' rates rise from 0 evenly.
+        drop_rate: of a dropout before the last layer.
     """
 
     def __init__(
@@ -213,6 +226,8 @@ class ResNet(nn.Sequential):
         stem: str,
         shortcut: str,
         norm: str,
+        drop_path: float = 0.0,
+        drop_rate: float = 0.0,
     ):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         large = stem == "imagenet"
@@ -222,15 +237,21 @@ class ResNet(nn.Sequential):
         if large:
             layers["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
         in_width = width
+        rates = [drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
         for i, depth in enumerate(depths):
             stage = []
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                stage.append(block(in_width, width * 2**i, stride, activation, shortcut, norm))
+                rate = rates[sum(depths[:i]) + j]
+                stage.append(
+                    block(in_width, width * 2**i, stride, activation, shortcut, norm, rate)
+                )
                 in_width = width * 2**i * block.expansion
             layers[f"layer{i + 1}"] = nn.Sequential(*stage)
         layers["avgpool"] = nn.AdaptiveAvgPool2d(1)  # (B, in_width, 1, 1)
         layers["flatten"] = nn.Flatten()  # (B, in_width)
+        if drop_rate:
+            layers["dropout"] = nn.Dropout(drop_rate)
         layers["fc"] = nn.Linear(in_width, num_classes)
         super().__init__(layers)
         self.init_weights()
@@ -241,6 +262,13 @@ class ResNet(nn.Sequential):
             if isinstance(module, nn.Conv2d):
                 # ReLU's gain for every activation, so that all start from the same weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns of the parameters' names by depth, as timm's networks do."""
+        return {
+            "stem": r"^conv1|bn1",
+            "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)",
+        }
 
     def around_activations(self) -> Neighbours:
         """Return the layers that feed an activation and those that read one.

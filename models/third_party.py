@@ -6,16 +6,19 @@ Hugging Face's language models.
 """
 
 import copy
+import functools
 import importlib.util
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 from torchvision import models
 
+from models import drop_rates
 from models.activation import replace_activations
 from utils import did_you_mean
 
@@ -49,7 +52,7 @@ def as_value_error(complaint: str) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError:
+    except (MemoryError, drop_rates.Refusal):
         raise
     except Exception as error:
         if isinstance(error, RuntimeError) and "alloc" in str(error):
@@ -102,22 +105,27 @@ def _torchvision_names() -> Names:
 
 
 def build(
-    name: str, activation: Callable[[], nn.Module], num_classes: int, image_size: int
+    name: str,
+    activation: Callable[[], nn.Module],
+    num_classes: int,
+    image_size: int,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> nn.Module:
     """Build a classifier of images (B, 3, image_size, image_size), with logits (B, num_classes).
 
-    Its attribute `replacement` becomes the report of what was replaced.
+    Its attribute `replacement` becomes the report of what was replaced. `rates` may have
+    "drop_path", which the blocks' rates rise to, and "drop_rate", of the dropout before the head.
 
     Raises:
-        ValueError: as `check_architecture`; images that it cannot take, other outputs, or
-            activations that cannot be replaced. One line with the remedy.
+        ValueError: as `check_architecture`; rates that it does not have; images that it cannot
+            take, other outputs, or activations that cannot be replaced. One line with the remedy.
     """
     check_architecture(name)
     own_size = _own_size(name, image_size)
     remedy = f"--resize {own_size}" if own_size != image_size else "take another model"
     images = torch.linspace(-1, 1, 2 * 3 * image_size**2).view(2, 3, image_size, image_size)
     with as_value_error(f"{name} cannot take images of {image_size} px ({{}}): {remedy}"):
-        network = _create(name, num_classes, image_size)
+        network = _create(name, num_classes, image_size, rates)
         outputs = _outputs(network, images)
     for output in outputs:
         if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
@@ -129,20 +137,26 @@ def build(
     return with_activation(name, network, activation, images)
 
 
-def _create(name: str, num_classes: int, image_size: int) -> nn.Module:
+def _create(name: str, num_classes: int, image_size: int, rates: Mapping[str, float]) -> nn.Module:
     """Build the network as its authors do, with random weights."""
     package, _, architecture = name.partition("/")
     options: dict[str, Any] = {}
     if package == "timm":
         if _timm_config(architecture).fixed_input_size:
             options["img_size"] = image_size
-        return _timm().create_model(architecture, num_classes=num_classes, **options)
+        make = functools.partial(
+            _timm().create_model, architecture, num_classes=num_classes, **options
+        )
+        return drop_rates.built(name, make, rates)
     for start, option in SIZE_OPTIONS.items():
         if architecture.startswith(start):
             options[option] = image_size if option == "image_size" else (image_size, image_size)
     if architecture in AUXILIARY_HEADS:
         options |= {"aux_logits": False, "init_weights": True}  # True: what None warns it will do
-    return models.get_model(architecture, weights=None, num_classes=num_classes, **options)
+    make = functools.partial(
+        models.get_model, architecture, weights=None, num_classes=num_classes, **options
+    )
+    return drop_rates.built(name, make, rates)
 
 
 def _timm_config(architecture: str) -> Any:

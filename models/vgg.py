@@ -7,6 +7,7 @@ Parameter names are torchvision's, so its weights load as they are.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,10 +26,15 @@ VARIANTS = {
 
 
 def build(
-    name: str, activation: Callable[[], nn.Module], num_classes: int, head: str, norm: str
+    name: str,
+    activation: Callable[[], nn.Module],
+    num_classes: int,
+    head: str,
+    norm: str,
+    drop_rate: float | None = None,
 ) -> nn.Module:
     """Build one of VARIANTS; `VGG` explains the options."""
-    return VGG(VARIANTS[name], activation, num_classes, head, norm)
+    return VGG(VARIANTS[name], activation, num_classes, head, norm, drop_rate)
 
 
 def make_features(
@@ -50,16 +56,16 @@ def make_features(
 
 
 def make_wide_classifier(
-    in_width: int, activation: Callable[[], nn.Module], num_classes: int
+    in_width: int, activation: Callable[[], nn.Module], num_classes: int, drop_rate: float = 0.5
 ) -> nn.Sequential:
     """Make the published head: features (B, in_width) to logits (B, num_classes)."""
     return nn.Sequential(
         nn.Linear(in_width, 4096),
         activation(),
-        nn.Dropout(0.5),
+        nn.Dropout(drop_rate),
         nn.Linear(4096, 4096),
         activation(),
-        nn.Dropout(0.5),
+        nn.Dropout(drop_rate),
         nn.Linear(4096, num_classes),
     )
 
@@ -102,6 +108,8 @@ class VGG(nn.Sequential):
             three on globally averaged features; or "linear", one linear layer on them. Both are in
             use for CIFAR.
         norm: "bn", "gn" or "none".
+        drop_rate: of the dropout before a linear head (None is 0), or of both in the published
+            layers (None is 0.5).
     """
 
     features: nn.Sequential
@@ -113,21 +121,31 @@ class VGG(nn.Sequential):
         num_classes: int,
         head: str,
         norm: str,
+        drop_rate: float | None = None,
     ):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
+        wide_rate = 0.5 if drop_rate is None else drop_rate
         layers["features"] = make_features(depths, activation, norm)  # (B, 512, H/32, W/32)
         if head == "imagenet":
             layers["avgpool"] = PoolTo7()
             layers["flatten"] = nn.Flatten()
-            layers["classifier"] = make_wide_classifier(512 * 7 * 7, activation, num_classes)
+            layers["classifier"] = make_wide_classifier(
+                512 * 7 * 7, activation, num_classes, wide_rate
+            )
         else:
             layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
             layers["flatten"] = nn.Flatten()
+            if head == "linear" and drop_rate:
+                layers["dropout"] = nn.Dropout(drop_rate)
             layers["classifier"] = nn.Linear(512, num_classes)
         if head == "wide":
-            layers["classifier"] = make_wide_classifier(512, activation, num_classes)
+            layers["classifier"] = make_wide_classifier(512, activation, num_classes, wide_rate)
         super().__init__(layers)
         self.init_weights()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns of the parameters' names by depth, as timm's networks do."""
+        return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
 
     def init_weights(self) -> None:
         """Draw all weights as torchvision does."""

@@ -6,12 +6,13 @@ vit_*_patch16_224, parameter names included, so its weights load as they are.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.drop_path import DropPath
 from models.neighbours import Layer, Neighbours, named_own_modules, own_modules
 from models.norms import layer_norm
 
@@ -44,10 +45,15 @@ def build(
     image_size: int,
     patch_size: int,
     norm: str,
+    drop_path: float = 0.0,
+    drop_rate: float = 0.0,
 ) -> nn.Module:
     """Build one of VARIANTS; `ViT` explains the options."""
     width, heads, depth = VARIANTS[name]
-    return ViT(width, heads, depth, activation, num_classes, image_size, patch_size, norm)
+    return ViT(
+        width, heads, depth, activation, num_classes, image_size, patch_size, norm, drop_path,
+        drop_rate,
+    )  # fmt: skip
 
 
 class PatchEmbed(nn.Module):
@@ -80,9 +86,19 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Apply a pre-norm transformer block, (B, N, width) to the same shape (equations 2 and 3)."""
+    """Apply a pre-norm transformer block, (B, N, width) to the same shape (equations 2 and 3).
 
-    def __init__(self, width: int, heads: int, activation: Callable[[], nn.Module], norm: str):
+    With a rate `drop_path`, each of its two branches is dropped for some images in training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        activation: Callable[[], nn.Module],
+        norm: str,
+        drop_path: float = 0.0,
+    ):
         super().__init__()
         self.norm1 = layer_norm(width, norm, EPS)
         self.attn = Attention(width, heads)
@@ -94,10 +110,14 @@ class Block(nn.Module):
                 fc2=nn.Linear(4 * width, width),
             )
         )
+        self.drop_path = DropPath(drop_path) if drop_path else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self._dropped(self.attn(self.norm1(x)))
+        return x + self._dropped(self.mlp(self.norm2(x)))
+
+    def _dropped(self, branch: torch.Tensor) -> torch.Tensor:
+        return branch if self.drop_path is None else self.drop_path(branch)
 
 
 class ViT(nn.Module):
@@ -112,6 +132,8 @@ class ViT(nn.Module):
         image_size: the images' side in pixels, a multiple of `patch_size`.
         patch_size: the patches' side in pixels.
         norm: "layer", "bn" or "none".
+        drop_path: the rate of the last block, to which the blocks' rates rise from 0 evenly.
+        drop_rate: of a dropout before the head.
     """
 
     def __init__(
@@ -124,16 +146,20 @@ class ViT(nn.Module):
         image_size: int,
         patch_size: int,
         norm: str,
+        drop_path: float = 0.0,
+        drop_rate: float = 0.0,
     ):
         super().__init__()
         num_patches = (image_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + num_patches, width))
-        blocks = [Block(width, heads, activation, norm) for _ in range(depth)]
+        rates = torch.linspace(0, drop_path, depth).tolist()  # as timm: to the same last digit
+        blocks = [Block(width, heads, activation, norm, rate) for rate in rates]
         self.blocks = nn.Sequential(*blocks)
         self.norm = layer_norm(width, norm, EPS)
         self.mixes_tokens = norm == "bn"
+        self.dropout = nn.Dropout(drop_rate) if drop_rate else None
         self.head = nn.Linear(width, num_classes)
         self.init_weights()
 
@@ -145,6 +171,13 @@ class ViT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns of the parameters' names by depth, as timm's networks do."""
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],  # with the last block
+        }
 
     def around_activations(self) -> Neighbours:
         """Return the layers that feed an activation and those that read one."""
@@ -162,4 +195,4 @@ class ViT(nn.Module):
         x = self.blocks(x)
         # Only the class token is read, (B, width); LayerNorm normalises it by itself.
         x = self.norm(x)[:, 0] if self.mixes_tokens else self.norm(x[:, 0])
-        return self.head(x)
+        return self.head(x if self.dropout is None else self.dropout(x))

@@ -17,6 +17,7 @@ from pipelines.data import ImageData
 from pipelines.images.load import load_images
 from run_folder.result_lines import accuracy_text
 from tasks.image_checks import check_norms, check_shares, check_test_size
+from training.freezing import freeze
 from training.program import Program
 from training.random_state import seed_everything
 from training.sync_batchnorm import synchronise_norms
@@ -182,6 +183,8 @@ class VisionProgram(Program[VisionConfig, ImageData]):
 
     def check_training(self, model: nn.Module, data: ImageData) -> None:
         check_test_size(self.config.data.test_size, model, self.device)
+        if frozen := self.config.training.frozen:
+            print(freeze(model, frozen))
         synchronised = self.config.training.sync_batchnorm
         if synchronised:
             check_shares(data.train)

@@ -10,6 +10,7 @@
 | `task.py` | says what the loop asks of a task and of a loader |
 | `objective.py` | computes a batch's loss, in mixed precision and compiled |
 | `optimization.py`, `optimizers.py` | what the optimizer and weight decay act on; the libraries |
+| `layer_decay.py`, `freezing.py` | fine-tuning: learning rates by layer; what is not trained |
 | `schedule.py` | the learning rate of each step |
 | `evaluation.py` | metrics and predictions of a whole split |
 | `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |

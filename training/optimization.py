@@ -9,6 +9,7 @@ from torch import nn
 
 from cli.optimizer_names import MUON
 from cli.training import TrainingConfig
+from training.layer_decay import layer_scales
 from training.optimizers import (
     Source,
     Together,
@@ -33,7 +34,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     if config.optimizer == MUON:
         return _muon_and_adamw(model, config, source)
     given = arguments_of(config, source)
-    groups = parameter_groups(model, config.weight_decay, config.decay)
+    groups = parameter_groups(model, config.weight_decay, config.decay, config.layer_decay)
     if "weight_decay" not in source.takes:
         if config.weight_decay:
             raise UserError(f"{config.optimizer} has no weight decay: give --weight_decay 0")
@@ -67,7 +68,7 @@ def check_optimizer(config: TrainingConfig, device: torch.device | None = None) 
         UserError: with what the library says.
     """
     with torch.random.fork_rng(devices=[]):  # nothing that follows is to draw other numbers
-        network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).to(device or "cpu")
+        network = Small(nn.Linear(2, 2), nn.Linear(2, 2)).to(device or "cpu")
     try:
         optimizer = build_optimizer(network, config)
         if device is not None:
@@ -81,6 +82,14 @@ def check_optimizer(config: TrainingConfig, device: torch.device | None = None) 
         reason = " ".join(str(error).split()) or type(error).__name__
         given = f" with {config.optimizer_args}" if config.optimizer_args else ""
         raise UserError(f"--optimizer {config.optimizer}{given}: {reason}") from None
+
+
+class Small(nn.Sequential):
+    """Stand for a network of as many layers as modules."""
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return patterns of the parameters' names by depth."""
+        return {"blocks": r"^(\d+)"}
 
 
 # --- Muon ---
@@ -103,7 +112,8 @@ def _muon_and_adamw(
             "its own for what is no hidden matrix: give adamw_lr, 3e-4 for example"
         )
     groups = _split_groups(
-        parameter_groups(model, config.weight_decay, config.decay), hidden_matrices(model)
+        parameter_groups(model, config.weight_decay, config.decay, config.layer_decay),
+        hidden_matrices(model),
     )
     if not groups[0]:
         raise UserError(
@@ -113,7 +123,7 @@ def _muon_and_adamw(
     muon = source.make(groups[0], lr=config.lr, **given)
     scale = 1.0 if adamw_lr is None else adamw_lr / config.lr
     betas: Any = (config.beta1, config.beta2)
-    rest = [group | {"lr_scale": scale} for group in groups[1]]
+    rest = [group | {"lr_scale": scale * group.get("lr_scale", 1.0)} for group in groups[1]]
     adamw = torch.optim.AdamW(rest, lr=config.lr, betas=betas, fused=can_be_fused(model))
     return Together(muon, adamw)
 
@@ -179,6 +189,9 @@ def notes(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
                  for part in optimizer.parts]  # fmt: skip
         muons, adamws = (f"{len(ps)} tensors ({sum(p.numel() for p in ps):,})" for ps in parts)
         found.append(f"Muon trains {muons}, and AdamW {adamws}")
+    scales = {group["lr_scale"] for group in optimizer.param_groups if "lr_scale" in group}
+    if len(scales) > 1:
+        found.append(f"Shares of the learning rate, by layer: {min(scales):.3g} to {max(scales):g}")
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if averages(optimizer) and norms:
         found.append(
@@ -210,14 +223,30 @@ def make_gradients(model: nn.Module) -> None:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, decay: str = "weights"
+    model: nn.Module, weight_decay: float, decay: str = "weights", layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Return a group of what decays, and one of the rest."""
+    """Return a group of what decays, and one of the rest; with layer decay two for each layer.
+
+    Frozen parameters are in none. With layer decay the head's groups come first, and `lr_scale` of
+    a group is its share of the learning rate.
+    """
     decayed_names = decayed_parameters(model, decay)
-    decayed = [p for name, p in model.named_parameters() if name in decayed_names]
-    others = [p for name, p in model.named_parameters() if name not in decayed_names]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trained if name in decayed_names]
+    others = [p for name, p in trained if name not in decayed_names]
     groups = [(decayed, weight_decay), (others, 0.0)]
-    return [{"params": group, "weight_decay": each} for group, each in groups if group]
+    found: list[dict[str, Any]] = [
+        {"params": group, "weight_decay": each} for group, each in groups if group
+    ]
+    if layer_decay == 1:
+        return found
+    scales = layer_scales(model, layer_decay, activation_parameters(model))
+    return [
+        group | {"params": params, "lr_scale": scale}
+        for scale in sorted(set(scales.values()), reverse=True)
+        for group in found
+        if (params := [p for p in group["params"] if scales[id(p)] == scale])
+    ]
 
 
 def decayed_parameters(model: nn.Module, decay: str = "weights") -> set[str]:
