@@ -4,6 +4,9 @@ Reads the given folders and all run folders below them, this project's or any wi
 train_eval_results.txt, and writes report.html (one file), report.md, tables (CSV, LaTeX) and
 figures (PNG, SVG, PDF): which activation is better here, by how much, and how sure that is.
 
+With --watch no report is written: a table shows how the runs go on, on a terminal until Ctrl-C,
+elsewhere once.
+
 What a sweep's grid file declares under `report:` counts, unless a flag here says otherwise.
 Written again, a report replaces the files that its report_files.txt lists, and leaves all others.
 """
@@ -13,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.watch import watch
 from cli.converters import file_path
 from cli.errors import one_line_errors
 from cli.parser import checked, tool_parser
 from experiments.grid import REPORT_KEYS
 from run_folder.metrics import METRICS
+from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,22 @@ class Arguments:
     Attributes:
         folders: The folders with runs.
         output_dir: Where the report is written; None for the usual place.
+        watch: Show how the runs go on, and write no report.
         plan: The flags that were given of those that a grid file may declare, by name.
     """
 
     folders: list[Path]
     output_dir: Path | None
+    watch: bool
     plan: dict[str, Any]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report; return the exit code."""
     arguments = parse(argv)
+    if arguments.watch:
+        watch(arguments.folders)
+        return 0
     from analysis.report import report_on  # loads scipy, pandas and matplotlib
 
     report_on(arguments.folders, arguments.output_dir, arguments.plan)
@@ -66,10 +76,15 @@ def parse(argv: list[str] | None) -> Arguments:
         add(f"--{name}", type=convert, metavar="VALUE", help=text)
     add("--output_dir", type=where, metavar="VALUE",
         help="where to (FOLDER/report; of several, Output/report)")  # fmt: skip
+    add("--watch", action="store_true", help="show how the runs go on, and write no report")
     given = vars(parser.parse_args(argv))
+    asked = [f"--{name}" for name in (*plan, "output_dir") if given[name] is not None]
+    if given["watch"] and asked:
+        raise UserError(f"--watch writes no report; leave out {', '.join(asked)}")
     return Arguments(
         folders=given["folders"],
         output_dir=given["output_dir"],
+        watch=given["watch"],
         plan={name: given[name] for name in plan if given[name] is not None},
     )
 

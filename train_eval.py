@@ -28,6 +28,7 @@ from run_folder.result_lines import Record
 from training import evaluation, processes
 from training.diagnostics.recorder import StatsRecorder
 from training.evaluation import Diverged
+from training.live_progress import LiveProgress
 from training.objective import Objective
 from training.optimization import build_optimizer, make_gradients
 from training.optimizers import averages, evaluated_weights, keep_evaluated_weights
@@ -121,6 +122,9 @@ class Trainer(Generic[D]):
         self.schedule = Schedule.of(config, len(data.train))
         self.steps_per_epoch = self.schedule.steps_per_epoch
         self.total_steps = self.schedule.total_steps
+        planned = {"steps": self.steps_per_epoch, "total_steps": self.total_steps}
+        planned |= {"epochs": config.num_epochs}
+        self.live = LiveProgress(folder, self.task.counted, planned)
         self.optimizer = build_optimizer(self.model, config)
         self.plateau = Plateau(config.lr_step, config.lr_gamma)
         # Otherwise the gradients of the first batch are memory of a CUDA graph, which the next
@@ -163,6 +167,7 @@ class Trainer(Generic[D]):
         self.model.eval()
         keep_evaluated_weights(self.optimizer)
         self.log.end(self.state.records)
+        self.live.end()
 
     def train_epoch(self) -> None:
         """Train the rest of the epoch; evaluate and save where it is due."""
@@ -175,15 +180,17 @@ class Trainer(Generic[D]):
         self.model.train()
         progress = Progress(f"Epoch {place.epoch:03d}", self.steps_per_epoch, place.steps)
         accumulated = self.config.grad_accum_steps
-        for batches in in_groups(
-            loader.batches(place.epoch, place.steps * accumulated), accumulated
-        ):
+        epoch = loader.batches(place.epoch, place.steps * accumulated)
+        self.live.restart()
+        for batches in self.live.batches(in_groups(epoch, accumulated)):
             self._record_stats(batches)
             self.totals = self.totals + self.train_step(batches)
             progress.advance(self._log_text())
+            self.live.step(place.epoch, place.steps, state.step)
             self._save_or_stop()
             if self._evaluation_due():
                 self._evaluate_splits()
+                self.live.restart()
                 self.model.train()
             if state.step == self.total_steps:
                 break
@@ -267,7 +274,9 @@ class Trainer(Generic[D]):
         return self.task.describe(self._training_metrics())
 
     def _training_metrics(self) -> dict[str, float]:
-        return self.task.metrics(processes.total(self.totals).tolist(), self.data.train)
+        metrics = self.task.metrics(processes.total(self.totals).tolist(), self.data.train)
+        self.live.read(metrics, self.state.place.steps)
+        return metrics
 
     def _check_losses(self) -> None:
         """Read the first bad step from the device, and whether fp16 still makes any step."""
@@ -300,6 +309,7 @@ class Trainer(Generic[D]):
         """Evaluate what the training has come to, and write it down."""
         self._check_losses()
         state, place = self.state, self.state.place
+        self.live.evaluation(place.epoch, place.steps, state.step)
         ended = place.steps == self.steps_per_epoch
         record: Record = {"epoch": place.epoch, "step": state.step}
         record |= {} if ended else {"partial": True}

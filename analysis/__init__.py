@@ -2,5 +2,6 @@
 
 `run_folders` reads the runs, `grouping` says which of them may be compared, `comparisons` tests,
 `findings` holds what came of it. A report is written by `report`, out of the files in `sections/`:
-each has one subject with its tables, figures and sentences.
+each has one subject with its tables, figures and sentences. `watch` is no report: it shows runs
+that are on their way.
 """

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from experiments import tuning
 from run_folder.folder import BEFORE, RunFolder
 from run_folder.records import SPLITS, best_on_validation, read_records
 from run_folder.result_lines import TEST_LINE
+from run_folder.search import folders_below
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED, status_of
 from utils import UserError
 from zilu.names import custom_name
@@ -146,7 +146,7 @@ def find_runs(paths: list[Path]) -> list[RunResult]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: no folder; give run folders, or folders that hold some")
-        folders = _folders_below(path)
+        folders = folders_below(path)
         # A run, or a part of a sweep, can be given alone.
         for folder in (*folders, *path.resolve().parents):
             found |= {k: run for k, run in _runs_of_sweep(folder, path).items() if k not in found}
@@ -192,19 +192,6 @@ def _source_digest(run: RunResult) -> str:
     source = run.resolved.get("activation_source")
     digests = source.get("sha256") if isinstance(source, dict) else None
     return hashlib.sha256(repr(digests).encode()).hexdigest()
-
-
-def _folders_below(path: Path) -> list[Path]:
-    """Return `path` and all folders in it, through links too."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for folder, names, _ in os.walk(path, followlinks=True):
-        names.sort()
-        found.append(Path(folder))
-        # A link to a folder above would lead around for ever.
-        names[:] = [name for name in names if os.path.realpath(Path(folder, name)) not in seen]
-        seen.update(os.path.realpath(Path(folder, name)) for name in names)
-    return found
 
 
 def _runs_of_sweep(folder: Path, within: Path) -> dict[Path, RunResult]:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,9 +23,9 @@ class RunFolder:
 
     args.txt holds every flag as YAML, train_eval_results.txt a line for each epoch, appended as it
     happens, and metrics.jsonl the same for machines; predictions.npz comes at the end, stats.jsonl
-    with --stats, and what --log asks for beside them. activation_source.txt and activation.json are
-    of a user's own activation, and never run. CONTINUE exists after a run was interrupted that
-    wants to go on.
+    with --stats, and what --log asks for beside them. progress.json tells others how far an epoch
+    has come. activation_source.txt and activation.json are of a user's own activation, and never
+    run. CONTINUE exists after a run was interrupted that wants to go on.
 
     Nothing but the lock is written before the folder is claimed.
 
@@ -39,7 +39,7 @@ class RunFolder:
     STATS, PREDICTIONS, TENSORBOARD = "stats.jsonl", "predictions.npz", "tensorboard"
     METRICS_CSV, STATS_CSV = "metrics.csv", "stats.csv"
     WANDB = "wandb_id.txt"
-    MARKER = "CONTINUE"
+    MARKER, PROGRESS = "CONTINUE", "progress.json"
     SOURCE, ACTIVATION = "activation_source.txt", "activation.json"  # of a user's own
 
     def __init__(self, path: str | Path, writes: bool = True):
@@ -124,7 +124,7 @@ class RunFolder:
         # In this order: results without a checkpoint are a run that nobody goes on with.
         names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
         names += [self.METRICS_CSV, self.STATS_CSV, self.WANDB]
-        names += [self.SOURCE, self.ACTIVATION]
+        names += [self.SOURCE, self.ACTIVATION, self.PROGRESS]
         for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
             (self.path / name).unlink(missing_ok=True)
         for name in (self.TENSORBOARD, "wandb"):
@@ -254,6 +254,19 @@ class RunFolder:
 
         with self._replacing(self.PREDICTIONS) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
+
+    def write_progress(self, content: dict[str, Any]) -> None:
+        """Replace progress.json, where that is possible: no run ends because it is not."""
+        if not self.writes:
+            return
+        path = self.path / self.PROGRESS
+        with suppress(OSError), replacing(path, unique=False) as temporary:
+            temporary.write_text(metrics_line(content) + "\n", encoding="utf-8")
+
+    def remove_progress(self) -> None:
+        """Remove progress.json."""
+        if self.writes:
+            (self.path / self.PROGRESS).unlink(missing_ok=True)
 
     def _append(self, name: str, line: str) -> None:
         if not self.writes:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from utils import UserError
 
+FILE = "lock"
 HEARTBEAT = 10  # seconds between two signs of life
 STALE = 45  # seconds without one after which a process on another machine counts as dead
 SETTLE = 2  # seconds; by then any process has written its name and seen whether it stays
@@ -50,6 +51,20 @@ class Seen(NamedTuple):
         return "pid {pid} on {host}, since {since}".format(**self.holder())
 
 
+def look(file: Path) -> Seen:
+    """Return a lock file as it is now.
+
+    It is opened again each time: for open files, and for names alone, network file systems answer
+    from memory.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with open(file, encoding="utf-8", errors="replace") as opened:
+        status = os.fstat(opened.fileno())
+        return Seen(status.st_ino, status.st_mtime_ns, opened.read())
+
+
 class FolderLock:
     """Keep other processes out of a folder, in a `with` block.
 
@@ -58,7 +73,7 @@ class FolderLock:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file = self.path.absolute() / "lock"
+        self._file = self.path.absolute() / FILE
         self._descriptor: int | None = None  # open while this process holds or tries the lock
         self._text: str | None = None  # the file's content if it is ours
         self._made: list[Path] = []
@@ -186,14 +201,7 @@ class FolderLock:
     # --- the file ---
 
     def _look(self) -> Seen:
-        """Return the file at the path as it is now.
-
-        It is opened again each time: for open files, and for names alone, network file systems
-        answer from memory.
-        """
-        with open(self._file, encoding="utf-8", errors="replace") as file:
-            status = os.fstat(file.fileno())
-            return Seen(status.st_ino, status.st_mtime_ns, file.read())
+        return look(self._file)
 
     def _changes(self, seen: Seen, seconds: float) -> bool:
         """Return whether the file is written, touched or replaced within that time.

@@ -14,6 +14,7 @@
 | `schedule.py` | the learning rate of each step |
 | `evaluation.py` | metrics and predictions of a whole split |
 | `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |
+| `live_progress.py` | how an epoch goes on, for `report.py --watch` |
 | `log_sinks.py` | --log: TensorBoard, Weights & Biases, CSV |
 | `devices.py`, `processes.py`, `sync_batchnorm.py` | the device; several processes |
 | `random_state.py`, `signals.py` | random generators; being stopped from outside |
