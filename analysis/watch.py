@@ -191,16 +191,18 @@ def find(folders: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for top in folders:
         for folder in folders_below(top):
-            inside = folder.relative_to(top)
-            name = str(top / inside if len(folders) > 1 or folder == top else inside)
+            runs = []
             try:
                 manifest = manifests.load(folder)
             except UserError:
                 manifest = None  # a report says what is wrong with it
             if manifest is not None:
-                found |= {str(Path(name) / run.name): manifest.path(run) for run in manifest.runs}
+                runs = [manifest.path(run) for run in manifest.runs]
             elif (folder / RunFolder.ARGS).exists() or (folder / lock.FILE).exists():
-                found[name] = folder
+                runs = [folder]
+            for run in runs:
+                is_whole_path = len(folders) > 1 or run == top
+                found[str(run if is_whole_path else run.relative_to(top))] = run
     return found
 
 
