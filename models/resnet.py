@@ -8,7 +8,7 @@ option B), or with the paper's own option A, which has no parameters.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -262,13 +262,6 @@ class ResNet(nn.Sequential):
             if isinstance(module, nn.Conv2d):
                 # ReLU's gain for every activation, so that all start from the same weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns of the parameters' names by depth, as timm's networks do."""
-        return {
-            "stem": r"^conv1|bn1",
-            "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)",
-        }
 
     def around_activations(self) -> Neighbours:
         """Return the layers that feed an activation and those that read one.

@@ -7,7 +7,6 @@ Parameter names are torchvision's, so its weights load as they are.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -142,10 +141,6 @@ class VGG(nn.Sequential):
             layers["classifier"] = make_wide_classifier(512, activation, num_classes, wide_rate)
         super().__init__(layers)
         self.init_weights()
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns of the parameters' names by depth, as timm's networks do."""
-        return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
 
     def init_weights(self) -> None:
         """Draw all weights as torchvision does."""

@@ -6,7 +6,7 @@ vit_*_patch16_224, parameter names included, so its weights load as they are.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -171,13 +171,6 @@ class ViT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns of the parameters' names by depth, as timm's networks do."""
-        return {
-            "stem": r"^cls_token|pos_embed|patch_embed",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],  # with the last block
-        }
 
     def around_activations(self) -> Neighbours:
         """Return the layers that feed an activation and those that read one."""

@@ -13,8 +13,8 @@ from torch import nn
 from utils import UserError
 
 WITH_PREVIOUS = 99999  # a pattern's last number where it adds to the layer before
-# torchvision's networks have no method. The layers are those of timm's networks of that kind, in
-# which what makes an image smaller belongs to the block that follows.
+# Ours and torchvision's have no method. The layers are those of timm's networks of the same kind,
+# in which what makes an image smaller belongs to the block that follows.
 _STAGES = {
     "stem": r"^features\.0\.",
     "blocks": [
@@ -23,9 +23,13 @@ _STAGES = {
         (r"^norm", (WITH_PREVIOUS,)),
     ],
 }
-TORCHVISION = {
+OTHERS = {
     "ResNet": {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"},
     "VGG": {"stem": r"^features\.0\.", "blocks": r"^features\.(\d+)"},
+    "ViT": {
+        "stem": r"^cls_token|pos_embed|patch_embed",
+        "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (WITH_PREVIOUS,))],
+    },
     "VisionTransformer": {
         "stem": r"^class_token|conv_proj|encoder\.pos_embedding",
         "blocks": [
@@ -90,8 +94,8 @@ def _matcher(model: nn.Module) -> Matcher:
     described: Any = None
     if hasattr(model, "group_matcher"):
         described = model.group_matcher(coarse=False)  # type: ignore[operator]  # a timm method
-    elif type(model).__module__.startswith("torchvision."):
-        described = TORCHVISION.get(type(model).__name__)
+    elif type(model).__module__.startswith(("models.", "torchvision.models.")):
+        described = OTHERS.get(type(model).__name__)
     if described is None:
         raise UserError(
             f"--layer_decay: the layers of {type(model).__name__} are not known; leave it out, or "
