@@ -21,6 +21,7 @@ from cli.datasets import (
     LONG_TAILED,
     PUBLISHED,
     VISION_DATASETS,
+    image_dataset,
 )
 from cli.language import LanguageDataConfig
 from cli.vision import VisionDataConfig
@@ -115,7 +116,7 @@ def load_images(
     world_size: int = 1,
     **options: Any,
 ) -> ImageData:
-    """Load the data set called `name`, one of VISION_DATASETS.
+    """Load the data set called `name`: one of VISION_DATASETS, or of cli.datasets.SOURCE_FORMS.
 
     Args:
         name: of the data set.
@@ -129,14 +130,15 @@ def load_images(
         options: further fields of `cli.vision.VisionDataConfig`: resize, augment, rotate,
             color_jitter, noise, random_resized_crop, interpolation, auto_augment, random_erasing,
             erasing_mode, repeated_augmentation, mixup, cutmix, mixup_switch, crop_pct, test_size,
-            val_fraction, imb_factor, imb_type, split_seed, skip_broken, num_workers. With mixup or
-            cutmix the targets of training batches are soft, float32 (B, classes).
+            val_fraction, imb_factor, imb_type, split_seed, skip_broken, num_workers, crop,
+            image_column, label_column, splits (a YAML or JSON text). With mixup or cutmix the
+            targets of training batches are soft, float32 (B, classes).
 
     Raises:
         UserError: for everything that the user can fix.
     """
     config = VisionDataConfig(
-        dataset=name, data_path=_as_path(data_path), batch_size=batch_size, **options
+        dataset=_as_dataset(name), data_path=_as_path(data_path), batch_size=batch_size, **options
     )
     _check_images(config)
     from pipelines.images import load  # loads torch, which --help does without
@@ -169,6 +171,13 @@ def _as_path(text: object) -> str:
         return path(str(text))
 
 
+def _as_dataset(name: str) -> str:
+    try:
+        return image_dataset(name)
+    except ValueError as error:
+        raise UserError(f"--dataset {name}: {error}") from None
+
+
 def _check_text(config: LanguageDataConfig, block_size: int) -> None:
     if config.dataset not in LANGUAGE_DATASETS:
         raise UserError(f"--dataset {config.dataset}: {nearest(config.dataset, LANGUAGE_DATASETS)}")
@@ -180,8 +189,7 @@ def _check_text(config: LanguageDataConfig, block_size: int) -> None:
 
 
 def _check_images(config: VisionDataConfig) -> None:
-    if config.dataset not in VISION_DATASETS:
-        raise UserError(f"--dataset {config.dataset}: {nearest(config.dataset, VISION_DATASETS)}")
+    config.check_source()
     if config.batch_size < 1:
         raise UserError(f"--batch_size {config.batch_size}: must be at least 1")
     if config.resize is not None and config.resize < 1:
@@ -191,4 +199,4 @@ def _check_images(config: VisionDataConfig) -> None:
     if not 0 <= config.val_fraction < 1:
         raise UserError(f"--val_fraction {config.val_fraction}: must be at least 0 and below 1")
     config.check_values()
-    config.check_augmentation(is_imagenet=config.dataset == "imagenet")
+    config.check_augmentation(is_imagenet=config.crops_like_imagenet)

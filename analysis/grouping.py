@@ -11,7 +11,7 @@ from typing import Any
 from analysis.run_folders import SEED_FLAGS, RunResult, SeedKey, Seeds, split_of
 from analysis.variants import Variant, variant_of
 from analysis.wording import value_text
-from cli.datasets import OWN_FILES
+from cli.datasets import is_in_data_path
 from cli.fields import Effect
 from cli.optimizer_names import SETTINGS
 from experiments.grid import PROGRAMS, VARIANT_FLAGS
@@ -168,7 +168,7 @@ def shared_facts(run: RunResult) -> Facts:
         if name not in ignored
         and (run.is_ours or not FOREIGN_WITHOUT_EFFECT.fullmatch(name.lower()))
     }
-    if flags.get("dataset") in OWN_FILES:
+    if is_in_data_path(str(flags.get("dataset"))):
         facts["data_path"] = flags.get("data_path")  # it says which data they are
     facts |= {name: run.resolved[name] for name in RESOLVED if name in run.resolved}
     if not run.is_ours:

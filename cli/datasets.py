@@ -3,6 +3,11 @@
 dataset.py loads them; it passes these names on.
 """
 
+import re
+from typing import NamedTuple
+
+from cli.converters import one_of, path
+
 VISION_DATASETS = (
     "cifar10", "cifar100", "cifar10-lt", "cifar100-lt", "digits", "imagefolder", "imagenet",
 )  # fmt: skip
@@ -29,3 +34,129 @@ PUBLISHED: dict[str, Normalisation] = {
     "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+
+
+# --- data sets of other libraries ---
+
+SOURCE_FORMS = "torchvision/NAME[:VARIANT], hf/NAME[:CONFIG], wds/PATTERN"
+ROLES = ("train", "val", "test")  # of splits; the keys of --splits
+STREAM = re.compile(r"pipe:|\w+://|.*::|-$")  # WebDataset's other ways to name shards
+
+
+class TorchvisionSet(NamedTuple):
+    """Hold what is known of one of torchvision's data sets.
+
+    Attributes:
+        size: the side of its images in pixels, all of which are read into memory; None where they
+            are files of several sizes.
+        variants: what may stand behind the name, the default first.
+        mirrors: an image and its mirror image show the same.
+    """
+
+    size: int | None = None
+    variants: tuple[str, ...] = ()
+    mirrors: bool = True
+
+
+# Those that have a training and a test split.
+TORCHVISION = {
+    "MNIST": TorchvisionSet(28, mirrors=False),
+    "FashionMNIST": TorchvisionSet(28),
+    "KMNIST": TorchvisionSet(28, mirrors=False),
+    "QMNIST": TorchvisionSet(28, mirrors=False),
+    "EMNIST": TorchvisionSet(
+        28, ("balanced", "byclass", "bymerge", "letters", "digits", "mnist"), mirrors=False
+    ),
+    "USPS": TorchvisionSet(16, mirrors=False),
+    "SVHN": TorchvisionSet(32, mirrors=False),
+    "STL10": TorchvisionSet(96),
+    "Flowers102": TorchvisionSet(),
+    "Food101": TorchvisionSet(),
+    "OxfordIIITPet": TorchvisionSet(),
+    "StanfordCars": TorchvisionSet(),
+    "FGVCAircraft": TorchvisionSet(variants=("variant", "family", "manufacturer")),
+    "DTD": TorchvisionSet(variants=tuple(map(str, range(1, 11)))),
+    "GTSRB": TorchvisionSet(mirrors=False),
+    "Country211": TorchvisionSet(),
+    "RenderedSST2": TorchvisionSet(mirrors=False),
+    "Imagenette": TorchvisionSet(variants=("full", "320px", "160px")),
+}
+
+
+class SourceName(NamedTuple):
+    """Hold the parts of a data set's name.
+
+    Attributes:
+        library: "torchvision", "hf" or "wds"; "" for our own sets.
+        name: the name in the library, a folder or a pattern.
+        variant: what stands behind the colon; "" where nothing does.
+    """
+
+    library: str
+    name: str
+    variant: str = ""
+
+
+def source_name(dataset: str) -> SourceName:
+    """Take the name of a data set apart, as `image_dataset` returns it."""
+    library, slash, name = dataset.partition("/")
+    if not slash:
+        return SourceName("", dataset)
+    folder, colon, variant = name.rpartition(":")
+    if library == "wds" or not colon or "/" in variant:
+        return SourceName(library, name)
+    return SourceName(library, folder, variant)
+
+
+def image_dataset(text: str) -> str:
+    """Return the name of a set of images: ours, or that of another library with its prefix.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    library, slash, name = text.partition("/")
+    library = library.lower()
+    if not (slash and name) or library not in ("torchvision", "hf", "wds"):
+        return one_of(*VISION_DATASETS, *SOURCE_FORMS.split(", "))(text)
+    if library == "torchvision":
+        return f"{library}/{_torchvision_name(name)}"
+    if library == "wds" and STREAM.match(name):
+        raise ValueError(
+            f"{text!r}: shards are read in place, so that a run goes on in the middle of an epoch;"
+            " download them first, and give the pattern of the files"
+        )
+    return f"{library}/{path(name)}"
+
+
+def _torchvision_name(text: str) -> str:
+    name, colon, variant = text.partition(":")
+    name = one_of(*TORCHVISION)(name)
+    variants = TORCHVISION[name].variants
+    if not colon:
+        return name
+    if not variants:
+        raise ValueError(f"{text!r}: {name} has no variants; leave out :{variant}")
+    variant = one_of(*variants)(variant)
+    return name if variant == variants[0] else f"{name}:{variant}"
+
+
+def image_size(dataset: str) -> int | None:
+    """Return the side of a set's images in pixels; None where their files tell."""
+    library, name, _ = source_name(dataset)
+    return TORCHVISION[name].size if library == "torchvision" else IMAGE_SIZES.get(dataset)
+
+
+def mirrors(dataset: str) -> bool:
+    """Return whether images of a set may be flipped: an image of a digit then shows none."""
+    library, name, _ = source_name(dataset)
+    return TORCHVISION[name].mirrors if library == "torchvision" else dataset != "digits"
+
+
+def holds_encoded_images(dataset: str) -> bool:
+    """Return whether a set is read from encoded images, any of which may be broken."""
+    return dataset in IMAGE_FOLDERS or ("/" in dataset and image_size(dataset) is None)
+
+
+def is_in_data_path(dataset: str) -> bool:
+    """Return whether --data_path says which data they are, and not the name alone."""
+    return dataset in OWN_FILES or source_name(dataset).library in ("hf", "wds")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.config import Config
 from cli.converters import arguments
-from cli.datasets import DEFAULT_DATA_PATH, OWN_FILES
+from cli.datasets import DEFAULT_DATA_PATH, is_in_data_path
 from cli.fields import Effect
 from zilu.names import custom_name
 
@@ -38,12 +38,12 @@ def default_output_dir(config: Config) -> Path:
     }
     if model.is_custom:
         others["activation"] = model.activation
-    if data.dataset in OWN_FILES and data.data_path != DEFAULT_DATA_PATH:
+    if is_in_data_path(data.dataset) and data.data_path != DEFAULT_DATA_PATH:
         others["data_path"] = data.data_path
     if others:
         text = json.dumps(others, sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
-    return Path("Output") / data.dataset / _path_of(model.model) / "_".join(parts)
+    return Path("Output") / _path_of(data.dataset) / _path_of(model.model) / "_".join(parts)
 
 
 def activation_part(activation: str, args: str | None) -> str:
@@ -56,14 +56,14 @@ def activation_part(activation: str, args: str | None) -> str:
     return part[:LONGEST_PART]
 
 
-def _path_of(model: str) -> str:
-    """Return a path below the run folders for a model's name.
+def _path_of(text: str) -> str:
+    """Return a path below the run folders for the name of a model or a data set.
 
-    A name that would leave them, as that of a configuration may, gives its last part and a hash of
-    the whole.
+    A name that would leave them, as that of a file may, gives its last part and a hash of the
+    whole.
     """
-    if all(re.fullmatch(r"\w[\w.-]*", part) for part in model.split("/")):
-        return model
-    prefix, _, name = model.partition("/")
+    if all(re.fullmatch(r"\w[\w.-]*", part) for part in text.split("/")):
+        return text
+    prefix, _, name = text.partition("/")
     last = re.sub(r"[^\w.-]+", "-", Path(name).name).lstrip(".-") or "model"
-    return f"{prefix}/{last}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+    return f"{prefix}/{last}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

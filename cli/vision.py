@@ -10,8 +10,10 @@ from cli.augmentation import AugmentationConfig
 from cli.config import Config, DataConfig
 from cli.converters import (
     VISION_FORMS,
+    arguments,
     count,
     frozen_parts,
+    mapping,
     model_name,
     number,
     one_of,
@@ -24,17 +26,21 @@ from cli.converters import (
 )
 from cli.datasets import (
     DEFAULT_DATA_PATH,
-    IMAGE_FOLDERS,
-    IMAGE_SIZES,
     LONG_TAIL_FACTOR,
     LONG_TAILED,
+    ROLES,
+    SOURCE_FORMS,
     VISION_DATASETS,
+    holds_encoded_images,
+    image_dataset,
+    image_size,
+    source_name,
 )
 from cli.fields import Effect, Evaluated, flag
 from cli.network import ModelConfig
 from cli.run import RunConfig
 from cli.training import TrainingConfig
-from utils import UserError, one_line_warnings, user_errors
+from utils import UserError, nearest, one_line_warnings, user_errors
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,9 @@ class VisionDataConfig(AugmentationConfig, DataConfig):
     """Hold the flags that decide the images, their splits and their augmentation."""
 
     dataset: str = flag(
-        "cifar10", one_of(*VISION_DATASETS), "Dataset",
-        f"data set: {', '.join(VISION_DATASETS)}",
+        "cifar10", image_dataset, "Dataset",
+        f"data set: {', '.join(VISION_DATASETS)}; or {SOURCE_FORMS} (torchvision's, Hugging "
+        "Face's, WebDataset's shards: docs/vision.md)",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     data_path: str = flag(
@@ -122,6 +129,30 @@ class VisionDataConfig(AugmentationConfig, DataConfig):
     resize: int | None = flag(
         None, positive_int, "Dataset",
         "image size in pixels (the data set's own; digits 32, imagenet 224)",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    crop: str = flag(
+        "auto", one_of("auto", "middle", "imagenet"), "Dataset",
+        "how images become square with --resize: middle (shorter side to that size, then the "
+        "middle), or imagenet (training: a random part of 8 to 100 % and a flip; evaluation: the "
+        "shorter side to 256/224 of it, then the middle); auto is imagenet for --dataset imagenet",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    image_column: str | None = flag(
+        None, str, "Dataset",
+        "hf: the column of images; wds: the ending of images (found, where there is one)",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    label_column: str | None = flag(
+        None, str, "Dataset",
+        "hf: the column of classes (found, where there is one); wds: the ending of classes, or "
+        "their key in the .json (cls, or else label in the .json)",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    splits: str | None = flag(
+        None, mapping, "Dataset",
+        "hf, wds: the splits by name or pattern where they are not found: "
+        "'{train: \"train[:90%]\", val: null, test: \"train[90%:]\"}'",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     val_fraction: float = flag(
@@ -146,8 +177,8 @@ class VisionDataConfig(AugmentationConfig, DataConfig):
     )  # fmt: skip
     skip_broken: bool = flag(
         False, bool, "Dataset",
-        "imagefolder, imagenet: leave out files that cannot be read as images; they are named at "
-        "the start and in args.txt",
+        "leave out files that cannot be read as images; they are named at the start and in "
+        "args.txt",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     num_workers: int | None = flag(
@@ -162,6 +193,16 @@ class VisionDataConfig(AugmentationConfig, DataConfig):
         """Return whether the training set is made long-tailed."""
         return self.imb_factor is not None or self.dataset in LONG_TAILED
 
+    @property
+    def crops_like_imagenet(self) -> bool:
+        """Return whether images are cropped as ImageNet's are, while they are read."""
+        return self.crop == "imagenet" or (self.crop == "auto" and self.dataset == "imagenet")
+
+    @property
+    def named_splits(self) -> dict[str, str | None]:
+        """Return the splits that are named, by their role; None for one that is not wanted."""
+        return arguments(self.splits)
+
     def check(self) -> None:
         """Refuse flags that contradict each other.
 
@@ -170,12 +211,35 @@ class VisionDataConfig(AugmentationConfig, DataConfig):
         """
         if self.imb_type != "exp" and not self.is_long_tailed:
             raise UserError("--imb_type has no effect without --imb_factor; add --imb_factor 0.01")
-        if self.skip_broken and self.dataset not in IMAGE_FOLDERS:
+        if self.skip_broken and not holds_encoded_images(self.dataset):
             raise UserError(
-                f"--skip_broken is for {' and '.join(IMAGE_FOLDERS)}, not {self.dataset}; leave it "
-                "out"
+                f"--skip_broken is for image files, and {self.dataset} has none; leave it out"
             )
-        self.check_augmentation(is_imagenet=self.dataset == "imagenet")
+        self.check_augmentation(is_imagenet=self.crops_like_imagenet)
+        self.check_source()
+
+    def check_source(self) -> None:
+        """Refuse flags that the data set has no use for.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        library = source_name(self.dataset).library
+        if library not in ("hf", "wds"):
+            for name in ("image_column", "label_column", "splits"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{name} is for --dataset hf/... and wds/...; leave it out")
+        for role, split in self.named_splits.items():
+            if role not in ROLES:
+                raise UserError(f"--splits: {nearest(role, ROLES)}")
+            if split is None and role != "val":
+                raise UserError(f"--splits: {role} cannot be left out; name a split for it")
+            if not isinstance(split, str | None):
+                raise UserError(f"--splits: expected the name of a split for {role}, not {split!r}")
+        if self.crop != "auto" and not holds_encoded_images(self.dataset):
+            raise UserError(f"--crop is for image files, and {self.dataset} has none; leave it out")
+        if self.crop == "imagenet" and self.resize is None and self.dataset != "imagenet":
+            raise UserError("--crop imagenet needs a size; add --resize 224")
 
 
 @dataclass(frozen=True)
@@ -257,6 +321,6 @@ class VisionConfig(Config):
 
         For a folder of images it is one that every option fits.
         """
-        size = self.data.resize or IMAGE_SIZES.get(self.data.dataset)
+        size = self.data.resize or image_size(self.data.dataset)
         patch = self.model.patch_size
         return size or (patch if isinstance(patch, int) else 224)

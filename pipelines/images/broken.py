@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipelines.images.cache import cached
 from pipelines.images.decode import BrokenImage, decode
 from pipelines.images.folders import Files, Splits
-from pipelines.images.interfaces import Images, Paths
+from pipelines.images.interfaces import ImageFiles, Images
 from pipelines.images.readers import for_each
 from utils import UserError, printable
 
@@ -51,24 +51,24 @@ def without_broken(found: Splits, progress: bool = True) -> Readable:
 
 def _are_broken(files: Files, progress: bool) -> npt.NDArray[np.bool_]:
     """Return of each file whether it is broken, (N,)."""
-    what = f"checking {len(files.paths):,} images of {files.folder}"
-    shape = (len(files.paths),)
-    return cached(files, "broken", shape, lambda: _check(files.paths, what, progress)).array > 0
+    what = f"checking {len(files.images):,} images of {files.folder}"
+    shape = (len(files.images),)
+    return cached(files, "broken", shape, lambda: _check(files.images, what, progress)).array > 0
 
 
-def _check(paths: Paths, what: str, progress: bool) -> Images:
+def _check(images: ImageFiles, what: str, progress: bool) -> Images:
     """Return 1 for each file that is broken, else 0: uint8 (N,).
 
     Raises:
         UserError: a file cannot be read now, which says nothing of it.
     """
-    broken = np.zeros(len(paths), np.uint8)
+    broken = np.zeros(len(images), np.uint8)
 
     def work(i: int) -> None:
         try:
-            decode(paths[i])
+            decode(images[i])
         except BrokenImage:
             broken[i] = 1
 
-    for_each(len(paths), work, what, progress)
+    for_each(len(images), work, what, progress)
     return broken

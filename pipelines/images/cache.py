@@ -33,13 +33,17 @@ class Cached(NamedTuple):
 def decoded(files: Files, read: FolderReader, progress: bool = True) -> Cached:
     """Return the images of `files`, (N, size, size, 3), from the cache or else decoded now."""
     size = str(read.size) if read.fit else "own"
-    what = f"decoding {len(files.paths):,} images of {files.folder}"
-    shape = (len(files.paths), read.size, read.size, 3)
-    return cached(files, size, shape, lambda: decode_all(files.paths, read, what, progress))
+    what = f"decoding {len(files.images):,} images of {files.folder}"
+    shape = (len(files.images), read.size, read.size, 3)
+    return cached(files, size, shape, lambda: decode_all(files.images, read, what, progress))
 
 
-def cached(files: Files, what: str, shape: tuple[int, ...], make: Callable[[], Images]) -> Cached:
+def cached(
+    files: Files, what: str, shape: tuple[int, ...] | None, make: Callable[[], Images]
+) -> Cached:
     """Return what `make` makes of `files`, uint8 of that shape, from the cache if it is there.
+
+    The shape is None where `make` alone knows it.
 
     `what` says it in a word. Of several processes one makes it.
 
@@ -81,12 +85,12 @@ def _keep(path: Path, prefix: str, array: Images) -> None:
         warn(f"no image cache in {path.parent} ({error.strerror})")
 
 
-def _key(files: Files, what: str, shape: tuple[int, ...]) -> str:
+def _key(files: Files, what: str, shape: tuple[int, ...] | None) -> str:
     facts = repr((FORMAT, PIL.__version__, what, shape, files.names(), files.stamps))
     return hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
+def _read(path: Path, shape: tuple[int, ...] | None) -> Images | None:
     """Return the cached array; None where there is none or it is damaged."""
     try:
         with open(path, "rb") as file:
@@ -94,8 +98,8 @@ def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
             checksum = file.read()
     except Exception:  # a damaged header can end in anything, MemoryError included
         return None
-    intact = array.shape == shape and array.dtype == np.uint8 and checksum == _checksum(array)
-    return array if intact else None
+    is_whole = array.dtype == np.uint8 and checksum == _checksum(array)
+    return array if is_whole and shape in (None, array.shape) else None
 
 
 def _write(path: Path, array: Images) -> None:

@@ -5,6 +5,7 @@ and 255 white. What has none (floating-point numbers, integers without a range) 
 """
 
 import errno
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
+from pipelines.images.interfaces import Encoded
 from utils import UserError
 
 # Pillow takes a photo of 200 megapixels, or a long description, for an attack; see _bound_size.
@@ -50,8 +52,8 @@ class BrokenImage(UserError):
     """Say that a file is damaged, or holds what is no image: reading it again will not help."""
 
 
-def decode(path: str | Path) -> Image.Image:
-    """Decode any image file as a PIL image, RGB, turned upright as its EXIF data says.
+def decode(path: str | Path | Encoded) -> Image.Image:
+    """Decode any image file, or part of a file, as a PIL image, RGB, turned upright as its EXIF data says.
 
     Transparent parts are put on white. A JPEG of more than MOST_JPEG_PIXELS comes at a half, a
     quarter or an eighth of its size.
@@ -63,13 +65,15 @@ def decode(path: str | Path) -> Image.Image:
     # torchvision's decode_jpeg gives the same pixels in half the time, but only for JPEG, and it
     # is deprecated and warns about that.
     try:
-        with Image.open(path) as file:
+        with Image.open(_opened(path)) as file:
             _bound_size(file)
             stored = _stored_form(file)
             file.load()
             turn = _turn(file)
             image = _rgb(file, stored)
             return image if turn is None else image.transpose(turn)
+    except UserError:
+        raise
     except Exception as error:  # PIL raises half a dozen kinds, by format and damage
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if _is_passing(error):
@@ -78,6 +82,10 @@ def decode(path: str | Path) -> Image.Image:
             f"{path}: cannot be read as an image ({reason}); put a readable one in its place, and"
             " --resume goes on; or start with --skip_broken, which leaves such files out"
         ) from None
+
+
+def _opened(path: str | Path | Encoded) -> str | Path | io.BytesIO:
+    return path if isinstance(path, str | Path) else io.BytesIO(path.read())
 
 
 def _is_passing(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipelines.images.interfaces import Paths, Targets
+from pipelines.images.interfaces import ImageFiles, Targets
 from pipelines.stamps import Stamp, stamp, stamp_of
 from utils import UserError, printable
 
@@ -23,35 +24,47 @@ NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 @dataclass(frozen=True)
 class Files:
-    """List the image files of one split, sorted by class and name.
+    """List the images of one split: files of their own, or parts of larger files.
 
     Attributes:
         root: the folder that holds the splits.
-        split: the split's folder in it.
-        paths: str, (N,).
-        stamps: one for each path.
-        targets: int64 (N,), places in the sorted names of the classes.
+        split: the split's folder in it, or its name.
+        images: paths, or parts of `holders`, (N,).
+        stamps: one for each of `paths`.
+        targets: int64 (N,), places in the names of the classes.
+        holders: the files that hold the images; None where each is a file of its own.
     """
 
     root: Path
     split: str
-    paths: Paths
+    images: ImageFiles
     stamps: tuple[Stamp, ...]
     targets: Targets
+    holders: tuple[str, ...] | None = None
 
     @property
     def folder(self) -> Path:
         return self.root / self.split
 
     def names(self) -> list[str]:
-        """Return each path from the root."""
+        """Return each path from the root, or the names of the parts."""
+        if not isinstance(self.images, np.ndarray):
+            return self.images.names()
         start = len(os.path.join(self.root, ""))  # os.path.relpath takes 20 times as long
-        return [path[start:] for path in self.paths]
+        return [path[start:] for path in self.images]
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Return the path of each file that is read."""
+        return self.images if self.holders is None else self.holders  # type: ignore[return-value]
 
     def subset(self, chosen: npt.NDArray[np.bool_]) -> "Files":
-        """Return the files that are chosen, (N,)."""
-        stamps = tuple(each for each, keep in zip(self.stamps, chosen, strict=True) if keep)
-        return replace(self, paths=self.paths[chosen], stamps=stamps, targets=self.targets[chosen])
+        """Return the images that are chosen, (N,)."""
+        stamps = self.stamps
+        if self.holders is None:
+            stamps = tuple(each for each, keep in zip(stamps, chosen, strict=True) if keep)
+        images, targets = self.images[chosen], self.targets[chosen]
+        return replace(self, images=images, stamps=stamps, targets=targets)
 
 
 class Splits(NamedTuple):
@@ -61,6 +74,7 @@ class Splits(NamedTuple):
         class_names: names of folders, in order.
         train, val, test: the files; val is None where there is no split of that name.
         passed_over: says in one line what else is there and is not read; may be empty.
+        origin: where they were found.
     """
 
     class_names: list[str]
@@ -68,6 +82,7 @@ class Splits(NamedTuple):
     val: Files | None
     test: Files
     passed_over: str
+    origin: str
 
 
 @dataclass
@@ -133,7 +148,10 @@ def scan(root: Path) -> Splits:
     val = split(val_name) if val_name and has_test else None
     used = {files.split for files in (train, test, val) if files}
     folders = [folder.name for folder in _subfolders(root) if folder.name not in used]
-    return Splits([printable(name) for name in classes], train, val, test, _line(others, folders))
+    where = printable(str(root))
+    return Splits(
+        [printable(name) for name in classes], train, val, test, _line(others, folders), where
+    )
 
 
 def _val_name(root: Path) -> str | None:

@@ -13,10 +13,10 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import functional
 
 from cli.augmentation import DEFAULT_MIN_SCALE
-from cli.datasets import IMAGE_FOLDERS, LONG_TAIL_FACTOR, LONG_TAILED, PUBLISHED
+from cli.datasets import LONG_TAIL_FACTOR, LONG_TAILED, PUBLISHED, image_size, mirrors, source_name
 from cli.vision import VisionDataConfig
 from pipelines.data import ImageData
-from pipelines.images import cache, folders
+from pipelines.images import cache, folders, hugging_face, shards, torchvision_sets
 from pipelines.images.augment import Transform
 from pipelines.images.broken import without_broken
 from pipelines.images.imbalance import long_tail
@@ -37,6 +37,7 @@ from pipelines.images.splits import (
 from utils import UserError, is_main, printable, warn
 
 NAMES = 20  # of files, in a line of a log
+CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 Normalisation: TypeAlias = tuple[Sequence[float], Sequence[float]]  # mean and std per channel
 
 
@@ -136,12 +137,11 @@ def _check_content(source: Source, config: VisionDataConfig) -> None:
 
 
 def _augmentation(config: VisionDataConfig, classes: int) -> dict[str, Any]:
-    name = config.dataset
+    augment = config.augment and not config.crops_like_imagenet  # which does so while it reads
     mixing = Mixing(config.mixup, config.cutmix, config.mixup_switch, classes)
     return {
-        # ImageNet's images are cropped and flipped while they are read.
-        "crop": config.augment and name != "imagenet",
-        "flip": config.augment and name not in ("imagenet", "digits"),  # a mirrored digit is none
+        "crop": augment,
+        "flip": augment and mirrors(config.dataset),
         "rotate": config.rotate,
         "jitter": config.color_jitter,
         "noise": config.noise,
@@ -175,6 +175,9 @@ def _held_out(source: Source, config: VisionDataConfig) -> tuple[Split, Split | 
         raise UserError(
             f"--val_fraction {config.val_fraction}: {config.data_path} has a val/ of its own; "
             "leave the flag out, or rename the folder"
+            if "/" not in config.dataset
+            else f"--val_fraction {config.val_fraction}: {config.dataset} has a validation split of"
+            " its own; leave the flag out"
         )
     kept, held = hold_out(source.train.targets, config.val_fraction, config.split_seed)
     train, val = source.train.subset(kept), source.train.subset(held)
@@ -202,21 +205,30 @@ def _left_out(source: Source) -> str:
 
 
 def _read(config: VisionDataConfig, device: Device, progress: bool) -> Source:
-    if config.dataset in IMAGE_FOLDERS:
-        return _read_folder(config, device, progress)
     if config.dataset == "digits":
         return _read_digits(config.resize or 32, device)
-    return _read_cifar(config, device, progress)
+    if LONG_TAILED.get(config.dataset, config.dataset) in CIFAR:
+        return _read_cifar(config, device, progress)
+    if source_name(config.dataset).library == "torchvision" and image_size(config.dataset):
+        return _read_arrays(config, device)
+    return _read_encoded(config, device, progress)
 
 
 def _read_cifar(config: VisionDataConfig, device: Device, progress: bool) -> Source:
     size = config.resize or 32
-    cls = {"cifar10": CIFAR10, "cifar100": CIFAR100}[
-        LONG_TAILED.get(config.dataset, config.dataset)
-    ]
+    cls = CIFAR[LONG_TAILED.get(config.dataset, config.dataset)]
     cifar = read_cifar(cls, config.data_path, progress)
     train, test = (_resized(*images, size, device) for images in (cifar.train, cifar.test))
     return Source(train, None, test, cifar.class_names, size, config.data_path)
+
+
+def _read_arrays(config: VisionDataConfig, device: Device) -> Source:
+    _, name, variant = source_name(config.dataset)
+    size = config.resize or image_size(config.dataset)
+    assert size
+    read = torchvision_sets.read_arrays(name, variant, config.data_path)
+    train, test = (_resized(*images, size, device) for images in (read.train, read.test))
+    return Source(train, None, test, read.class_names, size, printable(config.data_path))
 
 
 def _read_digits(size: int, device: Device) -> Source:
@@ -239,45 +251,59 @@ def _resized(images: Images, targets: Targets, size: int, device: Device) -> Arr
     return ArraySplit(images, targets)
 
 
-def _read_folder(config: VisionDataConfig, device: Device, progress: bool) -> Source:
-    try:
-        root = folders.find_root(config.data_path)
-        found = folders.scan(root)
-    except OSError as error:
-        raise UserError(f"--data_path {config.data_path}: cannot be read ({error})") from None
+def _read_encoded(config: VisionDataConfig, device: Device, progress: bool) -> Source:
+    found = _found(config, progress)
     if found.passed_over and is_main():
-        print(f"Note: {printable(str(root))}: passed over {found.passed_over}")
+        print(f"Note: {found.origin}: passed over {found.passed_over}")
     left_out: list[str] = []
     if config.skip_broken:
         found, left_out = without_broken(found, progress)
-        _report_left_out(left_out, root)
-    source = _read_files(found, config, root, device, progress)
+        _report_left_out(left_out, found.origin)
+    source = _read_files(found, config, device, progress)
     return source._replace(left_out=left_out)
 
 
-def _report_left_out(left_out: list[str], root: Path) -> None:
+def _found(config: VisionDataConfig, progress: bool) -> folders.Splits:
+    """Return which images there are, without reading them."""
+    library, name, variant = source_name(config.dataset)
+    if library == "torchvision":
+        return torchvision_sets.find(name, variant, config.data_path)
+    named = (config.image_column, config.label_column, config.named_splits, progress)
+    if library == "hf":
+        return hugging_face.find(name, variant, config.data_path, *named)
+    if library == "wds":
+        return shards.find(name, config.data_path, *named)
+    try:
+        if config.dataset == "imagenet" and hugging_face.is_copy_alone(Path(config.data_path)):
+            return hugging_face.find_copy(Path(config.data_path), progress)
+        return folders.scan(folders.find_root(config.data_path))
+    except OSError as error:
+        raise UserError(f"--data_path {config.data_path}: cannot be read ({error})") from None
+
+
+def _report_left_out(left_out: list[str], origin: str) -> None:
     if left_out:
         names = ", ".join(left_out[:NAMES])
         more = ", ... (args.txt has them all)" if len(left_out) > NAMES else ""
         warn(
-            f"--skip_broken: {len(left_out):,} files of {printable(str(root))} cannot be read and"
-            f" are left out: {names}{more}"
+            f"--skip_broken: {len(left_out):,} files of {origin} cannot be read and are left out:"
+            f" {names}{more}"
         )
 
 
 def _read_files(
-    found: folders.Splits, config: VisionDataConfig, root: Path, device: Device, progress: bool
+    found: folders.Splits, config: VisionDataConfig, device: Device, progress: bool
 ) -> Source:
-    if config.dataset == "imagenet":
+    if config.crops_like_imagenet:
         size = config.resize or 224
         train = _imagenet_reader(config, size)
-        return _streamed(found, train, root, _imagenet_reader(config, config.test_size or size))
-    size = config.resize or common_size(found.train.paths[0])
+        return _streamed(found, train, _imagenet_reader(config, config.test_size or size))
+    size = config.resize or common_size(found.train.images[0])
     read = FolderReader(size, fit=config.resize is not None)
-    total = sum(len(files.paths) for files in (found.train, found.val, found.test) if files)
+    total = sum(len(files.images) for files in (found.train, found.val, found.test) if files)
     if not fits_in_memory(total, size, device):
-        return _streamed(found, read, root)
-    return _decoded(found, read, root, progress)
+        return _streamed(found, read)
+    return _decoded(found, read, progress)
 
 
 def _imagenet_reader(config: VisionDataConfig, size: int) -> ImageNetReader:
@@ -287,20 +313,18 @@ def _imagenet_reader(config: VisionDataConfig, size: int) -> ImageNetReader:
 
 
 def _streamed(
-    found: folders.Splits, read: ImageReader, root: Path, read_to_test: ImageReader | None = None
+    found: folders.Splits, read: ImageReader, read_to_test: ImageReader | None = None
 ) -> Source:
     def split(files: folders.Files, read: ImageReader) -> FileSplit:
-        return FileSplit(files.paths, files.targets, read)
+        return FileSplit(files.images, files.targets, read)
 
     read_to_test = read_to_test or read
     val = split(found.val, read_to_test) if found.val else None
     train, test = split(found.train, read), split(found.test, read_to_test)
-    return Source(
-        train, val, test, found.class_names, read.size, f"{printable(str(root))} (streamed)"
-    )
+    return Source(train, val, test, found.class_names, read.size, f"{found.origin} (streamed)")
 
 
-def _decoded(found: folders.Splits, read: FolderReader, root: Path, progress: bool) -> Source:
+def _decoded(found: folders.Splits, read: FolderReader, progress: bool) -> Source:
     """Return the decoded images, from their cache where it is complete."""
     from_cache: list[bool] = []
 
@@ -312,5 +336,5 @@ def _decoded(found: folders.Splits, read: FolderReader, root: Path, progress: bo
     train = split(found.train)
     val = split(found.val) if found.val else None
     test = split(found.test)
-    origin = f"{printable(str(root))} ({'from its cache' if all(from_cache) else 'decoded'})"
+    origin = f"{found.origin} ({'from its cache' if all(from_cache) else 'decoded'})"
     return Source(train, val, test, found.class_names, read.size, origin)

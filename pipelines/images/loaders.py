@@ -37,9 +37,9 @@ from pipelines.images.interfaces import (
     Batch,
     Choices,
     Device,
+    ImageFiles,
     ImageReader,
     Images,
-    Paths,
     Targets,
 )
 from pipelines.images.mixing import Mixing, mixed
@@ -235,14 +235,14 @@ class StreamLoader(_Loader):
     ends the one before.
 
     Args:
-        paths: the image files, (N,).
+        paths: the image files, or parts of files, (N,).
         read: reads one file; its seed is None in an evaluation loader.
         num_workers: how many processes read; 0 for none but this one.
     """
 
     def __init__(
         self,
-        paths: Paths,
+        paths: ImageFiles,
         targets: Targets,
         read: ImageReader,
         transform: PixelFunction,
@@ -322,7 +322,7 @@ class _BatchKeys:
 class _ImageFiles(Dataset[Batch]):
     """Read image files, a whole batch at a time, in a worker."""
 
-    def __init__(self, paths: Paths, targets: Targets, read: ImageReader):
+    def __init__(self, paths: ImageFiles, targets: Targets, read: ImageReader):
         self._paths, self._targets, self._read = paths, targets, read
 
     def __getitems__(self, keys: list[Key]) -> Batch | str:

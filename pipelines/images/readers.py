@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 
 from cli.augmentation import DEFAULT_MIN_SCALE
 from pipelines.images.decode import decode
-from pipelines.images.interfaces import ImageReader, Images, Paths
+from pipelines.images.interfaces import ImageFile, ImageFiles, ImageReader, Images
 from utils import UserError, progress_bar, usable_cpus
 
 CHUNK = 64  # files per task of a thread; one at a time, small files cost more to hand out than read
@@ -30,13 +30,13 @@ class FolderReader:
     def __init__(self, size: int, fit: bool):
         self.size, self.fit = size, fit
 
-    def __call__(self, path: str, seed: int | None = None) -> Images:
-        image = decode(path)
+    def __call__(self, file: ImageFile, seed: int | None = None) -> Images:
+        image = decode(file)
         if self.fit:
             image = _middle(image, self.size, self.size)
         elif image.size != (self.size, self.size):
             raise UserError(
-                f"{path}: {image.width}x{image.height} pixels, where the first image has"
+                f"{file}: {image.width}x{image.height} pixels, where the first image has"
                 f" {self.size}x{self.size}; give --resize"
             )
         return np.array(image)
@@ -68,8 +68,8 @@ class ImageNetReader:
         crop = v2.RandomResizedCrop(size, (min_scale, 1.0), interpolation=self.interpolation)
         self.random_crop = v2.Compose([crop, v2.RandomHorizontalFlip()])
 
-    def __call__(self, path: str, seed: int | None = None) -> Images:
-        image = decode(path)
+    def __call__(self, file: ImageFile, seed: int | None = None) -> Images:
+        image = decode(file)
         if seed is None:
             return np.array(_middle(image, self.shorter_side, self.size, self.interpolation))
         # torchvision draws from the global generator; without workers that is also the one that
@@ -103,44 +103,51 @@ def _shortened(image: Image.Image) -> Image.Image:
     return functional.center_crop(image, keep) if keep != [height, width] else image
 
 
-def common_size(path: str) -> int:
+def common_size(file: ImageFile) -> int:
     """Return the side of a square image, for sets that are used at their own size.
 
     Raises:
         UserError: it is not square.
     """
-    width, height = decode(path).size
+    width, height = decode(file).size
     if height != width:
-        raise UserError(f"{path}: {width}x{height} pixels, not square; give --resize")
+        raise UserError(f"{file}: {width}x{height} pixels, not square; give --resize")
     return height
 
 
 def decode_all(
-    paths: Paths | Sequence[str], read: ImageReader, what: str, progress: bool = True
+    files: ImageFiles | Sequence[str], read: ImageReader, what: str, progress: bool = True
 ) -> Images:
     """Decode all files, as one array (N, read.size, read.size, 3).
 
     `what` is the label of the progress bar.
     """
-    images = np.empty((len(paths), read.size, read.size, 3), np.uint8)
+    images = np.empty((len(files), read.size, read.size, 3), np.uint8)
 
     def work(i: int) -> None:
-        images[i] = read(paths[i])
+        images[i] = read(files[i])
 
-    for_each(len(paths), work, what, progress)
+    for_each(len(files), work, what, progress)
     return images
 
 
-def for_each(count: int, work: Callable[[int], None], what: str, progress: bool) -> None:
+def for_each(
+    count: int,
+    work: Callable[[int], None],
+    what: str,
+    progress: bool,
+    unit: str = "image",
+    chunk: int = CHUNK,
+) -> None:
     """Call work(0), ..., work(count - 1) in a pool of threads; `what` labels the progress bar."""
 
     def work_through(start: int) -> int:
-        chosen = range(start, min(start + CHUNK, count))
+        chosen = range(start, min(start + chunk, count))
         for i in chosen:
             work(i)
         return len(chosen)
 
     pool = ThreadPoolExecutor(usable_cpus())
-    with pool, progress_bar(what, progress, total=count, unit="image") as bar:
-        for done in pool.map(work_through, range(0, count, CHUNK)):
+    with pool, progress_bar(what, progress, total=count, unit=unit) as bar:
+        for done in pool.map(work_through, range(0, count, chunk)):
             bar.update(done)

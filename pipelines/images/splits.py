@@ -13,10 +13,10 @@ import torch
 from pipelines.images.interfaces import (
     Choices,
     Device,
+    ImageFiles,
     ImageReader,
     Images,
     Indices,
-    Paths,
     Targets,
 )
 from pipelines.images.loaders import MemoryLoader, PixelFunction, StreamLoader
@@ -74,24 +74,29 @@ class ArraySplit:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Hold a split as files: paths (N,), targets int64 (N,) and what reads a file."""
+    """Hold a split as files, or parts of files (N,), targets int64 (N,) and what reads a file."""
 
-    paths: Paths
+    files: ImageFiles
     targets: Targets
     read: ImageReader
 
     def subset(self, index: Indices | slice) -> "FileSplit":
         """Return the split of the chosen images."""
-        return replace(self, paths=self.paths[index], targets=self.targets[index])
+        return replace(self, files=self.files[index], targets=self.targets[index])
 
     def image(self, number: int) -> Images:
         """Return one image, (H, W, 3), read without augmentation."""
-        return self.read(self.paths[number])
+        return self.read(self.files[number])
 
     def digest(self) -> str:
         """Return a hash of all targets and of the names of files and their folders."""
-        names = ["/".join(path.split(os.sep)[-2:]) for path in self.paths]
-        return _digest(self.targets.tobytes(), os.fsencode("\n".join(names)))
+        return _digest(self.targets.tobytes(), self._identity())
+
+    def _identity(self) -> bytes:
+        if not isinstance(self.files, np.ndarray):
+            return self.files.identity()
+        names = ["/".join(path.split(os.sep)[-2:]) for path in self.files]
+        return os.fsencode("\n".join(names))
 
     def loader(
         self,
@@ -105,7 +110,7 @@ class FileSplit:
     ) -> StreamLoader:
         """Make a loader of the files; num_workers is None for one per processor."""
         return StreamLoader(
-            self.paths,
+            self.files,
             self.targets,
             self.read,
             transform,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pipelines.stamps import stamp
-from pipelines.text import hub
+from pipelines import hub
 from pipelines.text.forms import (
     MemorySplit,
     ParquetSplit,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.text import hub
+from pipelines import hub
 from pipelines.text.lines import BLOCK_BYTES
 from utils import UserError
 

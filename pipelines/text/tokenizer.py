@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.text import hub
+from pipelines import hub
 from pipelines.text.forms import reading
 from utils import UserError, nearest
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.text import hub, tokenizer
+from pipelines import hub
+from pipelines.text import tokenizer
 from utils import UserError
 
 DATA = Path(os.environ.get("ZILU_TEST_DATA", "nowhere"))

@@ -35,7 +35,7 @@ def fetch(
             )
             if usable(Path(folder)):
                 return Path(folder)
-    _probe(repo_ids[0], repo_type)
+    probe(repo_ids[0], repo_type)
     print(f"downloading {', '.join(patterns)} of {repo_ids[0]} from Hugging Face")
     try:
         folder = snapshot_download(repo_ids[0], repo_type=repo_type, allow_patterns=[*patterns])
@@ -46,7 +46,7 @@ def fetch(
     return Path(folder)
 
 
-def _probe(repo_id: str, repo_type: str) -> None:
+def probe(repo_id: str, repo_type: str) -> None:
     """Ask the hub for the repository once, since its own client tries for minutes.
 
     Raises:

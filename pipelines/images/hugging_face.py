@@ -1,0 +1,431 @@
+"""Read images of Hugging Face's `datasets`: from its hub, a saved copy or Parquet files.
+
+The library keeps them as Arrow files, which are mapped into memory; an image is a row of these.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines import hub
+from pipelines.images.folders import VAL_NAMES, Files, Splits
+from pipelines.images.interfaces import Indices
+from pipelines.images.labels import Labels, numbered
+from pipelines.stamps import stamp_of
+from utils import UserError, is_main, may_draw, printable
+
+SPLIT_NAMES = {"train": ("train", "training"), "val": (*VAL_NAMES, "dev"), "test": ("test",)}
+SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes
+SHARD = re.compile(r"(.*)-\d+-of-(\d+)\.(parquet|arrow)")
+REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+IDENTIFIED = 100  # images whose content tells one set from another
+LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")  # without a type that says so
+
+
+class Row(NamedTuple):
+    """Hold an image in a row of a table."""
+
+    table: Any
+    number: int
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self) -> bytes:
+        """Return the image's bytes: those in the row, or of the file that it names."""
+        value = self.table[self.number].column(0)[0].as_py()
+        if value is None:
+            raise ValueError("there is none in this row")
+        content: bytes | None = value["bytes"]
+        return Path(value["path"]).read_bytes() if content is None else content
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hold images in rows of a table.
+
+    Attributes:
+        table: a `datasets.Dataset` of the images' column alone, encoded, as Arrow. Processes are
+            given the paths of its files, which they map.
+        origin: what names it in messages, with its split.
+        rows: the numbers of the rows, (N,).
+    """
+
+    table: Any
+    origin: str
+    rows: Indices
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, int | np.integer):
+            return replace(self, rows=self.rows[index])
+        row = int(self.rows[index])
+        return Row(self.table, row, f"{self.origin}, row {row}")
+
+    def names(self) -> list[str]:
+        """Return the numbers of the rows, with the column and the origin."""
+        (column,) = self.table.column_names
+        return [f"{self.origin}, {column} of row {row}" for row in self.rows.tolist()]
+
+    def identity(self) -> bytes:
+        """Return a hash of some images, which are the same in a copy of any form."""
+        digest = hashlib.blake2b()
+        for number in range(0, len(self), -(-len(self) // IDENTIFIED)):
+            try:
+                content = self[number].read()
+            except (OSError, ValueError):
+                content = b""  # broken; reading it says so
+            digest.update(hashlib.blake2b(content).digest())
+        return digest.digest()
+
+
+# --- finding and loading ---
+
+
+class _Loaded(NamedTuple):
+    """Hold the splits of a set by their own names.
+
+    `root` is where a cache is kept, None for beside the Arrow files.
+    """
+
+    tables: dict[str, Any]
+    root: Path | None
+    origin: str
+
+
+def is_copy(folder: Path) -> bool:
+    """Return whether a folder holds what save_to_disk wrote, or Parquet files of a repository."""
+    places = (folder, folder / "data", folder / "train")
+    return any((folder / name).is_file() for name in SAVED) or any(
+        any(place.glob("*.parquet")) for place in places
+    )
+
+
+def is_copy_alone(folder: Path) -> bool:
+    """Return whether a folder holds such a copy, and not training images in folders by class."""
+    train = folder / "train"
+    has_classes = train.is_dir() and any(each.is_dir() for each in train.iterdir())
+    return is_copy(folder) and (has_classes is False or (folder / SAVED[0]).is_file())
+
+
+def find(
+    name: str,
+    variant: str,
+    data_path: str,
+    image_column: str | None,
+    label_column: str | None,
+    named: dict[str, str | None],
+    progress: bool,
+) -> Splits:
+    """Find the splits of a set, and the columns of images and classes in them.
+
+    Args:
+        name: a folder, below data_path or from the current one; or else a repository of the hub.
+        variant: the configuration; "" for the only one.
+        data_path: the folder of the data.
+        image_column, label_column: their names, where they are not found.
+        named: the splits to use, where they are not found; a part of one is "train[:90%]".
+        progress: show bars while it is downloaded and prepared.
+
+    Raises:
+        UserError: it is not there, or is not what is needed; with the remedy.
+    """
+    dataset = f"--dataset hf/{name}" + (f":{variant}" if variant else "")
+    with _one_line(dataset), _bars(progress):
+        loaded = _load(dataset, name, variant, Path(data_path))
+    return _splits(dataset, loaded, image_column, label_column, named)
+
+
+def find_copy(folder: Path, progress: bool) -> Splits:
+    """Find the splits of a copy that lies in a folder: ImageNet's Parquet files.
+
+    Raises:
+        UserError: it is not what is needed.
+    """
+    with _one_line(str(folder)), _bars(progress):
+        loaded = _load_folder(folder, "")
+    return _splits(str(folder), loaded, None, None, {})
+
+
+@contextmanager
+def _one_line(origin: str) -> Iterator[None]:
+    """Turn what `datasets` and those below it raise into one line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error  # DatasetGenerationError alone says nothing
+        raise UserError(
+            f"{origin}: cannot be loaded ({hub.one_line(cause)[:400]}); if a file is damaged, copy"
+            " or download it again"
+        ) from None
+
+
+@contextmanager
+def _bars(progress: bool) -> Iterator[None]:
+    library = _library()
+    draws = library.utils.logging.is_progress_bar_enabled()
+    if not (progress and may_draw()):
+        library.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if draws:
+            library.utils.logging.enable_progress_bar()
+
+
+def _library() -> Any:
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError("--dataset hf/...: datasets is not installed: pip install datasets")
+    return importlib.import_module("datasets")  # slow, and needed for these sets alone
+
+
+def _load(dataset: str, name: str, variant: str, data_path: Path) -> _Loaded:
+    for folder in (data_path / name, Path(name)):
+        if folder.is_dir() and (is_copy(folder) or any(folder.rglob("*.parquet"))):
+            return _load_folder(folder, variant)
+    if Path(name).is_absolute() or not REPOSITORY.fullmatch(name):
+        raise UserError(
+            f"{dataset}: no folder with a saved data set (dataset_dict.json) or Parquet files, and"
+            " no name of a repository; folders are looked for below --data_path, then from the"
+            " current folder"
+        )
+    tables = _from_hub(dataset, name, variant)
+    return _Loaded(tables, None, f"Hugging Face's {name}")
+
+
+def _load_folder(folder: Path, variant: str) -> _Loaded:
+    library = _library()
+    origin = printable(str(folder))
+    if any((folder / name).is_file() for name in SAVED):
+        saved = library.load_from_disk(str(folder))
+        tables = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+        return _Loaded(dict(tables), folder, origin)
+    _check_all_shards(folder)
+    tables = library.load_dataset(str(folder), variant or None)
+    return _Loaded(dict(tables), folder, origin)
+
+
+def _check_all_shards(folder: Path) -> None:
+    """Refuse a folder in which a part of a split is missing, by the names of the files."""
+    matches = [SHARD.fullmatch(str(path)) for path in folder.rglob("*.parquet")]
+    counts = Counter((match[1], int(match[2])) for match in matches if match)
+    for (stem, of), count in counts.items():
+        if count != of:
+            raise UserError(
+                f"{printable(stem)}-*.parquet: {of} files belong together, of which {count} are"
+                " there; copy all of them"
+            )
+
+
+def _from_hub(dataset: str, name: str, variant: str) -> dict[str, Any]:
+    """Return the splits of a repository: prepared on this machine before, or else downloaded."""
+    library = _library()
+    with _offline(library):
+        try:
+            return dict(library.load_dataset(name, variant or None))
+        except Exception:  # of many kinds: it has not been prepared here
+            pass
+    try:
+        hub.probe(name, "dataset")
+    except OSError as error:
+        raise UserError(
+            f"{dataset}: there is no such folder, and it is not available from Hugging Face"
+            f" ({error}); download it where there is a network (hf download --repo-type dataset"
+            f" {name} --local-dir FOLDER), and give --dataset hf/FOLDER"
+        ) from None
+    if is_main():
+        print(f"loading {name} from Hugging Face")
+    return dict(library.load_dataset(name, variant or None))
+
+
+@contextmanager
+def _offline(library: Any) -> Iterator[None]:
+    """Keep `datasets` from asking the network, which it tries for minutes."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")  # the second up to datasets 2.20
+    before = {
+        name: getattr(library.config, name) for name in names if hasattr(library.config, name)
+    }
+    try:
+        for name in before:
+            setattr(library.config, name, True)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(library.config, name, value)
+
+
+# --- splits and columns ---
+
+
+class _Part(NamedTuple):
+    """Hold a split, or a part of one."""
+
+    name: str
+    table: Any
+    rows: Indices
+
+
+def _splits(
+    dataset: str,
+    loaded: _Loaded,
+    image_column: str | None,
+    label_column: str | None,
+    named: dict[str, str | None],
+) -> Splits:
+    first = next(iter(loaded.tables.values()))
+    image = _image_column(dataset, first, image_column)
+    label = _label_column(dataset, first, label_column)
+    remedy = "--label_column names another column, --splits other splits"
+    unlabelled = [name for name, table in loaded.tables.items() if _is_unlabelled(table, label)]
+    parts = _parts(dataset, loaded.tables, named, unlabelled)
+    labels = {
+        role: _labels(f"{dataset}, {part.name}", part, label, remedy)
+        for role, part in parts.items()
+    }
+    names = getattr(first.features[label], "names", None)
+    classes = numbered(labels, names, dataset, remedy)
+    tables = {name: _encoded(dataset, table, image) for name, table in loaded.tables.items()}
+
+    def files(role: str) -> Files | None:
+        part = parts.get(role)
+        if part is None:
+            return None
+        holders = tuple(file["filename"] for file in part.table.cache_files)
+        root = loaded.root or Path(holders[0]).parent
+        rows = Rows(tables[part.name], f"{loaded.origin}, {part.name}", part.rows)
+        stamps = tuple(map(stamp_of, holders))
+        return Files(root, role, rows, stamps, classes.targets[role], holders)
+
+    train, val, test = files("train"), files("val"), files("test")
+    assert train and test
+    passed_over = f"splits without labels ({', '.join(unlabelled)})" if unlabelled else ""
+    return Splits(classes.names, train, val, test, passed_over, loaded.origin)
+
+
+def _parts(
+    dataset: str, tables: dict[str, Any], named: dict[str, str | None], unlabelled: list[str]
+) -> dict[str, _Part]:
+    """Return the split of each role: those that are named, else those that have its name."""
+    found = {role: _part(dataset, tables, spec) for role, spec in named.items() if spec}
+    taken = {part.name for part in found.values()} | {*unlabelled}
+    for role, aliases in SPLIT_NAMES.items():
+        names = [name for name in aliases if name in tables and name not in taken]
+        if role not in named and names:
+            found[role] = _part(dataset, tables, names[0])
+    if "test" not in found and "val" in found:
+        found["test"] = found.pop("val")
+    for role in ("train", "test"):
+        if role not in found:
+            there = ", ".join(f"{name} ({len(table):,})" for name, table in tables.items())
+            raise UserError(
+                f"{dataset}: no {role} split with labels among {there}; name one, or parts of one:"
+                ' --splits \'{train: "train[:90%]", test: "train[90%:]"}\''
+            )
+    return found
+
+
+def _part(dataset: str, tables: dict[str, Any], spec: str) -> _Part:
+    """Return the part of a split that `name`, `name[:90%]` or `name[100:]` stands for."""
+    lengths = {name: len(table) for name, table in tables.items()}
+    try:
+        (part,) = _library().ReadInstruction.from_spec(spec).to_absolute(lengths)
+    except (AssertionError, ValueError) as error:
+        there = ", ".join(lengths)
+        reason = hub.one_line(error)
+        raise UserError(f"{dataset}: --splits {spec}: {reason}; there are {there}") from None
+    start, end = part.from_ or 0, lengths[part.splitname] if part.to is None else part.to
+    if end <= start:
+        raise UserError(f"{dataset}: --splits {spec}: has no image of {lengths[part.splitname]:,}")
+    return _Part(part.splitname, tables[part.splitname], np.arange(start, end))
+
+
+def _image_column(dataset: str, table: Any, given: str | None) -> str:
+    if given:
+        return _known_column(dataset, table, "image_column", given)
+    features = table.features
+    found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    found = found or [name for name, feature in features.items() if _may_hold_images(feature)]
+    return _the_one(dataset, table, "image_column", "images", found)
+
+
+def _may_hold_images(feature: Any) -> bool:
+    is_binary = getattr(feature, "dtype", None) in ("binary", "large_binary")
+    return is_binary or (isinstance(feature, dict) and "bytes" in feature)
+
+
+def _label_column(dataset: str, table: Any, given: str | None) -> str:
+    if given:
+        return _known_column(dataset, table, "label_column", given)
+    features = table.features
+    found = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    found = found or [name for name in LABEL_NAMES if name in features][:1]
+    return _the_one(dataset, table, "label_column", "classes", found)
+
+
+def _known_column(dataset: str, table: Any, flag: str, name: str) -> str:
+    if name not in table.features:
+        raise UserError(
+            f"{dataset}: --{flag} {name}: no such column; there are {', '.join(table.features)}"
+        )
+    return name
+
+
+def _the_one(dataset: str, table: Any, flag: str, what: str, found: list[str]) -> str:
+    if len(found) != 1:
+        several = (
+            f"several columns of {what} ({', '.join(found)})" if found else f"no column of {what}"
+        )
+        raise UserError(f"{dataset}: {several}; --{flag} names one of {', '.join(table.features)}")
+    return found[0]
+
+
+def _column(table: Any, name: str) -> Any:
+    """Return a whole column, as Arrow has it."""
+    return table.select_columns([name]).with_format("arrow")[:].column(0)
+
+
+def _is_unlabelled(table: Any, label: str) -> bool:
+    """Return whether no row has a label: the test splits of competitions have -1 everywhere."""
+    if label not in table.features:
+        return True
+    values = _column(table, label)
+    if values.null_count == len(values):
+        return True
+    return str(values.type).startswith("int") and set(values.unique().to_pylist()) <= {-1, None}
+
+
+def _labels(where: str, part: _Part, label: str, remedy: str) -> Labels:
+    values = _column(part.table, label).take(part.rows)
+    if values.null_count:
+        row = int(part.rows[np.flatnonzero(values.is_null().to_numpy())[0]])
+        raise UserError(f"{where}: row {row} has no label in the column {label}; {remedy}")
+    kind = str(values.type)
+    if kind == "bool" or re.match(r"u?int", kind):
+        return values.to_numpy().astype(np.int64)
+    if "string" in kind and "<" not in kind:
+        return np.array(values.to_pylist(), np.str_)
+    raise UserError(
+        f"{where}: the column {label} holds {kind}, where a class is a number or a name; {remedy}"
+    )
+
+
+def _encoded(dataset: str, table: Any, column: str) -> Any:
+    """Return a table of the images alone, as they are encoded."""
+    image = _library().Image(decode=False)
+    with _one_line(f"{dataset}, column {column}"):
+        encoded = table.select_columns([column]).cast_column(column, image)
+        return encoded.with_format("arrow")

@@ -1,0 +1,79 @@
+"""Number the classes of labels as data sets hold them: numbers or names."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.images.interfaces import Targets
+from utils import UserError, printable, warn
+
+Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.str_]  # (N,)
+SHOWN = 5  # classes, in a line
+
+
+class Classes(NamedTuple):
+    """Hold the names of classes, and for each split the place of each image's class in them."""
+
+    names: list[str]
+    targets: dict[str, Targets]
+
+
+def numbered(
+    labels: Mapping[str, Labels], names: Sequence[str] | None, origin: str, remedy: str
+) -> Classes:
+    """Number the labels of each split, "train" among them.
+
+    Args:
+        labels: by split, numbers from 0 on, or names.
+        names: of the classes in order, where these are known. Otherwise numbers are their own
+            names, and names are sorted, as those of folders are.
+        origin: where the labels come from, for messages.
+        remedy: what to do about labels that cannot be used.
+
+    Raises:
+        UserError: a label is no class, or there is one class alone.
+    """
+    train = labels["train"]
+    if names is None:
+        names = _names_in(train)
+    if len(names) < 2:
+        raise UserError(f"{origin}: has {len(names)} class(es), at least two are needed; {remedy}")
+    targets = {
+        split: _places(values, names, f"{origin}, {split}", remedy)
+        for split, values in labels.items()
+    }
+    without = np.flatnonzero(np.bincount(targets["train"], minlength=len(names)) == 0)
+    if len(without):
+        shown = ", ".join(printable(names[number]) for number in without[:SHOWN])
+        more = ", ..." if len(without) > SHOWN else ""
+        warn(f"{origin}: {len(without)} of {len(names)} classes have no training image: "
+             f"{shown}{more}")  # fmt: skip
+    return Classes([printable(name) for name in names], targets)
+
+
+def _names_in(train: Labels) -> list[str]:
+    """Return the names of the classes that the training labels show."""
+    if train.dtype.kind == "i":
+        return [str(number) for number in range(int(train.max(initial=-1)) + 1)]
+    return np.unique(train).tolist()
+
+
+def _places(values: Labels, names: Sequence[str], where: str, remedy: str) -> Targets:
+    if values.dtype.kind == "i":
+        outside = (values < 0) | (values >= len(names))
+        known, places = f"0..{len(names) - 1}", values.astype(np.int64)
+    else:
+        order = np.argsort(names)
+        ordered = np.asarray(names, object)[order].astype(str)
+        found = np.searchsorted(ordered, values).clip(max=len(names) - 1)
+        outside = ordered[found] != values
+        known, places = f"those of the {len(names)} classes", order[found].astype(np.int64)
+    if outside.any():
+        first = int(outside.argmax())
+        label = printable(str(values[first]))
+        raise UserError(
+            f"{where}: image {first:,} has label {label}, which is none of {known}; {remedy}"
+        )
+    return places
