@@ -4,5 +4,6 @@
 |---|---|
 | `data.py` | the data sets when they are ready: `ImageData`, `TextData` |
 | `images/`, `text/` | how they are made: one pipeline each |
-| `download.py`, `hub.py`, `stamps.py` | what both need: of the network, of Hugging Face; seeing that a file has changed |
+| `download.py`, `hub.py` | what both need of the network, and of Hugging Face's hub |
+| `stamps.py` | seeing that a file has changed |
 """

@@ -17,8 +17,8 @@ from cli.language import LanguageConfig, LanguageModelConfig, LanguageRunConfig
 from cli.parser import Command
 from models import causal_lm
 from models.gpt2 import GPT2, load_hugging_face
-from pipelines.data import TextData
 from pipelines import hub
+from pipelines.data import TextData
 from pipelines.text import tokenizer
 from pipelines.text.load import load_text
 from pipelines.text.loaders import IGNORED

@@ -1,9 +1,10 @@
 """Turn images into batches; `dataset.py` is the way in.
 
-`sources` and `folders` find the images, `decode` and `readers` turn files into bytes, `cache` keeps
-these on disk, `broken` leaves out files that cannot be read, `splits` holds the images of training,
-validation and test, `imbalance` thins out a training set, `loaders` puts the images in order and
-`augment` makes float batches of them, with random-resized `crops`, the `operations` that `policies`
-such as RandAugment draw, and `mixing` for mixup and CutMix. `interfaces` names what these pass to
-each other.
+`folders`, `shards`, `hugging_face` and `torchvision_sets` find the images (`labels` numbers their
+classes) and `sources` reads those that are arrays already; `decode` and `readers` turn files into
+bytes, `cache` keeps these on disk, `broken` leaves out files that cannot be read, `splits` holds
+the images of training, validation and test, `imbalance` thins out a training set, `loaders` puts
+the images in order and `augment` makes float batches of them, with random-resized `crops`, the
+`operations` that `policies` such as RandAugment draw, and `mixing` for mixup and CutMix.
+`interfaces` names what these pass to each other.
 """

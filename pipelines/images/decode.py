@@ -53,7 +53,7 @@ class BrokenImage(UserError):
 
 
 def decode(path: str | Path | Encoded) -> Image.Image:
-    """Decode any image file, or part of a file, as a PIL image, RGB, turned upright as its EXIF data says.
+    """Decode any image file as a PIL image, RGB, turned upright as its EXIF data says.
 
     Transparent parts are put on white. A JPEG of more than MOST_JPEG_PIXELS comes at a half, a
     quarter or an eighth of its size.

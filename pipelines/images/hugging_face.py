@@ -43,7 +43,8 @@ class Row(NamedTuple):
 
     def read(self) -> bytes:
         """Return the image's bytes: those in the row, or of the file that it names."""
-        value = self.table[self.number].column(0)[0].as_py()
+        # Past the library's own indexing, which takes 0.15 ms; this takes 0.006.
+        value = self.table.data.column(0)[self.number].as_py()
         if value is None:
             raise ValueError("there is none in this row")
         content: bytes | None = value["bytes"]
@@ -55,8 +56,8 @@ class Rows:
     """Hold images in rows of a table.
 
     Attributes:
-        table: a `datasets.Dataset` of the images' column alone, encoded, as Arrow. Processes are
-            given the paths of its files, which they map.
+        table: a `datasets.Dataset` of the images' column alone, encoded. Processes are given the
+            paths of its files, which they map.
         origin: what names it in messages, with its split.
         rows: the numbers of the rows, (N,).
     """
@@ -117,7 +118,7 @@ def is_copy_alone(folder: Path) -> bool:
     """Return whether a folder holds such a copy, and not training images in folders by class."""
     train = folder / "train"
     has_classes = train.is_dir() and any(each.is_dir() for each in train.iterdir())
-    return is_copy(folder) and (has_classes is False or (folder / SAVED[0]).is_file())
+    return is_copy(folder) and not has_classes
 
 
 def find(
@@ -211,11 +212,11 @@ def _load_folder(folder: Path, variant: str) -> _Loaded:
     library = _library()
     origin = printable(str(folder))
     if any((folder / name).is_file() for name in SAVED):
-        saved = library.load_from_disk(str(folder))
+        saved = library.load_from_disk(str(folder), keep_in_memory=False)
         tables = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
         return _Loaded(dict(tables), folder, origin)
     _check_all_shards(folder)
-    tables = library.load_dataset(str(folder), variant or None)
+    tables = library.load_dataset(str(folder), variant or None, keep_in_memory=False)
     return _Loaded(dict(tables), folder, origin)
 
 
@@ -236,7 +237,7 @@ def _from_hub(dataset: str, name: str, variant: str) -> dict[str, Any]:
     library = _library()
     with _offline(library):
         try:
-            return dict(library.load_dataset(name, variant or None))
+            return dict(library.load_dataset(name, variant or None, keep_in_memory=False))
         except Exception:  # of many kinds: it has not been prepared here
             pass
     try:
@@ -249,7 +250,7 @@ def _from_hub(dataset: str, name: str, variant: str) -> dict[str, Any]:
         ) from None
     if is_main():
         print(f"loading {name} from Hugging Face")
-    return dict(library.load_dataset(name, variant or None))
+    return dict(library.load_dataset(name, variant or None, keep_in_memory=False))
 
 
 @contextmanager
@@ -298,20 +299,20 @@ def _splits(
     }
     names = getattr(first.features[label], "names", None)
     classes = numbered(labels, names, dataset, remedy)
-    tables = {name: _encoded(dataset, table, image) for name, table in loaded.tables.items()}
-
     def files(role: str) -> Files | None:
         part = parts.get(role)
         if part is None:
             return None
         holders = tuple(file["filename"] for file in part.table.cache_files)
         root = loaded.root or Path(holders[0]).parent
-        rows = Rows(tables[part.name], f"{loaded.origin}, {part.name}", part.rows)
+        table = _encoded(dataset, part.table, image)
+        rows = Rows(table, f"{loaded.origin}, {part.name}", part.rows)
         stamps = tuple(map(stamp_of, holders))
         return Files(root, role, rows, stamps, classes.targets[role], holders)
 
     train, val, test = files("train"), files("val"), files("test")
-    assert train and test
+    assert train
+    assert test
     passed_over = f"splits without labels ({', '.join(unlabelled)})" if unlabelled else ""
     return Splits(classes.names, train, val, test, passed_over, loaded.origin)
 
@@ -427,5 +428,6 @@ def _encoded(dataset: str, table: Any, column: str) -> Any:
     """Return a table of the images alone, as they are encoded."""
     image = _library().Image(decode=False)
     with _one_line(f"{dataset}, column {column}"):
-        encoded = table.select_columns([column]).cast_column(column, image)
-        return encoded.with_format("arrow")
+        if table._indices is not None:  # rows chosen out of a file, which was saved so
+            table = table.flatten_indices()
+        return table.select_columns([column]).cast_column(column, image)

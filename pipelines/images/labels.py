@@ -1,7 +1,7 @@
 """Number the classes of labels as data sets hold them: numbers or names."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pipelines.images.interfaces import Targets
 from utils import UserError, printable, warn
 
-Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.str_]  # (N,)
+Labels: TypeAlias = npt.NDArray[Any]  # int64 or str, (N,)
 SHOWN = 5  # classes, in a line
 
 

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -212,7 +213,5 @@ def _download(name: str, kind: Kind, data_path: str, arguments: dict[str, Any]) 
 
 
 def _probe(page: str) -> None:
-    try:
+    with suppress(HTTPError):  # which is an answer: there is a network
         open_url(page).close()
-    except HTTPError:  # an answer: there is a network
-        pass

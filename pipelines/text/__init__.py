@@ -1,5 +1,5 @@
 """Turn text into batches of tokens; `dataset.py` is the way in.
 
-`corpora` finds the text, `forms` reads it, `lines` cuts it up and counts it, `tokenizer` and `encoding` turn it into ids, `cache` keeps them on disk and `loaders` makes
-batches of them.
+`corpora` finds the text, `forms` reads it, `lines` cuts it up and counts it, `tokenizer` and
+`encoding` turn it into ids, `cache` keeps them on disk and `loaders` makes batches of them.
 """

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pipelines.stamps import stamp
 from pipelines import hub
+from pipelines.stamps import stamp
 from pipelines.text.forms import (
     MemorySplit,
     ParquetSplit,
