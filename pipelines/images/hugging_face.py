@@ -299,6 +299,7 @@ def _splits(
     }
     names = getattr(first.features[label], "names", None)
     classes = numbered(labels, names, dataset, remedy)
+
     def files(role: str) -> Files | None:
         part = parts.get(role)
         if part is None:

@@ -119,8 +119,10 @@ def _arrays(dataset: Any) -> LabelledImages:
         images = np.repeat(images[..., None], 3, axis=3)
     elif images.shape[1] == 3:  # before height and width
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
-    return LabelledImages(images, np.asarray(targets).astype(np.int64))
+    targets = np.asarray(dataset.targets if hasattr(dataset, "targets") else dataset.labels)
+    if targets.ndim == 2:  # QMNIST's, with the writer and more behind the digit
+        targets = targets[:, 0]
+    return LabelledImages(images, targets.astype(np.int64))
 
 
 def _files(name: str, split: str, dataset: Any) -> Files:
