@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.converters import path
+from cli.converters import mapping_text, path
 from cli.datasets import (
     DEFAULT_DATA_PATH,
     IMAGE_SIZES,
@@ -131,12 +131,14 @@ def load_images(
             color_jitter, noise, random_resized_crop, interpolation, auto_augment, random_erasing,
             erasing_mode, repeated_augmentation, mixup, cutmix, mixup_switch, crop_pct, test_size,
             val_fraction, imb_factor, imb_type, split_seed, skip_broken, num_workers, crop,
-            image_column, label_column, splits (a YAML or JSON text). With mixup or cutmix the
+            image_column, label_column, splits (a mapping). With mixup or cutmix the
             targets of training batches are soft, float32 (B, classes).
 
     Raises:
         UserError: for everything that the user can fix.
     """
+    if options.get("splits") is not None:
+        options["splits"] = mapping_text(options["splits"])
     config = VisionDataConfig(
         dataset=_as_dataset(name), data_path=_as_path(data_path), batch_size=batch_size, **options
     )

@@ -5,6 +5,7 @@ file is gone through once and its samples' places are kept in the cache, so that
 of a file, and reading on in the middle of an epoch is a seek.
 """
 
+import glob
 import io
 import json
 import os
@@ -188,7 +189,7 @@ def _others(train: Path, split: str) -> tuple[str, ...]:
     before, word, after = text.rpartition("train")
     if not word:
         return ()
-    after = re.sub(r"\{[^{}]*\.\.[^{}]*\}|\d+", "*", after)
+    after = re.sub(r"\{[^{}]*\.\.[^{}]*\}|\[[^]]*\]|\d+", "*", after)
     for name in SPLIT_NAMES[split]:
         every = before.removesuffix("train/") + f"{name}/" if before.endswith("train/") else before
         tars = [tar for each in {before, every} for tar in _matches(f"{each}{name}{after}")]
@@ -202,8 +203,7 @@ def _matches(pattern: str) -> list[str]:
     found = []
     for path in expanded(pattern):
         if any(letter in path for letter in "*?["):
-            anchor = Path(path).anchor or "."
-            found += sorted(map(str, Path(anchor).glob(str(Path(path).relative_to(anchor)))))
+            found += sorted(glob.glob(path))
         elif os.path.exists(path):
             found.append(path)
     return found
@@ -224,15 +224,14 @@ def _complete(pattern: str) -> list[str]:
     return _matches(pattern)
 
 
-def expanded(pattern: str) -> Iterator[str]:
-    """Yield the texts that a pattern with braces stands for: {000..099}, {a,b}, one in another."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    choices = _choices(match[1]) if match else None
-    if match is None or choices is None:
-        yield pattern
-        return
-    for choice in choices:
-        yield from expanded(pattern[: match.start()] + choice + pattern[match.end() :])
+def expanded(pattern: str) -> list[str]:
+    """Return the texts that a pattern with braces stands for: {000..099}, {a,b}, one in another."""
+    for match in re.finditer(r"\{([^{}]*)\}", pattern):
+        choices = _choices(match[1])
+        if choices is not None:
+            before, after = pattern[: match.start()], pattern[match.end() :]
+            return [*dict.fromkeys(x for each in choices for x in expanded(before + each + after))]
+    return [pattern]
 
 
 def _choices(text: str) -> Sequence[str] | None:
@@ -359,12 +358,21 @@ def _samples(path: str, wanted: _Wanted) -> Iterator[_Sample]:
     """
     try:
         with tarfile.open(path, "r:") as tar:
+            _check_end(path)
             for members in _grouped(path, tar):
                 yield _sample(path, tar, members, wanted)
     except (OSError, tarfile.TarError) as error:
         packed = " (decompress it: a part cannot be read from a compressed file)"
         hint = packed if _is_compressed(path) else "; copy it again"
         raise UserError(f"{path}: cannot be read as a tar file ({error}){hint}") from None
+
+
+def _check_end(path: str) -> None:
+    """Refuse a tar file that was cut off, the rest of which would seem to be all of it."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - tarfile.BLOCKSIZE))
+        if file.read() != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("its end is missing")
 
 
 def _is_compressed(path: str) -> bool:
