@@ -8,6 +8,7 @@ python benchmark.py --stats        what --stats adds to training steps and evalu
 python benchmark.py --loop         training steps of a vision model against a plain PyTorch loop
 python benchmark.py --language     training steps of GPT-2 against a plain GPT and its loop
 python benchmark.py --pipeline     images/s of the input pipeline against torchvision's
+python benchmark.py --reading      images/s of streamed JPEGs, in each form, against torchvision's
 python benchmark.py --tokenizing   tokens of --text FILE against the `datasets` library
 """
 
@@ -60,6 +61,7 @@ MEASUREMENTS = {
     "loop": "vision: steps, whole epochs",
     "language": "language: steps",
     "pipeline": "the input pipeline of images",
+    "reading": "streamed JPEGs: a folder, shards, Hugging Face's files",
     "tokenizing": "text to tokens; needs --text",
 }
 
@@ -77,6 +79,7 @@ class Options:
     loop: bool
     language: bool
     pipeline: bool
+    reading: bool
     tokenizing: bool
     activations: tuple[str, ...] | None
     activation_args: str | None
@@ -245,6 +248,7 @@ def measure(options: Options) -> None:
         host_time,
         language,
         memory,
+        reading,
         tables,
         training,
         vision,
@@ -287,6 +291,8 @@ def measure(options: Options) -> None:
         diagnostics.measure(setups, arm, rounds, device)
     if options.pipeline:
         vision.measure_pipeline(size or 128, rounds, device)
+    if options.reading:
+        reading.measure(size or 128, rounds, device)
     if options.loop:
         activation = options.activation or "ReLU"
         vision.measure_loop(options.model, activation, size or 128, rounds, device, args)

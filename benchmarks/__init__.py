@@ -10,6 +10,7 @@
 | `memory.py` | what steps keep for backward, their peak, the largest batch |
 | `diagnostics.py` | what `--stats` adds to steps and evaluations |
 | `vision.py`, `language.py` | pipelines and loops against those of others |
+| `reading.py` | streamed JPEGs in each form, against torchvision's DataLoader |
 | `plain_gpt.py` | a plain GPT and its loop, to measure against |
 | `nanogpt.py` | nanoGPT's recipe against a plain loop: losses and times |
 | `gpu_check/` | `make gpu-check`: what was promised for GPUs, looked at on one |

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import time
 
 import datasets
 import numpy as np
@@ -332,6 +333,42 @@ class TestMistakes:
         line = mistake_in(vision_main, "--dataset", f"hf/{tmp_path}/none", "--output_dir",
                           tmp_path / "run", "--model", "resnet20")  # fmt: skip
         assert "no folder with a saved data set (dataset_dict.json) or Parquet files" in line
+
+    def test_offline(self, tmp_path, monkeypatch):
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        start = time.monotonic()
+        message = error_of("hf/nobody/nothing:some", tmp_path)
+        assert time.monotonic() - start < 5
+        assert "--dataset hf/nobody/nothing:some: there is no such folder, and it is not" in message
+        assert "hf download --repo-type dataset nobody/nothing --local-dir FOLDER" in message
+        assert not datasets.config.HF_HUB_OFFLINE
+
+    def test_what_was_prepared_from_the_hub_is_read_without_it(self, folder, tmp_path, monkeypatch):
+        """Twice: downloaded by the library, which stands in here, and found in its cache."""
+        from huggingface_hub import constants
+
+        write_parquet(folder, tmp_path / "copy", THREE)
+        monkeypatch.setattr(constants, "ENDPOINT", (tmp_path / "hub").as_uri())
+        (tmp_path / "hub/api/datasets/any").mkdir(parents=True)
+        (tmp_path / "hub/api/datasets/any/thing").write_text("{}")
+        real, asked = datasets.load_dataset, []
+
+        def load_dataset(name, config=None, **options):
+            asked.append((name, config, datasets.config.HF_HUB_OFFLINE))
+            if len(asked) == 1:
+                raise ConnectionError("not in the cache")
+            return real(str(tmp_path / "copy"), config, **options)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        data = load("hf/any/thing", tmp_path)
+        assert asked == [("any/thing", None, True), ("any/thing", None, False)]
+        assert "from Hugging Face's any/thing (decoded)" in data.description
+        assert_split(data.test, data, folder / "val")
+        again = load("hf/any/thing", tmp_path)
+        assert asked[2:] == [("any/thing", None, True)]
+        assert "(from its cache)" in again.description
 
     def test_sizes_that_differ(self, folder, tmp_path):
         made = {"train": table(folder, "train"), "test": table(folder, "test")}
