@@ -1,9 +1,10 @@
-"""Measure how many JPEGs are streamed in a second, from each form, against torchvision's DataLoader.
+"""Measure the rate of streamed JPEGs, from each form, against torchvision's DataLoader.
 
 All arms read the same images, of a photo's size, in an order of their own, crop them as ImageNet's
 and give normalised batches on the device.
 """
 
+import functools
 import importlib
 import io
 import shutil
@@ -19,7 +20,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.tables import print_rates
-from benchmarks.timing import interleaved
+from benchmarks.timing import Call, interleaved
 from cli.datasets import PUBLISHED
 from dataset import load_images
 from pipelines.data import ImageData
@@ -49,10 +50,13 @@ def measure(batch_size: int, rounds: int, device: torch.device) -> None:
             for images, _ in batches:
                 images.to(device)
 
+        def epoch_of(data: ImageData) -> None:
+            read(data.train.batches(1))
+
         base = "torchvision's DataLoader, a folder"
-        calls = {base: lambda: read(theirs)}
+        calls: dict[str, Call] = {base: lambda: read(theirs)}
         for name, data in ours.items():
-            calls[f"this project, {name}"] = lambda data=data: read(data.train.batches(1))
+            calls[f"this project, {name}"] = functools.partial(epoch_of, data)
         times = interleaved(calls, rounds, device)
     print(f"\nStreamed: {IMAGES} JPEGs of {PHOTO[0]}x{PHOTO[1]}, random-resized crop to {SIZE},"
           f" flip, {workers} workers")  # fmt: skip
