@@ -10,11 +10,9 @@ once per LOG_STEPS.
 """
 
 import math
-import re
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic
 
 import torch
@@ -25,7 +23,7 @@ from cli.training import TrainingConfig
 from run_folder.checkpoint import save_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import Record
-from training import evaluation, processes
+from training import evaluation, further_tests, processes
 from training.diagnostics.recorder import StatsRecorder
 from training.evaluation import Diverged
 from training.live_progress import LiveProgress
@@ -35,7 +33,9 @@ from training.optimizers import averages, evaluated_weights, keep_evaluated_weig
 from training.random_state import random_state, set_random_state
 from training.run_log import RunLog, costs
 from training.schedule import Plateau, Schedule
+from training.state import Place, SaveInterval, State
 from training.task import Batch, D, Loader, Task, in_groups, size_of_batch
+from training.weight_average import EMA, Averaging, WeightAverage, skipped_by
 from utils import Progress, is_main, mixed_seed, rank, world_size
 
 LOG_STEPS = 50
@@ -46,44 +46,6 @@ NEVER = 2**62  # a step that no run reaches
 
 class Stopped(Exception):
     """Say that the training was asked to stop, and that its state is saved."""
-
-
-@dataclass(frozen=True)
-class SaveInterval:
-    """Say how often to save: after so many epochs, steps or seconds, whichever is over first."""
-
-    epochs: float = math.inf
-    steps: float = math.inf
-    seconds: float = math.inf
-
-    @classmethod
-    def parse(cls, text: str) -> "SaveInterval":
-        """Read `1ep`, `500` steps, `10min`, or several of them: `1ep,10min`."""
-        every = {}
-        for part in text.split(","):
-            count, unit = re.split(r"(?=ep|min)|$", part, maxsplit=1)
-            name = {"ep": "epochs", "": "steps", "min": "seconds"}[unit]
-            every[name] = float(count) * (60 if unit == "min" else 1)
-        return cls(**every)
-
-
-@dataclass
-class Place:
-    """Say how far an epoch has come: in steps, and in seconds of training and evaluation."""
-
-    epoch: int = 1
-    steps: int = 0
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-
-
-@dataclass
-class State:
-    """Hold what a run is besides weights, optimizer and random generators."""
-
-    step: int = 0
-    place: Place = field(default_factory=Place)
-    records: list[Record] = field(default_factory=list)  # of every evaluation
 
 
 class Trainer(Generic[D]):
@@ -134,6 +96,11 @@ class Trainer(Generic[D]):
             make_gradients(self.model)
         uses_fp16 = objective.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=uses_fp16)
+        self.average: WeightAverage | None = None
+        if config.ema is not None:
+            samples = data.train.batch_size * config.grad_accum_steps
+            averaging = Averaging.of(config, samples, self.schedule.warmup)
+            self.average = WeightAverage(self.model, averaging, self.scaler.is_enabled())
         self.replicas = processes.replicated(objective, self.device)
         self.agreement = processes.Agreement()
 
@@ -157,10 +124,9 @@ class Trainer(Generic[D]):
         try:
             while self.state.step < self.total_steps or self._evaluation_due():
                 self.train_epoch()
-            with evaluated_weights(self.optimizer):
-                evaluation.write_predictions(
-                    self.objective, self.data.test, self.folder, self._stop_if_requested
-                )
+            for ending, weights in self._evaluated():
+                with weights:
+                    self._test_at_the_end(ending)
         except Stopped:
             self._save()
             raise
@@ -228,6 +194,9 @@ class Trainer(Generic[D]):
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
+        if self.average is not None:
+            skipped = skipped_by(self.scaler, self.optimizer)
+            self.average.after_step(state.step, state.place.steps, skipped)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
         state.step += 1
@@ -236,14 +205,23 @@ class Trainer(Generic[D]):
         self.first_bad_step = torch.minimum(self.first_bad_step, bad_step)
         return totals
 
-    def evaluate(self, loader: Loader, label: str) -> dict[str, float]:
+    def evaluate(self, loader: Loader, label: str, may_diverge: bool = False) -> dict[str, float]:
         """Return the metrics over all of `loader`; `label` names the split.
 
         Raises:
-            Diverged: the loss is NaN or infinite.
+            Diverged: the loss is NaN or infinite, and may not be.
             Stopped: the training was asked to stop.
         """
-        return evaluation.evaluate(self.objective, loader, label, self._stop_if_requested)
+        stop = self._stop_if_requested
+        return evaluation.evaluate(self.objective, loader, label, stop, may_diverge)
+
+    def _evaluated(self) -> list[tuple[str, AbstractContextManager[None]]]:
+        """Return contexts with the weights that are evaluated, and how their results' names end."""
+        found: list[tuple[str, AbstractContextManager[None]]]
+        found = [("", evaluated_weights(self.optimizer))]
+        if self.average is not None:
+            found.append((EMA, self.average.evaluated()))
+        return found
 
     def _set_learning_rate(self) -> None:
         rate = self.plateau.factor * self.schedule.rate(self.state.step)
@@ -317,8 +295,9 @@ class Trainer(Generic[D]):
         self._tick("train_seconds")
         processes.share_buffers(self.model)
         try:
-            with evaluated_weights(self.optimizer):
-                record |= self._split_metrics()
+            for ending, weights in self._evaluated():
+                with weights:
+                    record |= self._split_metrics(ending)
         finally:
             self._tick("eval_seconds")
         if ended and self.config.scheduler == "plateau" and state.step > self.schedule.warmup:
@@ -339,26 +318,40 @@ class Trainer(Generic[D]):
             self.stats.write_channels(state.step, place.epoch)
         state.records.append(record)
 
-    def _split_metrics(self) -> dict[str, dict[str, float]]:
-        """Return the metrics of the splits whose turn it is.
+    def _split_metrics(self, ending: str) -> dict[str, dict[str, float]]:
+        """Return the metrics of the splits whose turn it is, by their names with `ending`.
 
-        The dead channels are those of the validation split, or of the test split without one.
+        The dead channels are those of the validation split, or of the test split without one; of
+        averaged weights none are counted, and their loss may be no number.
         """
-        data, results = self.data, {}
-        try:
-            if data.val is not None:
-                with self._counting_channels(data.val):
-                    results["val"] = self.evaluate(data.val, "Val")
-            if self.task.test_each_epoch or self.state.step == self.total_steps:
-                with nullcontext() if data.val is not None else self._counting_channels(data.test):
-                    results["test"] = self.evaluate(data.test, "Test")
-        except Diverged as error:
-            where = f"after epoch {self.state.place.epoch} (step {self.state.step})"
-            raise Diverged(f"{where} {error}") from None
-        return results
+        data, found = self.data, {}
+        splits = {"val": data.val} if data.val is not None else {}
+        if self.task.test_each_epoch or self.state.step == self.total_steps:
+            splits["test"] = data.test
+        counted = None if ending else ("test" if data.val is None else "val")
+        for name, loader in splits.items():
+            label = name.title() + ending.replace("_", " ").upper()
+            channels = self._counting_channels(loader) if name == counted else nullcontext()
+            try:
+                with channels:
+                    found[name + ending] = self.evaluate(loader, label, bool(ending))
+            except Diverged as error:
+                where = f"after epoch {self.state.place.epoch} (step {self.state.step})"
+                raise Diverged(f"{where} {error}") from None
+        return found
 
     def _counting_channels(self, loader: Loader) -> Any:
         return nullcontext() if self.stats is None else self.stats.counting_channels(loader)
+
+    def _test_at_the_end(self, ending: str) -> None:
+        """Write predictions for the test split, and test on the further test sets."""
+        stop = self._stop_if_requested
+        evaluation.write_predictions(self.objective, self.data.test, self.folder, stop, ending)
+        for name, test in self.data.also.items():
+            arrays, result = further_tests.tested(self.objective, test, name, stop)
+            if arrays:
+                self.folder.write_predictions(arrays, f"{ending}_also_{name}")
+            self.log.add_also(self.state.records[-1], name, ending, result)
 
     def _tick(self, name: str) -> None:
         """Add the time since the last call to one of the place's."""
@@ -406,6 +399,7 @@ class Trainer(Generic[D]):
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "plateau": vars(self.plateau),
+            **({"ema": self.average.state_dict()} if self.average is not None else {}),
             "step": state.step,
             "place": vars(state.place),
             "records": state.records,
@@ -432,6 +426,8 @@ class Trainer(Generic[D]):
         if self.scaler.is_enabled() and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         vars(self.plateau).update(saved["plateau"])
+        if self.average is not None and "ema" in saved:
+            self.average.load_state_dict(saved["ema"])
         self.state = State(saved["step"], Place(**saved["place"]), saved["records"])
         self.is_resumed = True
         ranks = saved["ranks"]

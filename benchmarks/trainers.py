@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class MadeData:
     test: Any
     val: Any = None
     description: str = "made up"
+    also: dict[str, Any] = field(default_factory=dict)
 
 
 # --- vision ---

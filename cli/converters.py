@@ -72,6 +72,11 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return convert
 
 
+def ema_decay(text: str) -> float | None:
+    """Return the decay of a moving average; None for 0, which is off."""
+    return share(text) or None
+
+
 def path(text: str) -> str:
     """Return a path with `~`, `~USER`, `$NAME` and `${NAME}` replaced, as a shell does.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cli.converters import (
+    ema_decay,
     mapping,
     milestones,
     not_negative,
@@ -60,6 +61,20 @@ class TrainingConfig:
         Effect.ARITHMETIC,
     )  # fmt: skip
     clip_grad_norm: float = flag(1.0, not_negative, "Training", "largest gradient norm; 0 is off")
+    ema: float | None = flag(
+        None, ema_decay, "Training",
+        "keep an exponential moving average of the weights with this decay (0.9999), evaluated "
+        "and saved beside the trained ones; 0 is off",
+    )  # fmt: skip
+    ema_every: int = flag(
+        1, positive_int, "Training", "update --ema after the first of so many steps of an epoch"
+    )
+    ema_kind: str = flag(
+        "plain", one_of("plain", "warmup", "torchvision"), "Training",
+        "plain: the decay of --ema at every update; warmup: it rises to that, as in timm's "
+        "--model-ema-warmup; torchvision: 1 - decay times batch size times --ema_every over "
+        "epochs, and copies while the learning rate warms up, as in torchvision's recipes",
+    )  # fmt: skip
     optimizer: str = flag(
         "adamw", optimizer_name, "Optimization",
         "adamw, adam or sgd; a class of torch.optim (RMSprop, Muon, ...), timm/NAME (timm/lamb) or "
@@ -159,6 +174,8 @@ class TrainingConfig:
             return f"--scheduler {self.scheduler}"
         if self.lr_milestones is not None and self.lr_milestones.endswith("%"):
             return f"--lr_milestones {self.lr_milestones}"
+        if self.ema is not None and self.ema_kind == "torchvision":
+            return "--ema_kind torchvision"
         is_share = self.warmup.endswith("%") and float(self.warmup[:-1]) > 0
         return f"--warmup {self.warmup}" if is_share else None
 
@@ -178,7 +195,17 @@ class TrainingConfig:
                 f"--optimizer {self.optimizer} averages weights in the place of a schedule; give "
                 "--scheduler none"
             )
+        self._check_ema()
         self._check_schedule()
+
+    def _check_ema(self) -> None:
+        if self.ema is None and (self.ema_every != 1 or self.ema_kind != "plain"):
+            raise UserError("--ema_every and --ema_kind have no effect without --ema; add it")
+        if self.ema is not None and self.optimizer.startswith(SCHEDULE_FREE):
+            raise UserError(
+                f"--ema: --optimizer {self.optimizer} evaluates an average of the weights already; "
+                "leave out --ema"
+            )
 
     def _check_schedule(self) -> None:
         if (self.scheduler == "multistep") != (self.lr_milestones is not None):

@@ -33,6 +33,7 @@ from cli.datasets import (
     image_size,
 )
 from cli.fields import Effect, Evaluated, flag
+from cli.further_tests import PUBLISHED_TESTS, further_tests
 from cli.image_sources import ImageSourceConfig
 from cli.network import ModelConfig
 from cli.run import RunConfig
@@ -148,6 +149,12 @@ class VisionDataConfig(AugmentationConfig, ImageSourceConfig):
         "leave out files that cannot be read as images; they are named at the start and in "
         "args.txt",
         evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    also_test: str | None = flag(
+        None, further_tests(image_dataset), "Dataset",
+        f"test at the end on these too, with commas between: {', '.join(PUBLISHED_TESTS)}, a data "
+        "set, or a folder of the run's classes; NAME:PATH where the files are not in --data_path",
+        Effect.NOTHING,
     )  # fmt: skip
     num_workers: int | None = flag(
         None, count, "System",

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help works without torch
     from pipelines.images.loaders import ImageLoader
     from pipelines.text.loaders import EvalLoader, TrainLoader
+
+
+@dataclass
+class FurtherTest:
+    """Hold a test set beside the test split of a data set.
+
+    Attributes:
+        parts: loaders by name; where the set has no parts there is one, called "".
+        averaged: names of the parts whose mean is the set's result.
+        outputs: the network's outputs that count, in the order of the set's classes; None for all.
+        description: one line for the log.
+    """
+
+    parts: dict[str, Any]  # of loaders
+    averaged: Sequence[str]
+    outputs: list[int] | None
+    description: str
 
 
 @dataclass
@@ -22,6 +40,7 @@ class ImageData:
         class_sizes: training images of each class.
         left_out: names of the image files that cannot be read, where these are left out.
         description: one line for the log.
+        also: test sets beside the test split, by name.
     """
 
     name: str
@@ -37,6 +56,7 @@ class ImageData:
     class_sizes: list[int]
     left_out: list[str]
     description: str
+    also: dict[str, FurtherTest] = field(default_factory=dict)
 
 
 @dataclass
@@ -53,6 +73,7 @@ class TextData:
         counts: by split, its .tokens, .words, .bytes, and whether they are .lossless.
         digests: by split, of its text.
         description: one line for the log.
+        also: test sets beside the test split, by name.
     """
 
     name: str
@@ -67,3 +88,4 @@ class TextData:
     counts: dict[str, Any]
     digests: dict[str, str]
     description: str
+    also: dict[str, FurtherTest] = field(default_factory=dict)

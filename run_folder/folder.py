@@ -125,6 +125,7 @@ class RunFolder:
         names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
         names += [self.METRICS_CSV, self.STATS_CSV, self.WANDB]
         names += [self.SOURCE, self.ACTIVATION, self.PROGRESS]
+        names += [path.name for path in self.path.glob("predictions_*.npz")]
         for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
             (self.path / name).unlink(missing_ok=True)
         for name in (self.TENSORBOARD, "wandb"):
@@ -242,17 +243,19 @@ class RunFolder:
         self._append(name, line)
         self.follow(line)
 
-    def write_predictions(self, arrays: dict[str, Any]) -> None:
+    def write_predictions(self, arrays: dict[str, Any], ending: str = "") -> None:
         """Replace predictions.npz.
 
         Args:
             arrays: NumPy arrays by name, a row for each sample.
+            ending: of the file's name before the dot, where it is of other weights or images.
         """
         if not self.writes:
             return
         import numpy as np  # --help works without it
 
-        with self._replacing(self.PREDICTIONS) as temporary, open(temporary, "wb") as file:
+        name = predictions_file(ending)
+        with self._replacing(name) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     def write_progress(self, content: dict[str, Any]) -> None:
@@ -275,6 +278,12 @@ class RunFolder:
             file.write(writable(line) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner
+
+
+def predictions_file(ending: str) -> str:
+    """Return predictions.npz, or with an ending predictions_NAME.npz: a name may hold anything."""
+    letters = re.sub(r"[^\w.+-]+", "-", ending)
+    return RunFolder.PREDICTIONS.replace(".npz", f"{letters}.npz")
 
 
 def metrics_line(record: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """Write and parse the lines of train_eval_results.txt.
 
 A record is a dictionary with "epoch" or "step", "seconds", and for each split that was evaluated
-("train", "val", "test") its metrics. metrics.jsonl holds the records whole, the lines in short.
+("train", "val", "test", and with --ema "val_ema", "test_ema") its metrics. metrics.jsonl holds the
+records whole, the lines in short. Results of test sets beside the test split have records and lines
+of their own, under "also" and "also_ema", which are no evaluations of the run.
 
 Records of other code's lines may also have "remarks", on numbers that do not fit together, and
 TEST_LINE where the test result stood in a line of its own.
@@ -18,13 +20,15 @@ Record = dict[str, Any]
 Describe = Callable[[dict[str, float]], str]  # the metrics of a split as text
 
 SPLITS = ("train", "val", "test")
+AVERAGED = ("val_ema", "test_ema")  # the same splits, evaluated with averaged weights
 SUMMARY, DIVERGED = "[Summary]", "[Diverged]"  # the last lines of a run begin so
+ALSO = "Also"  # lines of test sets beside the test split begin so, in a bracket
 
 TEST_LINE = "test_line"
 
 _START = re.compile(r"\s*\[\s*(Epoch|Step)[\s:]+(\d+)\s*(?:/\s*\d+\s*)?\]", re.IGNORECASE)
 _TIME = re.compile(r"Time:\s*([\d.]+)\s*s", re.IGNORECASE)
-_SPLIT = re.compile(r"\[\s*(Train|Val|Valid|Validation|Test)\s*\]", re.IGNORECASE)
+_SPLIT = re.compile(r"\[\s*((?:Train|Val|Valid|Validation|Test)(?: EMA)?)\s*\]", re.IGNORECASE)
 _TEST = re.compile(r"\s*\[\s*Test\s*\]", re.IGNORECASE)
 
 
@@ -61,7 +65,7 @@ def moment(record: Record) -> str:
 def result_line(describe: Describe, record: Record) -> str:
     """Return the line of a record; its time and training metrics count from the epoch's start."""
     parts = [f"[{moment(record).capitalize()}] Time: {record['seconds']:.4f}s"]
-    return " | ".join([*parts, *_split_texts(describe, record, SPLITS)])
+    return " | ".join([*parts, *_split_texts(describe, record, (*SPLITS, *AVERAGED))])
 
 
 def summary(
@@ -80,19 +84,44 @@ def summary(
             labelled as chosen on the test set.
     """
 
-    def best(split: str) -> Record:
-        return max(records, key=lambda record: score(record[split]))
-
-    def line(label: str, record: Record) -> str:
-        results = _split_texts(describe, record, ("val", "test"))
-        return " | ".join([f"{SUMMARY} {label}: {moment(record)}", *results])
-
-    lines = [line("Final", records[-1])]
-    if "val" in records[-1]:
-        lines.append(line("Best validation", best("val")))
-    if test_each_epoch:
-        lines.append(line("Best test (chosen on the test set)", best("test")))
+    plain, averaged = ("val", "test"), AVERAGED
+    lines = [_summary_line(describe, "Final", records[-1], (*plain, *averaged))]
+    for splits, whose in ((plain, ""), (averaged, " of the averaged weights")):
+        val, test = splits
+        chosen = {f"Best validation{whose}": val} if val in records[-1] else {}
+        if test_each_epoch and test in records[-1]:
+            chosen[f"Best test{whose} (chosen on the test set)"] = test
+        for label, split in chosen.items():
+            ranks = [_rank(score(record[split])) for record in records]
+            best = records[ranks.index(max(ranks))]
+            lines.append(_summary_line(describe, label, best, splits))
     return lines
+
+
+def _rank(score: float) -> float:
+    """Return a score that can be compared: the loss of averaged weights may be no number."""
+    return -math.inf if math.isnan(score) else score
+
+
+def _summary_line(describe: Describe, label: str, record: Record, splits: tuple[str, ...]) -> str:
+    results = _split_texts(describe, record, splits)
+    return " | ".join([f"{SUMMARY} {label}: {moment(record)}", *results])
+
+
+def also_lines(describe: Describe, name: str, ending: str, result: Record) -> list[str]:
+    """Return the lines of a test set beside the test split: its result, then those of its parts.
+
+    Args:
+        describe: metrics as text.
+        name: of the test set.
+        ending: "_ema" of averaged weights, else "".
+        result: its metrics, with those of its "parts" by name, where it has some.
+    """
+    weights = ending.replace("_", " ").upper()
+    parts = result.get("parts", {})
+    mean = f" (mean of {result['averaged']} parts)" if parts else ""
+    head = f"[{ALSO} {name}{weights}] {describe(result)}{mean}"
+    return [head, *(f"[{ALSO} {name}{weights}: {p}] {describe(m)}" for p, m in parts.items())]
 
 
 def divergence_line(reason: str) -> str:
@@ -101,7 +130,12 @@ def divergence_line(reason: str) -> str:
 
 
 def _split_texts(describe: Describe, record: Record, splits: tuple[str, ...]) -> list[str]:
-    return [f"[{s.title()}] {describe(record[s])}" for s in splits if s in record]
+    return [f"[{_title(s)}] {describe(record[s])}" for s in splits if s in record]
+
+
+def _title(split: str) -> str:
+    """Return `Test` of test, `Test EMA` of test_ema."""
+    return split.title().replace("_Ema", " EMA")
 
 
 # --- parsing ---
@@ -143,7 +177,8 @@ def _splits(line: str) -> Record:
     remarks = []
     parts = _SPLIT.split(line)[1:]
     for name, text in zip(parts[::2], parts[1::2], strict=True):
-        split = "val" if name.lower().startswith("val") else name.lower()
+        split = name.lower().replace(" ", "_")
+        split = re.sub("valid(ation)?", "val", split)
         if metrics := metrics_in(text):
             found[split] = metrics
         if contradiction := contradiction_in(text):

@@ -14,6 +14,7 @@ from cli.parser import Command
 from cli.vision import VisionConfig
 from models.operations import FORWARD_AND_BACKWARD, forward_flops
 from pipelines.data import ImageData
+from pipelines.images.further import further_tests
 from pipelines.images.load import load_images
 from run_folder.result_lines import accuracy_text
 from tasks.image_checks import check_norms, check_shares, check_test_size
@@ -141,15 +142,20 @@ class VisionProgram(Program[VisionConfig, ImageData]):
     """Train and evaluate image classifiers."""
 
     def load_data(self, settings: dict[str, Any]) -> ImageData:
-        return load_images(
+        place: dict[str, Any] = {
+            "device": self.device,
+            "num_workers": num_workers(self.config.data.num_workers),
+            "rank": rank(),
+            "world_size": world_size(),
+        }
+        data = load_images(
             self.config.data,
             data_seed=self.config.run.order_seed,
-            device=self.device,
-            num_workers=num_workers(self.config.data.num_workers),
             normalisation=settings.get("normalisation"),
-            rank=rank(),
-            world_size=world_size(),
+            **place,
         )
+        data.also = further_tests(self.config.data, data, **place)
+        return data
 
     def build_model(self, data: ImageData) -> nn.Module:
         return self.network_for(data.num_classes, data.image_size)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ def evaluate(
     loader: Loader,
     label: str,
     after_batch: Callable[[], object] = do_nothing,
+    may_diverge: bool = False,
 ) -> dict[str, float]:
     """Return the metrics over all of `loader`.
 
@@ -52,6 +54,7 @@ def evaluate(
         loader: a split, of which this rank has its share.
         label: the split's name, for the progress bar and errors.
         after_batch: called after each batch; it may raise to stop.
+        may_diverge: a loss that is no number is a result, and no error.
 
     Raises:
         Diverged: the loss is NaN or infinite.
@@ -68,7 +71,7 @@ def evaluate(
         after_batch()
     progress.close()
     metrics = objective.task.metrics(processes.total(totals).tolist(), loader)
-    if not math.isfinite(metrics["loss"]):
+    if not may_diverge and not math.isfinite(metrics["loss"]):
         raise Diverged(f"the {label.lower()} loss is {metrics['loss']}")
     return metrics
 
@@ -78,6 +81,7 @@ def write_predictions(
     loader: Loader,
     folder: RunFolder,
     after_batch: Callable[[], object] = do_nothing,
+    ending: str = "",
 ) -> None:
     """Write the network's predictions for every sample of `loader`, in its order.
 
@@ -86,6 +90,7 @@ def write_predictions(
         loader: a split, of which this rank has its share.
         folder: gets predictions.npz.
         after_batch: called after each batch; it may raise to stop.
+        ending: of the file's name before the dot.
     """
     objective.model.eval()
     parts = []
@@ -93,12 +98,24 @@ def write_predictions(
         part = objective.predictions(batch) if len(batch[0]) else {}
         parts.append({name: to_host(tensor) for name, tensor in part.items()})
         after_batch()
-    if objective.device.type == "cuda":
-        torch.cuda.synchronize(objective.device)
+    if arrays := whole(parts, objective.device):
+        folder.write_predictions(arrays, ending)
+
+
+def whole(parts: list[dict[str, Tensor]], device: torch.device) -> dict[str, Any]:
+    """Return the arrays of a split, by name, that the batches' shares are parts of.
+
+    Args:
+        parts: this rank's tensors of each batch, by `to_host`; empty where it has no sample.
+        device: where they were computed.
+
+    Returns:
+        NumPy arrays in the order of the loader; nothing on other ranks than the main one.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     if (ranks := processes.gathered(parts)) is None:
-        return
+        return {}
     # A batch's shares, in the order of the ranks, are the batch.
     in_order = [part for of_batch in zip(*ranks, strict=True) for part in of_batch if part]
-    folder.write_predictions(
-        {name: torch.cat([part[name] for part in in_order]).numpy() for name in in_order[0]}
-    )
+    return {name: torch.cat([part[name] for part in in_order]).numpy() for name in in_order[0]}

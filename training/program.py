@@ -49,7 +49,7 @@ from training.devices import (
 )
 from training.diagnostics.recorder import StatsRecorder
 from training.environment import environment, package_versions
-from training.evaluation import Diverged, evaluate
+from training.evaluation import Diverged
 from training.initial_weights import InitialWeights
 from training.model_text import activation_sites, describe_model
 from training.objective import Objective
@@ -204,8 +204,7 @@ class Program(Generic[C, D]):
         self._print_notes()
         check_optimizer(self.config.training, self.device)
         weights = None if saved else initial_weights.read(self.config)
-        data = self.load_data({})
-        print(data.description)
+        data = self._loaded({})
         model = self.network(data, weights)
         self.check_training(model, data)
         facts = package_versions(self.config) | environment(self.device)
@@ -290,6 +289,14 @@ class Program(Generic[C, D]):
     def _activation_source(self) -> dict[str, Any]:
         return {"activation_source": self.custom.source.record()} if self.custom else {}
 
+    def _loaded(self, settings: dict[str, Any]) -> D:
+        """Return the loaders, and print what they are of."""
+        data = self.load_data(settings)
+        print(data.description)
+        for name, test in data.also.items():
+            print(f"Also {name}: {test.description}")
+        return data
+
     # --- evaluation alone ---
 
     @classmethod
@@ -320,23 +327,21 @@ class Program(Generic[C, D]):
             print(
                 f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network"
             )
-        data = program.load_data(settings)
-        print(data.description)
+        data = program._loaded(settings)
         with enough_memory(program.device):
             model = program._tested_network(data, checkpoint, settings, path)
         objective = program.objective(model, data)
-        try:
-            with enough_memory(program.device):
-                result = objective.task.describe(evaluate(objective, data.test, "Test"))
-        except Diverged as error:
-            raise UserError(f"{what}: {error}; these weights give no numbers") from None
         precision = str(program.amp_dtype or "float32").removeprefix("torch.")
-        measured = f"{program.measured_with()}, {precision}"
-        line = f"[Test] {result} | {what} | {measured} | {data.description}"
-        print(line)
+        measured = f"{what} | {program.measured_with()}, {precision}"
         is_here = "output_dir" in command.given or path is None
         home = folder if is_here or path is None else RunFolder(path.parent)
-        home.add_test_result(line)
+        try:
+            with enough_memory(program.device):
+                for line in test_only.lines(objective, data, checkpoint, measured):
+                    print(line.partition("\n")[0])
+                    home.add_test_result(line)
+        except Diverged as error:
+            raise UserError(f"{what}: {error}; these weights give no numbers") from None
         program.finish(model, data)
         return 0
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from run_folder.folder import RunFolder, metrics_line
-from run_folder.result_lines import Record, result_line, summary
+from run_folder.result_lines import Record, also_lines, result_line, summary
 from training import processes
 from training.devices import peak_flops, peak_memory_bytes
 from training.task import Task
@@ -35,6 +35,21 @@ class RunLog:
             rate += f" ({100 * record['mfu']:.1f} % of the device's peak)"
         memory = record["peak_memory_bytes"] / 2**30
         print(f"{line} | {rate}, {memory:.2f} GiB", flush=True)
+
+    def add_also(self, record: Record, name: str, ending: str, result: Record) -> None:
+        """Write the result of a test set beside the test split, and print it without its parts.
+
+        Args:
+            record: the run's last one.
+            name: of the test set.
+            ending: "_ema" of averaged weights, else "".
+            result: see `also_lines`.
+        """
+        lines = also_lines(self.task.describe, name, ending, result)
+        self.folder.add_result("\n".join(lines))
+        when = {key: record[key] for key in ("epoch", "step")}
+        self.folder.add_metrics(when | {f"also{ending}": {name: result}})
+        print(lines[0], flush=True)
 
     def end(self, records: list[Record]) -> None:
         """Write the summary, all lines at once: where there is one, the run is whole."""

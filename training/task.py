@@ -33,6 +33,7 @@ class Data(Protocol):
     train: Any  # Loader
     val: Any  # Loader | None
     test: Any  # Loader
+    also: Any  # Mapping[str, FurtherTest]: test sets beside the test split, by name
     description: str  # one line for the log
 
 

@@ -1,5 +1,6 @@
 """Choose what --test_only evaluates: the checkpoint, and the flags that it decides."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,12 @@ from cli.config import C, Config
 from cli.fields import Evaluated
 from cli.parser import Command
 from run_folder.folder import RunFolder
+from run_folder.result_lines import also_lines
+from training.evaluation import do_nothing, evaluate
+from training.further_tests import tested
+from training.objective import Objective
+from training.task import Data
+from training.weight_average import EMA
 from utils import UserError
 from zilu.names import may_be_the_same
 
@@ -71,3 +78,32 @@ def is_other_data(command: Command[C], settings: dict[str, Any]) -> bool:
     """Return whether the command names another data set than the checkpoint's."""
     dataset = command.config.data.dataset
     return "dataset" in command.given and dataset != settings["args"]["dataset"]
+
+
+def lines(
+    objective: Objective, data: Data, checkpoint: dict[str, Any], measured: str
+) -> Iterator[str]:
+    """Yield what test_results.txt is to have of the test split, and of each further test set.
+
+    Where the checkpoint has averaged weights, the network gets them after its own were tested.
+
+    Args:
+        objective: the network, with the weights of the checkpoint, and its task.
+        data: what it is tested on.
+        checkpoint: empty for an untrained network.
+        measured: what is tested, and how.
+
+    Raises:
+        Diverged: the loss on the test split is NaN or infinite.
+    """
+    describe = objective.task.describe
+    for ending in ("", EMA) if "ema" in checkpoint else ("",):
+        if ending:
+            objective.model.load_state_dict(checkpoint["ema"]["model"])
+        weights = ending.replace("_", " ").upper()
+        result = describe(evaluate(objective, data.test, f"Test{weights}"))
+        yield f"[Test{weights}] {result} | {measured} | {data.description}"
+        for name, test in data.also.items():
+            _, found = tested(objective, test, name, do_nothing)
+            first, *rest = also_lines(describe, name, ending, found)
+            yield "\n".join([f"{first} | {measured} | {test.description}", *rest])

@@ -31,7 +31,7 @@ def without_broken(found: Splits, progress: bool = True) -> Readable:
     left_out: list[str] = []
 
     def readable(files: Files) -> Files:
-        is_broken = _are_broken(files, progress)
+        is_broken = are_broken(files, progress)
         left_out.extend(map(printable, np.array(files.names(), object)[is_broken]))
         kept = files.subset(~is_broken)
         for target in set(files.targets) - set(kept.targets):
@@ -49,7 +49,7 @@ def without_broken(found: Splits, progress: bool = True) -> Readable:
     return Readable(kept, left_out)
 
 
-def _are_broken(files: Files, progress: bool) -> npt.NDArray[np.bool_]:
+def are_broken(files: Files, progress: bool) -> npt.NDArray[np.bool_]:
     """Return of each file whether it is broken, (N,)."""
     what = f"checking {len(files.images):,} images of {files.folder}"
     shape = (len(files.images),)

@@ -188,10 +188,7 @@ def _scan_split(root: Path, split: str, classes: list[str], others: Counter[str]
     for folder in _subfolders(root / split):
         if folder.name not in classes:
             raise UserError(f"{folder}: there is no class of that name in {root / 'train'}")
-        here = _Found()
-        _walk(folder, endings, here)
-        if not here.images:
-            raise UserError(f"{folder}: no images in it (endings {' '.join(sorted(endings))})")
+        here = _images_in(folder, endings)
         found += sorted(here.images)
         targets += [classes.index(folder.name)] * len(here.images)
         others.update(here.others)
@@ -203,6 +200,35 @@ def _scan_split(root: Path, split: str, classes: list[str], others: Counter[str]
     return Files(root, split, np.array(paths, object), stamps, np.array(targets, np.int64))
 
 
+def scan_classes(folder: Path, targets: dict[str, int]) -> Files:
+    """List the image files in folders of `folder`, which has no splits.
+
+    Args:
+        folder: it holds a folder for each class.
+        targets: the class of the images in each folder, by the folder's name.
+
+    Raises:
+        UserError: a folder has no images.
+    """
+    endings = image_endings()
+    found: list[tuple[str, Stamp]] = []
+    numbers: list[int] = []
+    for name, target in targets.items():
+        here = _images_in(folder / name, endings)
+        found += sorted(here.images)
+        numbers += [target] * len(here.images)
+    paths, stamps = zip(*found, strict=True)
+    place = folder.absolute()
+    return Files(
+        place.parent, place.name, np.array(paths, object), stamps, np.array(numbers, np.int64)
+    )
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, in order."""
+    return [each.name for each in _subfolders(folder)]
+
+
 def image_endings() -> frozenset[str]:
     """Return the endings, ".jpg" for example, of the files that Pillow decodes."""
     Image.init()
@@ -212,6 +238,19 @@ def image_endings() -> frozenset[str]:
         for ending, name in Image.registered_extensions().items()
         if name in opened - NOT_DECODED
     )
+
+
+def _images_in(folder: Path, endings: frozenset[str]) -> _Found:
+    """Return what a walk through the folder of a class finds.
+
+    Raises:
+        UserError: it has no images.
+    """
+    here = _Found()
+    _walk(folder, endings, here)
+    if not here.images:
+        raise UserError(f"{folder}: no images in it (endings {' '.join(sorted(endings))})")
+    return here
 
 
 def _walk(folder: str | Path, endings: frozenset[str], found: _Found) -> None:

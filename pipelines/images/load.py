@@ -118,6 +118,18 @@ def load_images(
     )
 
 
+def read_test(
+    config: VisionDataConfig, device: Device, progress: bool
+) -> tuple[Split, list[str], str]:
+    """Return the test split that the configuration names, its class names, and where it was read.
+
+    Raises:
+        UserError: for everything that the user can fix.
+    """
+    source = _read(config, device, progress)
+    return source.test, source.class_names, source.origin
+
+
 def _check_content(source: Source, config: VisionDataConfig) -> None:
     """Refuse training images that show nothing, and warn of channels that do.
 
@@ -218,7 +230,7 @@ def _read_cifar(config: VisionDataConfig, device: Device, progress: bool) -> Sou
     size = config.resize or 32
     cls = CIFAR[LONG_TAILED.get(config.dataset, config.dataset)]
     cifar = read_cifar(cls, config.data_path, progress)
-    train, test = (_resized(*images, size, device) for images in (cifar.train, cifar.test))
+    train, test = (resized(*images, size, device) for images in (cifar.train, cifar.test))
     return Source(train, None, test, cifar.class_names, size, config.data_path)
 
 
@@ -233,12 +245,12 @@ def _read_arrays(config: VisionDataConfig, device: Device) -> Source:
 
 def _read_digits(size: int, device: Device) -> Source:
     images, targets, class_names = read_digits()
-    digits = _resized(images, targets, size, device)
+    digits = resized(images, targets, size, device)
     kept, held = hold_out(targets, 0.2, seed=0)  # the test split: the same for all seeds
     return Source(digits.subset(kept), None, digits.subset(held), class_names, size, "scikit-learn")
 
 
-def _resized(images: Images, targets: Targets, size: int, device: Device) -> ArraySplit:
+def resized(images: Images, targets: Targets, size: int, device: Device) -> ArraySplit:
     """Return images (N, H, W, 3) at (N, size, size, 3), with their targets."""
     if images.shape[1] != size:
         if not fits_in_memory(len(images), size, device):

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -99,6 +99,7 @@ class Data:
     train: Batches
     test: Batches
     val: Batches | None = None
+    also: dict = field(default_factory=dict)
 
 
 def network():

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -69,6 +69,7 @@ class Data:
     train: ListLoader
     test: ListLoader
     val: ListLoader | None = None
+    also: dict = field(default_factory=dict)
 
 
 def tiny_network(seed=0, activation=nn.ReLU):
