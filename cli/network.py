@@ -72,6 +72,10 @@ class ModelConfig:
         "takes inplace",
         Effect.NOTHING,
     )  # fmt: skip
+    init_ema: bool = flag(
+        False, bool, "Model",
+        "start from the averaged weights that the run of --init_from kept with --ema",
+    )  # fmt: skip
 
     @property
     def is_custom(self) -> bool:
@@ -149,6 +153,8 @@ class ModelConfig:
                 )
 
     def _check_initial_weights(self) -> None:
+        if self.init_ema and self.start is None:
+            raise UserError("--init_ema is for --init_from with another run; leave it out")
         scaled_by = {
             "rescale_init": self.rescale_init is not None,
             "init_gain": self.init_gain != "torch",

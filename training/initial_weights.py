@@ -38,8 +38,15 @@ def read(config: Config) -> InitialWeights | None:
     kind = saved["settings"].get("kind", "vision")
     if kind != config.KIND:
         raise UserError(f"--init_from {path}: of a {kind} model, not of a {config.KIND} model")
+    weights = saved["model"]
+    if config.model.init_ema:
+        if "ema" not in saved:
+            raise UserError(f"--init_ema: {path} has no averaged weights; leave it out")
+        weights = saved["ema"]["model"]
+    elif "ema" in saved:
+        print(f"Note: --init_from {path}: its trained weights; --init_ema takes the averaged ones")
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return InitialWeights(path, saved["model"], digest, saved.get("step", 0))
+    return InitialWeights(path, weights, digest, saved.get("step", 0))
 
 
 def put_into(model: nn.Module, weights: InitialWeights) -> None:

@@ -51,7 +51,8 @@ def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> 
     # Those from before there was a flag have its default.
     saved = config.defaults() | settings["args"] | settings["model_options"]
     values = config.values()
-    taken: dict[str, Any] = {"init_from": None}  # the checkpoint's weights have taken its place
+    # The checkpoint's weights have taken the place of those that it started from.
+    taken: dict[str, Any] = {"init_from": None, "init_ema": False}
     sources = {name: flag.evaluated for name, flag in config.flags().items()}
     for name, source in sources.items():
         if source != Evaluated.NETWORK:
