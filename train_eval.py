@@ -124,12 +124,13 @@ class Trainer(Generic[D]):
         try:
             while self.state.step < self.total_steps or self._evaluation_due():
                 self.train_epoch()
-            for ending, weights in self._evaluated():
-                with weights:
-                    self._test_at_the_end(ending)
         except Stopped:
             self._save()
             raise
+        # What follows is all made anew by a run that goes on: its end has been saved.
+        for ending, weights in self._evaluated():
+            with weights:
+                self._test_at_the_end(ending)
         self.model.eval()
         keep_evaluated_weights(self.optimizer)
         self.log.end(self.state.records)

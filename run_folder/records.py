@@ -6,9 +6,10 @@ Other code's runs have the lines alone. result_lines.py says what a record is.
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from run_folder.folder import RunFolder
-from run_folder.result_lines import SPLITS, Record, records_of
+from run_folder.result_lines import AVERAGED, SPLITS, Record, records_of
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -36,9 +37,32 @@ def _from_json(path: Path) -> list[Record]:
     for number, line in enumerate(_whole_lines(path), 1):
         try:
             content = json.loads(line)
-            splits = {split: _numbers(content.pop(split, None) or {}) for split in SPLITS}
+            names = (*SPLITS, *AVERAGED)
+            splits = {split: _numbers(content.pop(split, None) or {}) for split in names}
             if any(splits.values()):
                 found.append(content | {split: each for split, each in splits.items() if each})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: line {number} is damaged ({error})") from None
+    return found
+
+
+def read_also(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the results of test sets beside the test split, by name; the last of each counts.
+
+    Those of averaged weights have the name with " EMA" behind it. NaN stands for null.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    path = folder / RunFolder.METRICS
+    found: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(_whole_lines(path) if path.exists() else [], 1):
+        try:
+            content = json.loads(line)
+            for key, words in (("also", ""), ("also_ema", " EMA")):
+                for name, result in (content.get(key) or {}).items():
+                    parts = {part: _numbers(each) for part, each in result.pop("parts", {}).items()}
+                    found[name + words] = _numbers(result) | ({"parts": parts} if parts else {})
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: line {number} is damaged ({error})") from None
     return found

@@ -9,6 +9,7 @@ from analysis.sections.differences import Differences
 from analysis.sections.divergence import Divergence
 from analysis.sections.final_results import FinalResults
 from analysis.sections.functions import Functions
+from analysis.sections.further_tests import FurtherTests
 from analysis.sections.layers import Layers
 from analysis.sections.paired_predictions import PairedPredictions
 from analysis.sections.predictions import Predictions
@@ -26,6 +27,7 @@ SECTIONS: tuple[type[Section], ...] = (
     Divergence,
     Curves,
     Differences,
+    FurtherTests,
     Predictions,
     Calibration,
     ClassAccuracy,

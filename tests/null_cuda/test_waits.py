@@ -85,6 +85,10 @@ MIXED = [
         pytest.param(GPT2, ["--sample", 1, "--dropout", 0.1], id="sampled"),
         pytest.param(GPT2, ["--eval_stride", 8], id="eval-stride"),
         pytest.param(RESNET, ["--deterministic"], id="deterministic"),
+        pytest.param(RESNET, ["--ema", 0.99], id="ema"),
+        pytest.param(
+            RESNET, ["--ema", 0.9, "--ema_kind", "warmup", "--amp_dtype", "fp16"], id="ema-fp16"
+        ),
     ],
 )  # fmt: skip
 def test_flags(recipe, flags, run):
