@@ -11,6 +11,7 @@
 | `converters.py` | from the text of a value to the value |
 | `optimizer_names.py` | the names of the libraries' optimizers, before a library is loaded |
 | `datasets.py` | the names of the data sets, and what is known of them before they are read |
+| `further_tests.py` | the names of --also_test, and where the files can be had |
 | `parser.py` | from `sys.argv` and `--config` to a configuration |
 | `published.py` | the flags of the code that was published with the paper, as ours |
 | `yaml_files.py` | reads YAML as it is written, and refuses a key that stands twice |

@@ -12,7 +12,10 @@
 | `optimization.py`, `optimizers.py` | what the optimizer and weight decay act on; the libraries |
 | `layer_decay.py`, `freezing.py` | fine-tuning: learning rates by layer; what is not trained |
 | `schedule.py` | the learning rate of each step |
+| `weight_average.py` | --ema: an average of the weights beside them |
 | `evaluation.py` | metrics and predictions of a whole split |
+| `further_tests.py` | --also_test: the same of test sets beside the test split |
+| `state.py` | how far a run has come, and how often it is saved |
 | `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |
 | `live_progress.py` | how an epoch goes on, for `report.py --watch` |
 | `log_sinks.py` | --log: TensorBoard, Weights & Biases, CSV |

@@ -113,7 +113,7 @@ def _check_longer(bound_by: str | None, longer: list[str], path: Path | None) ->
     """Refuse a longer run that is not what a run of that length would have been from the start.
 
     Args:
-        bound_by: the flag by which learning rates depend on the length.
+        bound_by: the flag by which the training depends on the length.
         longer: the flags that make it longer.
         path: of the checkpoint.
 
@@ -122,8 +122,8 @@ def _check_longer(bound_by: str | None, longer: list[str], path: Path | None) ->
     """
     if bound_by:
         raise UserError(
-            f"--resume: {', '.join(longer)}: with {bound_by} the learning rates so far depend on "
-            "the length, and a longer run would have had others; start a new run from these "
+            f"--resume: {', '.join(longer)}: with {bound_by} the training so far depends on the "
+            "length, and a longer run would have been another; start a new run from these "
             f"weights: --init_from {path} and another --output_dir, without --resume"
         )
     print(f"The run is to be longer: {', '.join(longer)}")
