@@ -169,7 +169,7 @@ class TrainingConfig:
 
     @property
     def bound_to_length(self) -> str | None:
-        """Return the flag that makes learning rates, or averages, depend on the training's length."""
+        """Return the flag by which the training depends on its length from the start."""
         if self.scheduler in ("cosine", "linear", "wsd"):
             return f"--scheduler {self.scheduler}"
         if self.lr_milestones is not None and self.lr_milestones.endswith("%"):
