@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cli.datasets import LONG_TAILED
+from cli.datasets import LONG_TAILED, holds_encoded_images
 from cli.further_tests import FOLDER, PUBLISHED_TESTS, Asked, asked_for
 from cli.vision import VisionDataConfig
 from pipelines.data import FurtherTest, ImageData
@@ -22,7 +22,7 @@ from pipelines.images import cache, class_maps, folders
 from pipelines.images.augment import Transform
 from pipelines.images.broken import are_broken
 from pipelines.images.interfaces import Batch, Device, ImageReader, Images, Targets
-from pipelines.images.load import read_test, resized
+from pipelines.images.load import imagenet_reader, read_test, resized
 from pipelines.images.loaders import ImageLoader
 from pipelines.images.readers import FolderReader, ImageNetReader
 from pipelines.images.splits import ArraySplit, FileSplit, Split, fits_in_memory
@@ -59,10 +59,14 @@ class Place:
     world_size: int
     progress: bool
 
+    @property
+    def size(self) -> int:
+        """Return the side in pixels of the images that the network is tested on."""
+        return self.config.test_size or self.data.image_size
+
     def loader(self, split: Split) -> ImageLoader:
         """Return a loader of the images as they are, in their order."""
-        data = self.data
-        transform = Transform(data.mean, data.std, data.image_size, self.device)
+        transform = Transform(self.data.mean, self.data.std, self.size, self.device)
         return split.loader(
             transform, self.config.batch_size, self.device, self.num_workers, None,
             self.rank, self.world_size,
@@ -146,11 +150,17 @@ def _whole(
 
 def _by_name(asked: Asked, place: Place) -> FurtherTest:
     """Return the test split of a data set that a run could be trained on."""
+    cropped = place.config.crops_like_imagenet and holds_encoded_images(asked.kind)
     config = replace(
         place.config,
         dataset=asked.kind,
         data_path=asked.place or place.config.data_path,
-        resize=place.data.image_size,
+        resize=place.size,
+        crop="imagenet" if cropped else "auto",
+        test_size=None,
+        image_column=None,
+        label_column=None,
+        splits=None,
     )
     split, names, origin = read_test(config, place.device, place.progress)
     targets = _targets_by_name(asked, names, place.data)[split.targets]
@@ -222,7 +232,7 @@ def _late_array(
 ) -> Callable[[], Split]:
     def split() -> Split:
         pixels = np.ascontiguousarray(_pixels(path, len(labels), asked)[part])
-        return resized(pixels, labels[part], place.data.image_size, place.device)
+        return resized(pixels, labels[part], place.size, place.device)
 
     return split
 
@@ -353,29 +363,29 @@ def _files(folder: Path, numbers: dict[str, int], place: Place) -> Split:
     """
     files = folders.scan_classes(folder, numbers)
     read = _reader(place)
-    fits = fits_in_memory(len(files.paths), read.size, place.device)
+    fits = fits_in_memory(len(files.images), read.size, place.device)
     streamed = isinstance(read, ImageNetReader) or not fits
     if place.config.skip_broken or streamed:
         broken = are_broken(files, place.progress)
         if broken.any() and not place.config.skip_broken:
             raise UserError(
-                f"--also_test: {printable(files.paths[broken][0])} cannot be read as an image; put "
-                "a readable one there, or give --skip_broken"
+                f"--also_test: {printable(files.images[broken][0])} cannot be read as an image; "
+                "put a readable one there, or give --skip_broken"
             )
         if broken.any():
             warn(f"--skip_broken: {broken.sum():,} files of {folder} cannot be read; left out")
         files = files.subset(~broken)
     if streamed or not isinstance(read, FolderReader):
-        return FileSplit(files.paths, files.targets, read)
+        return FileSplit(files.images, files.targets, read)
     images, _ = cache.decoded(files, read, place.progress)
     return ArraySplit(images, files.targets)
 
 
 def _reader(place: Place) -> ImageReader:
     """Return what reads an image as the run's own test images are read."""
-    if place.config.dataset == "imagenet":
-        return ImageNetReader(place.data.image_size)
-    return FolderReader(place.data.image_size, fit=True)
+    if place.config.crops_like_imagenet:
+        return imagenet_reader(place.config, place.size)
+    return FolderReader(place.size, fit=True)
 
 
 # --- where files are ---

@@ -239,7 +239,7 @@ def _read_arrays(config: VisionDataConfig, device: Device) -> Source:
     size = config.resize or image_size(config.dataset)
     assert size
     read = torchvision_sets.read_arrays(name, variant, config.data_path)
-    train, test = (_resized(*images, size, device) for images in (read.train, read.test))
+    train, test = (resized(*images, size, device) for images in (read.train, read.test))
     return Source(train, None, test, read.class_names, size, printable(config.data_path))
 
 
@@ -308,8 +308,8 @@ def _read_files(
 ) -> Source:
     if config.crops_like_imagenet:
         size = config.resize or 224
-        train = _imagenet_reader(config, size)
-        return _streamed(found, train, _imagenet_reader(config, config.test_size or size))
+        train = imagenet_reader(config, size)
+        return _streamed(found, train, imagenet_reader(config, config.test_size or size))
     size = config.resize or common_size(found.train.images[0])
     read = FolderReader(size, fit=config.resize is not None)
     total = sum(len(files.images) for files in (found.train, found.val, found.test) if files)
@@ -318,7 +318,8 @@ def _read_files(
     return _decoded(found, read, progress)
 
 
-def _imagenet_reader(config: VisionDataConfig, size: int) -> ImageNetReader:
+def imagenet_reader(config: VisionDataConfig, size: int) -> ImageNetReader:
+    """Return what reads images of this size in pixels as the flags of ImageNet's recipes say."""
     shorter_side = int(size / config.crop_pct) if config.crop_pct else None  # as timm rounds it
     min_scale = config.random_resized_crop or DEFAULT_MIN_SCALE
     return ImageNetReader(size, shorter_side, config.interpolation, min_scale)
