@@ -37,6 +37,7 @@ from training.state import Place, SaveInterval, State
 from training.task import Batch, D, Loader, Task, in_groups, size_of_batch
 from training.weight_average import EMA, Averaging, WeightAverage, skipped_by
 from utils import Progress, is_main, mixed_seed, rank, world_size
+from zilu.replacement.gradual import Gradual
 
 LOG_STEPS = 50
 # GradScaler halves its scale, 2^16 at first, at every step that it skips.
@@ -59,6 +60,7 @@ class Trainer(Generic[D]):
         folder: gets results, metrics, predictions and checkpoints.
         settings: plain values stored in every checkpoint, to rebuild the network from.
         stats: records the activations meanwhile; None for nothing.
+        gradual: mixes the old activations into the new ones, less with every step; None for none.
         stop_requested: asked after every step, and every batch of an evaluation.
     """
 
@@ -72,7 +74,9 @@ class Trainer(Generic[D]):
         settings: dict[str, Any],
         stats: StatsRecorder | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
+        gradual: Gradual | None = None,
     ):
+        self.gradual = gradual
         self.objective, self.data, self.config, self.folder = objective, data, config, folder
         self.settings, self.stats, self.stop_requested = settings, stats, stop_requested
         self.model: nn.Module = objective.model
@@ -119,6 +123,7 @@ class Trainer(Generic[D]):
             Stopped: `stop_requested`; the state is saved.
         """
         self.clock = time.perf_counter()
+        self._set_activations()
         if not self.is_resumed:
             self._save()  # results that follow always have a checkpoint to go on from
         try:
@@ -202,6 +207,7 @@ class Trainer(Generic[D]):
         self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
         state.step += 1
         state.place.steps += 1
+        self._set_activations()
         bad_step = torch.where(finite, NEVER, state.step)
         self.first_bad_step = torch.minimum(self.first_bad_step, bad_step)
         return totals
@@ -223,6 +229,11 @@ class Trainer(Generic[D]):
         if self.average is not None:
             found.append((EMA, self.average.evaluated()))
         return found
+
+    def _set_activations(self) -> None:
+        """Set how far the network has come to its new activations, for what follows this step."""
+        if self.gradual is not None:
+            self.gradual.set(self.schedule.replaced(self.state.step))
 
     def _set_learning_rate(self) -> None:
         rate = self.plateau.factor * self.schedule.rate(self.state.step)
@@ -401,11 +412,19 @@ class Trainer(Generic[D]):
             "scaler": self.scaler.state_dict(),
             "plateau": vars(self.plateau),
             **({"ema": self.average.state_dict()} if self.average is not None else {}),
+            **self._old_activations(),
             "step": state.step,
             "place": vars(state.place),
             "records": state.records,
             "ranks": processes.gathered(own),
         }
+
+    def _old_activations(self) -> dict[str, Any]:
+        """Return what the network is until its old activations are replaced."""
+        if self.gradual is None or self.gradual.is_over:
+            return {}
+        replaced = self.schedule.replaced(self.state.step)
+        return {"gradual": {"t": replaced, "old": self.gradual.old_state()}}
 
     def _weights(self) -> dict[str, Any]:
         """Return the network's state, and the weights that are trained where others count.
@@ -423,6 +442,8 @@ class Trainer(Generic[D]):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `saved`, which `state_dict` returned on the main process."""
         self.model.load_state_dict(saved["model"] | saved.get("trained_weights", {}))
+        if self.gradual is not None and "gradual" in saved:
+            self.gradual.load_old_state(saved["gradual"]["old"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.scaler.is_enabled() and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])

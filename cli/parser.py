@@ -18,6 +18,8 @@ from utils import UserError, did_you_mean
 
 T = TypeVar("T")
 
+ParsedArguments = argparse.Namespace  # which the scripts of other packages save beside weights
+
 # What a file may say for a flag that is on or off.
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 

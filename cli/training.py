@@ -168,6 +168,11 @@ class TrainingConfig:
         return [part if part.endswith("%") else f"{part}ep" for part in parts]
 
     @property
+    def gradual_length(self) -> str | None:
+        """Return over how long old activations go over into new ones; None where none do."""
+        return None
+
+    @property
     def bound_to_length(self) -> str | None:
         """Return the flag by which the training depends on its length from the start."""
         if self.scheduler in ("cosine", "linear", "wsd"):

@@ -20,6 +20,7 @@ from cli.converters import (
     positive_int,
     seed_number,
     share,
+    warmup_length,
     weights_path,
 )
 from cli.datasets import (
@@ -86,12 +87,30 @@ class VisionModelConfig(ModelConfig):
     )  # fmt: skip
     init_from: str | None = flag(
         None, weights_path, "Model",
-        "folder or checkpoint of another run to start from: a new run with the weights of that one",
+        "folder or checkpoint of another run to start from: a new run with the weights of that "
+        "one; or a file of others (.safetensors, .pth, .pt, .bin). The head is new where the "
+        "number of classes differs",
+    )  # fmt: skip
+    pretrained: bool = flag(
+        False, bool, "Model",
+        "timm/ and torchvision/: start from the package's weights, by default or by the tag in the "
+        "name (timm/resnet50.a1_in1k, torchvision/resnet50.IMAGENET1K_V1), with their "
+        "normalisation and image size. The head is new where the number of classes differs",
     )  # fmt: skip
 
     @property
     def start(self) -> str | None:
         return self.init_from
+
+    def check(self) -> None:
+        super().check()
+        if self.pretrained and not self.is_third_party:
+            raise UserError(
+                f"--pretrained: {self.model} has no published weights; take timm/NAME or "
+                "torchvision/NAME, or give --init_from FILE"
+            )
+        if self.pretrained and self.init_from is not None:
+            raise UserError("--pretrained and --init_from are two starts; leave out one of them")
 
     def options(self, image_size: int) -> dict[str, Any]:
         """Return the options that the network's family has, every auto resolved.
@@ -189,6 +208,11 @@ class VisionTrainingConfig(TrainingConfig):
     """Hold the flags that decide the training of a classifier."""
 
     num_epochs: int = flag(150, positive_int, "Training", "passes over the training set")
+    replace_gradually: str | None = flag(
+        None, warmup_length, "Training",
+        "go from the old activations of the network that is started from to --activation linearly: "
+        "over steps (500), epochs (5ep) or a share of all steps (10%)",
+    )  # fmt: skip
     sync_batchnorm: bool = flag(
         False, bool, "Training",
         "with several processes: BatchNorm's statistics over all of them, not over each one's",
@@ -222,6 +246,16 @@ class VisionTrainingConfig(TrainingConfig):
         """Return the parts that --freeze names."""
         return self.freeze.split(",") if self.freeze else []
 
+    @property
+    def gradual_length(self) -> str | None:
+        return self.replace_gradually
+
+    @property
+    def bound_to_length(self) -> str | None:
+        if self.replace_gradually is not None and self.replace_gradually.endswith("%"):
+            return f"--replace_gradually {self.replace_gradually}"
+        return super().bound_to_length
+
     def check(self) -> None:
         super().check()
         if self.freeze and self.sync_batchnorm:
@@ -251,6 +285,13 @@ class VisionConfig(Config):
     def check(self) -> None:
         super().check()
         self.data.check()
+        if self.training.replace_gradually is not None and not (
+            self.model.is_third_party or self.model.start
+        ):
+            raise UserError(
+                f"--replace_gradually: {self.model.model} starts untrained, with no activation to "
+                "replace; add --init_from, or leave it out"
+            )
         if self.training.sync_batchnorm and self.model.norm in ("gn", "none"):
             raise UserError(
                 f"--sync_batchnorm: --norm {self.model.norm} has no BatchNorm; leave out "

@@ -6,8 +6,9 @@
 
 `catalogue` lists the models and resolves their options. Each architecture has a file of its own:
 `vgg`, `resnet`, `vit`, `gpt2`. Those of other packages are built by `third_party` (timm's and
-torchvision's, with rates of `drop_rates`) and `causal_lm` (Hugging Face's). `drop_path` drops
-branches in ours. `operations` counts what they compute.
+torchvision's, with rates of `drop_rates`; `pretrained` reads their published weights) and
+`causal_lm` (Hugging Face's). `drop_path` drops branches in ours. `operations` counts what they
+compute.
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only
@@ -104,10 +105,12 @@ def build_vision_model(
     shortcut: str = "conv",
     drop_path: float | None = None,
     drop_rate: float | None = None,
+    **of_third_party: Any,
 ) -> nn.Module:
     """Build a classifier of images (B, 3, image_size, image_size), with logits (B, num_classes).
 
-    None for a rate of dropping means the network's own.
+    None for a rate of dropping means the network's own. `of_third_party` are further options of
+    `models.third_party.build`.
 
     Raises:
         ValueError: as `resolve_options` and, for another package's, `models.third_party.build`.
@@ -116,7 +119,8 @@ def build_vision_model(
         name, image_size, stem, head, patch_size, norm, shortcut, drop_path, drop_rate
     )
     if is_third_party(name):
-        return _load("third_party").build(name, activation, num_classes, image_size, options)
+        build = _load("third_party").build
+        return build(name, activation, num_classes, image_size, options, **of_third_party)
     family = family_of(name)
     if family == "vit":  # one learned position per patch; convolutions take any size
         options["image_size"] = image_size

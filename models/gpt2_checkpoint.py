@@ -109,17 +109,26 @@ def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: no such file, or a broken one.
     """
-    import safetensors.torch  # loads torch
-
     tensors: dict[str, torch.Tensor] = {}
     for path in _weight_files(Path(folder)):
-        try:
-            tensors |= safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(
-                f"--init_from: {path} cannot be read ({error}): copy or download it again"
-            ) from None
+        tensors |= read_safetensors(path)
     return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of a file by their key.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    import safetensors.torch  # loads torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(
+            f"--init_from: {path} cannot be read ({error}): copy or download it again"
+        ) from None
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from torchvision import models
 from models import drop_rates
 from models.activation import replace_activations
 from utils import did_you_mean
+from zilu.replacement.gradual import Gradual
 
 TYPICAL_SIZE = 224  # pixels
 # Names of torchvision's that start like this take the image size, as the option given here.
@@ -77,10 +78,11 @@ def check_architecture(name: str) -> None:
     Raises:
         ValueError: one line with the remedy.
     """
-    package, _, architecture = name.partition("/")
+    package, architecture, tag = split_name(name)
     check_installed(package)
     names = {"timm": _timm_names, "torchvision": _torchvision_names}[package]()
     if architecture in names.classifiers:
+        _check_tag(name, architecture, tag)
         return
     if architecture in names.others:
         raise ValueError(f"{name} is no image classifier: take another model")
@@ -88,6 +90,26 @@ def check_architecture(name: str) -> None:
     suggestion = f"did you mean {package}/{near}? " if near else ""
     listing = f"{'timm' if package == 'timm' else 'torchvision.models'}.list_models()"
     raise ValueError(f"unknown model {name!r}: {suggestion}{listing} lists all")
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Return package, architecture and the tag of weights, where torchvision's name has one.
+
+    torchvision/resnet50.IMAGENET1K_V1 is tagged as timm/resnet50.a1_in1k is. timm itself takes the
+    tag as a part of the name.
+    """
+    package, _, architecture = name.partition("/")
+    if package == "torchvision":
+        architecture, _, tag = architecture.partition(".")
+        return package, architecture, tag
+    return package, architecture, ""
+
+
+def _check_tag(name: str, architecture: str, tag: str) -> None:
+    weights: Any = models.get_model_weights(architecture) if tag else []
+    known = [each.name for each in weights]
+    if tag and tag not in known:
+        raise ValueError(f"unknown weights in {name!r}: torchvision's are {', '.join(known)}")
 
 
 def _timm_names() -> Names:
@@ -110,11 +132,22 @@ def build(
     num_classes: int,
     image_size: int,
     rates: Mapping[str, float] = MappingProxyType({}),
+    *,
+    gradual: Gradual | None = None,
+    for_published: bool = False,
 ) -> nn.Module:
     """Build a classifier of images (B, 3, image_size, image_size), with logits (B, num_classes).
 
     Its attribute `replacement` becomes the report of what was replaced. `rates` may have
     "drop_path", which the blocks' rates rise to, and "drop_rate", of the dropout before the head.
+
+    Args:
+        name: PACKAGE/ARCHITECTURE.
+        activation: the factory of the new activations.
+        num_classes: of the head.
+        image_size: side of the images in pixels.
+        gradual: mixes the network's own activations into the new ones.
+        for_published: published weights go into it, or did, with what torchvision does for them.
 
     Raises:
         ValueError: as `check_architecture`; rates that it does not have; images that it cannot
@@ -126,6 +159,8 @@ def build(
     images = torch.linspace(-1, 1, 2 * 3 * image_size**2).view(2, 3, image_size, image_size)
     with as_value_error(f"{name} cannot take images of {image_size} px ({{}}): {remedy}"):
         network = _create(name, num_classes, image_size, rates)
+        if for_published and split_name(name)[1] in AUXILIARY_HEADS:
+            network.transform_input = True  # type: ignore[assignment]  # as torchvision then does
         outputs = _outputs(network, images)
     for output in outputs:
         if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
@@ -134,29 +169,36 @@ def build(
                 f"{name} gives {shape} for 2 images, not logits (2, {num_classes}): take an image "
                 "classifier"
             )
-    return with_activation(name, network, activation, images)
+    return with_activation(name, network, activation, images, gradual)
 
 
 def _create(name: str, num_classes: int, image_size: int, rates: Mapping[str, float]) -> nn.Module:
     """Build the network as its authors do, with random weights."""
-    package, _, architecture = name.partition("/")
-    options: dict[str, Any] = {}
+    package, architecture, _ = split_name(name)
+    options = create_options(name, image_size)
     if package == "timm":
-        if _timm_config(architecture).fixed_input_size:
-            options["img_size"] = image_size
         make = functools.partial(
             _timm().create_model, architecture, num_classes=num_classes, **options
         )
         return drop_rates.built(name, make, rates)
-    for start, option in SIZE_OPTIONS.items():
-        if architecture.startswith(start):
-            options[option] = image_size if option == "image_size" else (image_size, image_size)
     if architecture in AUXILIARY_HEADS:
         options |= {"aux_logits": False, "init_weights": True}  # True: what None warns it will do
     make = functools.partial(
         models.get_model, architecture, weights=None, num_classes=num_classes, **options
     )
     return drop_rates.built(name, make, rates)
+
+
+def create_options(name: str, image_size: int) -> dict[str, Any]:
+    """Return the options that tell a network the image size, where it has to be told."""
+    package, architecture, _ = split_name(name)
+    if package == "timm":
+        return {"img_size": image_size} if _timm_config(architecture).fixed_input_size else {}
+    return {
+        option: image_size if option == "image_size" else (image_size, image_size)
+        for start, option in SIZE_OPTIONS.items()
+        if architecture.startswith(start)
+    }
 
 
 def _timm_config(architecture: str) -> Any:
@@ -172,7 +214,7 @@ def _timm() -> Any:
 
 def _own_size(name: str, image_size: int) -> int:
     """Return the image size in pixels to propose where the network cannot take `image_size`."""
-    package, _, architecture = name.partition("/")
+    package, architecture, _ = split_name(name)
     if package == "timm":
         return _timm_config(architecture).input_size[-1]
     weights: Any = models.get_model_weights(
@@ -196,7 +238,11 @@ def _outputs(network: nn.Module, images: torch.Tensor) -> list[Any]:
 
 
 def with_activation(
-    name: str, network: Network, activation: Callable[[], nn.Module], example: torch.Tensor
+    name: str,
+    network: Network,
+    activation: Callable[[], nn.Module],
+    example: torch.Tensor,
+    gradual: Gradual | None = None,
 ) -> Network:
     """Replace all activations of `network` but gates, in place, by what `activation` makes.
 
@@ -205,6 +251,8 @@ def with_activation(
         network: its attribute `replacement` becomes the report of what was replaced.
         activation: the factory of the new activations.
         example: an input of the network.
+        gradual: mixes the network's own activations into the new ones. Below 1 they write over
+            nothing.
 
     Raises:
         ValueError: nothing can be replaced, something would be left, or an activation that works
@@ -212,8 +260,9 @@ def with_activation(
     """
     with as_value_error(f"{name}: its activations cannot be replaced ({{}}): take another model"):
         report = replace_activations(
-            network, activation, example_input=example, functional="rewrite", strict=True
-        )
+            network, activation, example_input=example, functional="rewrite", strict=True,
+            gradual=gradual,
+        )  # fmt: skip
     network.replacement = report  # type: ignore[assignment]  # torch types attributes as modules
     site = activation()
     if getattr(site, "inplace", False):

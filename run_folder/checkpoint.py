@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -75,21 +76,45 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: it is missing, damaged, or not one of ours.
     """
+    content = load_values(path)
+    if not is_checkpoint(content):
+        raise UserError(f"{path}: not a checkpoint of this project; give another")
+    return content
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Return whether the content of a file is what `save_checkpoint` writes."""
+    return isinstance(content, dict) and {"settings", "model"} <= content.keys()
+
+
+def load_values(path: str | os.PathLike[str], harmless: Collection[type] = ()) -> Any:
+    """Return what torch.save wrote: plain values and tensors, on the CPU. No code in it is run.
+
+    Args:
+        path: the file.
+        harmless: further classes that it may hold, such as that of parsed arguments. A file may
+            then also be of the form before torch 1.6, which has no checksum.
+
+    Raises:
+        UserError: it is missing or damaged, or holds something else.
+    """
+    is_archive = True
     try:
-        with open(path, "rb") as file:
-            _verify(file)
+        with open(path, "rb") as file, torch.serialization.safe_globals([*harmless]):
+            is_archive = not harmless or zipfile.is_zipfile(file)
+            if is_archive:
+                _verify(file)
             file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a checkpoint.pt") from None
     except Exception as error:  # broken bytes lead the readers to many kinds
+        other = "not whole, or it holds other things than plain values and tensors"
+        reason = _reason(error) if is_archive else other
+        remedy = "or torch.save(model.state_dict(), FILE)" if harmless else "or give another"
         raise UserError(
-            f"{path}: not a readable checkpoint ({_reason(error)}); put back a copy of it, or "
-            "give another"
+            f"{path}: not a readable checkpoint ({reason}); put back a copy of it, {remedy}"
         ) from None
-    if not isinstance(content, dict) or not {"settings", "model"} <= content.keys():
-        raise UserError(f"{path}: not a checkpoint of this project; give another")
-    return content
 
 
 def _verify(file: IO[bytes]) -> None:

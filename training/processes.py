@@ -107,6 +107,16 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let the main process through first, so that the others find what it has downloaded."""
+    if not is_main():
+        wait_for_all()
+    yield
+    if is_main():
+        wait_for_all()
+
+
 class Agreement:
     """Bring flags that any rank raises to all ranks at the same step.
 

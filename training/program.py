@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import nn
@@ -60,6 +60,7 @@ from training.task import D, Task
 from utils import UserError, is_main, mixed_seed, rank, torchrun_id, user_errors, world_size
 from zilu import kernels
 from zilu.names import EXPANDED_NAMES, FUSED_NAMES
+from zilu.replacement.gradual import Gradual
 
 
 class Program(Generic[C, D]):
@@ -72,12 +73,19 @@ class Program(Generic[C, D]):
         config: the same.
         custom: the user's own activation; None for one by name.
         device: this process's, with its arithmetic chosen.
+        start: what the weights that the run started from decide, from the keys of STARTS: in a
+            checkpoint too, as these weights need not be there any more.
+        gradual: mixes old activations into the network's; None for none.
     """
+
+    STARTS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: C):
         self.config = config
         self.check()
         self.custom = custom_activation.loaded(config.model)
+        self.start: dict[str, Any] = {}
+        self.gradual: Gradual | None = Gradual() if config.training.gradual_length else None
         run, training = config.run, config.training
         self.device = own_device(resolve_device(run.device))
         make_current(self.device)
@@ -93,6 +101,18 @@ class Program(Generic[C, D]):
     def load_data(self, settings: dict[str, Any]) -> D:
         """Return the loaders; `settings` are a checkpoint's, or empty in training."""
         raise NotImplementedError
+
+    def initial_weights(self) -> InitialWeights | None:
+        """Return the weights that the run starts from; None where it starts untrained."""
+        return initial_weights.read(self.config)
+
+    def start_of(self, weights: InitialWeights) -> dict[str, Any]:
+        """Return what the weights decide, by STARTS."""
+        return {}
+
+    def put_weights(self, model: nn.Module, data: D, weights: InitialWeights) -> None:
+        """Copy the weights into the network."""
+        initial_weights.put_into(model, weights)
 
     def build_model(self, data: D) -> nn.Module:
         """Return the network in its initial state.
@@ -203,7 +223,7 @@ class Program(Generic[C, D]):
         """
         self._print_notes()
         check_optimizer(self.config.training, self.device)
-        weights = None if saved else initial_weights.read(self.config)
+        weights = self._begin(saved["settings"] if saved else None)
         data = self._loaded({})
         model = self.network(data, weights)
         self.check_training(model, data)
@@ -212,12 +232,12 @@ class Program(Generic[C, D]):
         settings = {"kind": self.config.KIND, "args": self.config.values(), "environment": facts}
         settings |= self.settings(data)
         settings |= {"init_from_sha256": weights.digest} if weights else {}
-        settings |= self._activation_source()
+        settings |= self._activation_source() | self.start
         objective = self.objective(model, data)
         config = self.config
         trainer = Trainer(
             objective, data, config.training, config.run, folder, settings,
-            self._stats(objective, folder), stop_requested,
+            self._stats(objective, folder), stop_requested, self.gradual,
         )  # fmt: skip
         for note in notes(model, trainer.optimizer):
             print(note)
@@ -235,6 +255,16 @@ class Program(Generic[C, D]):
         elif not folder.described():
             self._describe(folder, trainer, facts)
         return trainer
+
+    def _begin(self, settings: dict[str, Any] | None) -> InitialWeights | None:
+        """Find out what the start decides: from the weights, or from a checkpoint's `settings`."""
+        if settings is not None:
+            self.start = {name: settings[name] for name in self.STARTS if name in settings}
+            return None
+        weights = self.initial_weights()
+        if weights is not None:
+            self.start = self.start_of(weights)
+        return weights
 
     def _go_on(
         self, folder: RunFolder, trainer: Trainer[D], saved: dict[str, Any], facts: dict[str, Any]
@@ -263,6 +293,11 @@ class Program(Generic[C, D]):
         has_sigma = self.custom.takes("sigma") if self.custom else model.has_sigma
         if trainer.schedule.warmup >= trainer.total_steps:
             print(f"Note: the warm-up ({training.warmup}) is longer than the whole training")
+        if (replaced := trainer.schedule.replaced(trainer.total_steps)) < 1:
+            print(
+                f"Note: --replace_gradually {training.gradual_length} is longer than the whole "
+                f"training, whose network will have {replaced:.0%} of the new activations"
+            )
         resolved = {
             "output_dir": str(folder.path),
             "device": str(self.device),
@@ -272,6 +307,7 @@ class Program(Generic[C, D]):
             **self.resolved(trainer.data),
             "total_steps": trainer.total_steps,
             "warmup_steps": trainer.schedule.warmup,
+            **({"replacing_steps": replacing} if (replacing := trainer.schedule.replacing) else {}),
             "amp_dtype": str(self.amp_dtype or "off").removeprefix("torch."),
             "compile_mode": training.compile_mode if training.use_compiled else "off",
             "kernels": self.kernels,
@@ -318,42 +354,70 @@ class Program(Generic[C, D]):
         program = cls(config)
         custom_activation.check_source(program.custom, settings, path)
         program._print_notes()
-        start = config.values()["init_from"]
-        weights = f"pretrained ({start})" if start else "untrained"
+        initial = program._begin(settings if path else None)
+        if path is None:
+            program.gradual = Gradual() if initial and program.compares(initial) else None
+        else:
+            program.gradual = Gradual() if "gradual" in checkpoint else None
+        weights = f"pretrained ({initial.source})" if initial else "untrained"
         what = f"{weights} {config.model.model}, {config.model.activation}"
         if path:
             what = f"{path} (step {checkpoint['step']})" if "step" in checkpoint else str(path)
+            if "gradual" in checkpoint:
+                what += f", {checkpoint['gradual']['t']:.1%} of the way to its activation"
         if path is None:
             print(
                 f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network"
             )
         data = program._loaded(settings)
         with enough_memory(program.device):
-            model = program._tested_network(data, checkpoint, settings, path)
+            model = program._tested_network(data, checkpoint, settings, path, initial)
         objective = program.objective(model, data)
-        precision = str(program.amp_dtype or "float32").removeprefix("torch.")
-        measured = f"{what} | {program.measured_with()}, {precision}"
         is_here = "output_dir" in command.given or path is None
         home = folder if is_here or path is None else RunFolder(path.parent)
+        if program.gradual is not None and path is None:
+            own = f"{weights} {config.model.model}, its own activations"
+            program._add_test_results(home, objective, data, checkpoint, own)
+            program.gradual.set(1)
+        program._add_test_results(home, objective, data, checkpoint, what)
+        program.finish(model, data)
+        return 0
+
+    def compares(self, weights: InitialWeights) -> bool:
+        """Return whether --test_only shows the weights with the activations before, too."""
+        return False
+
+    def _add_test_results(
+        self, home: RunFolder, objective: Objective, data: D, checkpoint: dict[str, Any], what: str
+    ) -> None:
+        """Evaluate on all test sets, and print and write their lines."""
+        precision = str(self.amp_dtype or "float32").removeprefix("torch.")
+        measured = f"{what} | {self.measured_with()}, {precision}"
         try:
-            with enough_memory(program.device):
+            with enough_memory(self.device):
                 for line in test_only.lines(objective, data, checkpoint, measured):
                     print(line.partition("\n")[0])
                     home.add_test_result(line)
         except Diverged as error:
             raise UserError(f"{what}: {error}; these weights give no numbers") from None
-        program.finish(model, data)
-        return 0
 
     def _tested_network(
-        self, data: D, checkpoint: dict[str, Any], settings: dict[str, Any], path: Path | None
+        self,
+        data: D,
+        checkpoint: dict[str, Any],
+        settings: dict[str, Any],
+        path: Path | None,
+        weights: InitialWeights | None,
     ) -> nn.Module:
         if path:
             self.check_data(data, settings, path)
-        model = self.network(data, None if path else initial_weights.read(self.config))
+        model = self.network(data, weights)
         if path:
             with resuming.fitting_weights(path):
                 model.load_state_dict(checkpoint["model"])
+        if self.gradual is not None and "gradual" in checkpoint:
+            self.gradual.load_old_state(checkpoint["gradual"]["old"])
+            self.gradual.set(checkpoint["gradual"]["t"])
         return model
 
     # --- what the flags come to ---
@@ -365,11 +429,16 @@ class Program(Generic[C, D]):
             UserError: it does not fit into memory, or the weights do not fit it.
         """
         try:
+            if self.gradual is not None:
+                self.gradual.set(1)  # the new activations are tried out as they will be
             with custom_activation.blamed(self.custom):
                 model = self.build_model(data)
             if weights is not None:
-                initial_weights.put_into(model, weights)
-                print(f"Starting from {weights.path}, its step {weights.step}")
+                print(f"Starting from {weights.source}, its {weights.remark}")
+                self.put_weights(model, data, weights)
+            if self.gradual is not None:
+                self.gradual.set(0)
+                self.gradual.to(self.device)
             return model.to(self.device)
         except (RuntimeError, MemoryError) as error:
             reason = str(error).splitlines()[0] if str(error) else "no memory"

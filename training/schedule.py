@@ -1,4 +1,4 @@
-"""Set the learning rate of each step."""
+"""Set what depends on the step: the learning rate, and how far old activations are replaced."""
 
 import math
 from dataclasses import dataclass
@@ -42,6 +42,15 @@ class Schedule:
     def warmup(self) -> int:
         """Return the steps of the warm-up."""
         return self._steps(self.config.warmup)
+
+    @property
+    def replacing(self) -> int:
+        """Return the steps over which old activations go over into new ones."""
+        return self._steps(self.config.gradual_length or "0")
+
+    def replaced(self, step: int) -> float:
+        """Return how far that is at `step`, from 0 to 1."""
+        return min(1.0, step / self.replacing) if self.replacing else 1.0
 
     def _steps(self, length: str) -> int:
         return steps_of(length, self.total_steps, self.steps_per_epoch)

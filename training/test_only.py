@@ -43,8 +43,9 @@ def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> 
         UserError: a given flag says otherwise, or the checkpoint is not of this program.
     """
     config, given = command.config, command.given
-    if "init_from" in given:
-        raise UserError("--init_from and a checkpoint are two networks; leave out one of them")
+    for name in ("init_from", "pretrained"):
+        if name in command.typed:
+            raise UserError(f"--{name} and a checkpoint are two networks; leave out one of them")
     # Checkpoints from before there was a second kind do not say theirs.
     if settings.get("kind", "vision") != config.KIND or "model_options" not in settings:
         raise UserError(f"--checkpoint {path}: not a checkpoint of a {config.KIND} model")
@@ -52,7 +53,8 @@ def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> 
     saved = config.defaults() | settings["args"] | settings["model_options"]
     values = config.values()
     # The checkpoint's weights have taken the place of those that it started from.
-    taken: dict[str, Any] = {"init_from": None, "init_ema": False}
+    starts = {"init_from": None, "init_ema": False, "pretrained": False}
+    taken: dict[str, Any] = {name: starts[name] for name in starts if name in values}
     sources = {name: flag.evaluated for name, flag in config.flags().items()}
     for name, source in sources.items():
         if source != Evaluated.NETWORK:

@@ -130,6 +130,17 @@ def read_test(
     return source.test, source.class_names, source.origin
 
 
+def as_card_says(config: VisionDataConfig, card: dict[str, Any]) -> VisionDataConfig:
+    """Return the configuration with what a card says of images where no flag says otherwise."""
+    config = replace(config, resize=config.resize or card["size"])
+    if not config.crops_like_imagenet:
+        return config
+    share = card["size"] / (card["shorter_side"] + 1e-6)  # of which the side is the whole part
+    interpolation = config.interpolation
+    interpolation = card["interpolation"] if interpolation == "bilinear" else interpolation
+    return replace(config, crop_pct=config.crop_pct or share, interpolation=interpolation)
+
+
 def _check_content(source: Source, config: VisionDataConfig) -> None:
     """Refuse training images that show nothing, and warn of channels that do.
 

@@ -133,7 +133,7 @@ def test_the_weights_are_evaluated_as_they_are(run, source, tmp_path):
         ("language_main", ("--num_layers", "3"), "lacks h.2."),
         ("language_main", ("--max_seq_length", "16"), "wpe"),
         ("language_main", ("--learn_sigma",), "lacks "),
-        ("vision_main", ("--activation", "ReLU", "--no-learn_sigma"), "also has "),
+        ("vision_main", ("--no-learn_sigma",), "also has "),
         ("vision_main", ("--model", "resnet32"), "lacks "),
         ("vision_main", ("--init_gain", "unit"), "--init_gain"),
         ("vision_main", ("--rescale_init", "2"), "--rescale_init"),

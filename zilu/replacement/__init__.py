@@ -37,5 +37,6 @@ The files, in reading order:
     calls.py      records the calls while the network runs
     observing.py  runs the network, and restores what a run changes
     rewriting.py  plans which call goes to which module, and rewrites forwards to do that
+    gradual.py    mixes what was there before into the new modules, less and less
     swap.py       makes the new modules, tries their places out, puts them in
 """

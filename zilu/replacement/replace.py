@@ -13,6 +13,7 @@ from torch import nn
 
 from zilu.names import did_you_mean
 from zilu.replacement.calls import Observations
+from zilu.replacement.gradual import Gradual
 from zilu.replacement.kinds import (
     FUNCTIONS,
     Key,
@@ -46,6 +47,7 @@ def replace_activations(
     functional: str = "report",
     leave: Collection[str] = (),
     save: str = "input",
+    gradual: Gradual | None = None,
 ) -> Report:
     """Replace a network's activations, in place.
 
@@ -89,6 +91,8 @@ def replace_activations(
             by a line of code, as a report names it ("package.module:216").
         save: what ZiLU, ZiLU_Approx and SquarePlus keep for backward, "input" or "output", which
             the layer that follows keeps anyway; see `zilu.ZiLU`.
+        gradual: makes each new activation compute (1 - t) old + t new, with a t that is set while
+            the network is trained; see `zilu.replacement.gradual.Gradual`.
 
     A clamp or a written-out rectifier is a bound on numbers and no activation where the network's
     input does not lead to it (positions), where no gradient would go back (rounded numbers), where
@@ -132,7 +136,7 @@ def replace_activations(
         notes = tuple(_hints_of_calls(model, request, activations))
     sites: tuple[ActivationSite, ...] = (*modules, *calls)
     _check(model, request, sites, notes, strict)
-    swap = Swap(model, modules, calls, planner, observed)
+    swap = Swap(model, modules, calls, planner, observed, gradual)
     if example_input is not None:
         swap.try_out(example_input)
     swap.carry_out()

@@ -25,6 +25,7 @@ from zilu.replacement.calls import Args, Call, Kwargs, Observations
 from zilu.replacement.kinds import BOUNDING, CALLING_NONE, FUNCTIONS, Function, kind_of_call
 from zilu.replacement.sites import CallSite, SiteKey, key_of
 
+OLD = "_old_activation"  # the attribute of a new module that holds what it mixes in (gradual.py)
 MANY_WAYS = "its forward takes several ways, and one of its calls has to stay"
 
 
@@ -150,13 +151,18 @@ class Planner:
         site = self._sites[key]
         if not site.replaceable:
             return Entry(None)
-        return Entry(site.name, type(site.new) not in CALLING_NONE, site.writes_back)
+        return Entry(site.name, may_call(site.new), site.writes_back)
 
 
 def _are_prefixes(orders: set[tuple[SiteKey, ...]]) -> bool:
     """Return whether the longest order begins with each of the others."""
     longest = max(orders, key=len, default=())
     return all(longest[: len(order)] == order for order in orders)
+
+
+def may_call(new: nn.Module | None) -> bool:
+    """Return whether a new module may call activation functions; that it mixes in may be one."""
+    return type(new) not in CALLING_NONE or OLD in vars(new)
 
 
 def _leaving(kinds: Sequence[str]) -> Entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from zilu.replacement import rewriting
-from zilu.replacement.calls import Observation, Observations, StandIn
-from zilu.replacement.kinds import CALLING_NONE, function_name
+from zilu.replacement.calls import Args, Kwargs, Observation, Observations, StandIn
+from zilu.replacement.gradual import Gradual, Old
+from zilu.replacement.kinds import Function, function_name, works_in_place
 from zilu.replacement.observing import ExampleInput, observe, same_output
 from zilu.replacement.rewriting import Planner
 from zilu.replacement.sites import (
@@ -45,6 +47,7 @@ class Swap:
         modules, calls: all sites of the network. Those that can be replaced get their new module.
         planner: made from the same call sites.
         observed: how the network ran on example_input; empty where there was none.
+        gradual: mixes what was there before into the new modules; None for nothing.
 
     Raises:
         ValueError: a factory gives one module to several sites.
@@ -58,8 +61,10 @@ class Swap:
         calls: list[CallSite],
         planner: Planner,
         observed: Observations,
+        gradual: Gradual | None = None,
     ) -> None:
         self._model, self._planner, self._observed = model, planner, observed
+        self._gradual = gradual
         self._known = {site.key: site for site in calls}
         self._modules = [site for site in modules if site.replaceable]
         self._calls = [site for site in calls if site.replaceable]
@@ -80,6 +85,8 @@ class Swap:
             new = _made(sites[0], self._model)
             if any(new is other.new for other in made):
                 raise ValueError(f"the target gives one module, {new}, to several places")
+            if self._gradual is not None:
+                self._gradual.join(new, _old(sites[0]))
             made.append(Replacement(sites, new, StandIn(sites[0].old)))
             for site in sites:
                 site.new = new
@@ -166,7 +173,7 @@ class Swap:
         for owner, staying_there in staying.items():
             changes.leave_calls(owner, staying_there)
         for module in new if kinds else ():
-            if type(module) not in CALLING_NONE and not isinstance(module, StandIn):
+            if rewriting.may_call(module) and not isinstance(module, StandIn):
                 rewriting.leave_calls(module, tuple(kinds))
 
     def _leave_fast_paths(self, changes: Changes) -> None:
@@ -294,6 +301,21 @@ def _made(site: ActivationSite, model: nn.Module) -> nn.Module:
         new.to(near.device, near.dtype)
     like = site.slot.module if isinstance(site, ModuleSite) else site.owner
     return new.train(like is None or like.training)
+
+
+def _old(site: ActivationSite) -> Old:
+    """Return what a site computes before it is replaced, apart from the network."""
+    if isinstance(site, ModuleSite):
+        return Old.of_module(site.slot.module)
+    assert isinstance(site, CallSite), "there are two kinds of sites"
+    inplace = works_in_place(site.function, site.args, site.kwargs)
+    call = functools.partial(_called, site.function, site.args, site.kwargs)
+    return Old(call, inplace=inplace)
+
+
+def _called(function: Function, args: Args, kwargs: Kwargs, x: Tensor, training: bool) -> Tensor:
+    y: Tensor = function(x, *args, **kwargs)
+    return y
 
 
 def _tensors(module: nn.Module | None) -> Iterator[Tensor]:
