@@ -3,6 +3,7 @@
 | file | program |
 |---|---|
 | `vision.py` | vision_main.py: images into classes |
-| `image_checks.py` | its checks of the sizes of batches and images |
+| `image_checks.py` | its checks of batches, images and classes |
+| `starts.py` | the weights that it starts from, and what these decide |
 | `language.py` | language_main.py: the next token of a text |
 """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from pipelines.data import ImageData
 from training.task import Loader
 from utils import UserError, world_size
 
@@ -76,3 +79,22 @@ def check_norms(synchronised: bool, model: nn.Module, loader: Loader) -> None:
             f"--batch_size {loader.batch_size}: gives a process a batch of one image, whose last "
             "feature maps are one pixel, which BatchNorm cannot normalise; choose another size"
         ) from None
+
+
+def check_same_data(data: ImageData, settings: dict[str, Any], path: Path) -> None:
+    """Refuse images of another size, or other classes, than the network was trained on.
+
+    Raises:
+        UserError: with what differs.
+    """
+    size, names = settings["image_size"], settings["class_names"]
+    if data.image_size != size:
+        raise UserError(
+            f"--checkpoint {path}: was trained on {size} px, {data.name} has {data.image_size}; "
+            f"give --resize {size}"
+        )
+    if list(data.class_names) != names:
+        raise UserError(
+            f"--checkpoint {path}: its {len(names)} classes ({names[0]}, ...) are not the "
+            f"{data.num_classes} of {data.name} ({data.class_names[0]}, ...)"
+        )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models
-from cli.converters import arguments
 from cli.parser import Command
 from cli.vision import VisionConfig
-from models import pretrained
-from models.activation import create_activation
 from models.operations import FORWARD_AND_BACKWARD, forward_flops
 from pipelines.data import ImageData
 from pipelines.images.further import further_tests
 from pipelines.images.load import as_card_says, load_images
 from run_folder.result_lines import accuracy_text
-from tasks.image_checks import check_norms, check_shares, check_test_size
-from training import initial_weights, processes
+from tasks import starts
+from tasks.image_checks import check_norms, check_same_data, check_shares, check_test_size
 from training.freezing import freeze
 from training.initial_weights import InitialWeights
-from training.model_text import activation_sites
 from training.program import Program
 from training.random_state import seed_everything
 from training.sync_batchnorm import synchronise_norms
@@ -42,9 +35,6 @@ from utils import (
     user_errors,
     world_size,
 )
-from zilu.names import custom_name
-from zilu.replacement.gradual import Gradual, Old
-from zilu.replacement.replace import Report
 
 
 class Classification:
@@ -153,62 +143,24 @@ def _soft(targets: Tensor, classes: int) -> Tensor:
 class VisionProgram(Program[VisionConfig, ImageData]):
     """Train and evaluate image classifiers."""
 
-    STARTS = ("preprocessing", "old_activation")
+    STARTS = starts.STARTS
 
     def initial_weights(self) -> InitialWeights | None:
-        config = self.config
-        if not config.model.pretrained:
-            return initial_weights.read(config)
-        name = config.model.model
-        with processes.main_first(), user_errors():
-            card = pretrained.card(name)
-            tensors = pretrained.published_tensors(name, config.data.resize or card.size)
-        digest = initial_weights.digest_of(tensors)
-        origin = f"published weights, {card.address}"
-        return InitialWeights(card.weights, tensors, digest, origin, {}, "--pretrained")
+        return starts.initial_weights_of(self.config)
 
     def start_of(self, weights: InitialWeights) -> dict[str, Any]:
-        """Return how images come to the network, and which activation it had.
-
-        A network of timm or torchvision gets images as its card says where the weights are others'.
-        A run that started so hands that on to those that start from it.
-        """
-        model, settings = self.config.model, weights.settings
-        start = {name: settings[name] for name in self.STARTS[:1] if name in settings}
-        if model.is_third_party and not settings:
-            with user_errors():
-                start["preprocessing"] = pretrained.card(model.model).preprocessing()
-        if self.config.training.gradual_length is None:
-            return start
-        if settings:
-            start["old_activation"] = activation_of(settings, weights)
-        elif not model.is_third_party:
-            raise UserError(
-                f"--replace_gradually: {weights.source} does not say which activation it was "
-                "trained with, as a checkpoint of this project does; leave it out"
-            )
-        return start
+        return starts.start_of(self.config, weights)
 
     def put_weights(self, model: nn.Module, data: ImageData, weights: InitialWeights) -> None:
-        config = self.config.model
-        replaced = activation_paths(model, self._activation_type())
-        sites = [] if has_activation(weights.settings, self.config) else replaced
-        convert = functools.partial(pretrained.converted, config.model, model)
-        is_theirs = config.is_third_party and not weights.settings
-        head = initial_weights.put_into(
-            model, weights, data.num_classes, sites, convert if is_theirs else None
-        )
-        print(head_note(head, data.num_classes))
-        if sites and (config.is_third_party or weights.settings):
-            length = self.config.training.gradual_length
-            print(swap_note(model, weights, config.activation, length))
+        sites = starts.activation_paths(model, self._activation_type())
+        starts.put_weights(model, data.num_classes, self.config, weights, sites)
 
     def compares(self, weights: InitialWeights) -> bool:
         settings = weights.settings
-        if has_activation(settings, self.config):
+        if starts.has_activation(settings, self.config):
             return False
         if settings:
-            self.start["old_activation"] = activation_of(settings, weights)
+            self.start["old_activation"] = starts.activation_of(settings, weights)
         return self.config.model.is_third_party or bool(settings)
 
     def load_data(self, settings: dict[str, Any]) -> ImageData:
@@ -241,7 +193,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         options: dict[str, Any] = config.options(image_size)
         make, old = self.activation(), self.start.get("old_activation")
         if self.gradual is not None and old is not None:
-            make = gradual_factory(self.gradual, make, old)
+            make = starts.gradual_factory(self.gradual, make, old)
         elif config.is_third_party:
             options |= {"gradual": self.gradual, "for_published": "preprocessing" in self.start}
         with user_errors(), one_line_warnings():
@@ -283,11 +235,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
             "num_classes": data.num_classes,
             "mean": list(data.mean),
             "std": list(data.std),
-            **(
-                {"weights_card": card["weights"]}
-                if (card := self.start.get("preprocessing"))
-                else {}
-            ),
+            **starts.card_of_weights(self.start),
             "samples": samples(data),
             **unequal_classes(data),
             **files_left_out(data),
@@ -328,87 +276,6 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         return self.config.training.criterion
 
 
-# --- weights to start from ---
-
-ACTIVATION_FLAGS = ("activation", "sigma", "learn_sigma", "expand_gate", "activation_args")
-
-
-def activation_of(settings: dict[str, Any], weights: InitialWeights) -> dict[str, Any]:
-    """Return the flags of the activation that a checkpoint was trained with.
-
-    Raises:
-        UserError: it is a user's own, whose code is not run because a file names it.
-    """
-    known = VisionConfig.defaults() | settings["args"]
-    if custom_name(known["activation"]) is not None:
-        raise UserError(
-            f"--init_from {weights.source}: its activation is {known['activation']}, whose code is "
-            "not run from there; leave out --replace_gradually, or start training from there with "
-            "--activation as it was"
-        )
-    return {name: known[name] for name in ACTIVATION_FLAGS}
-
-
-def has_activation(settings: dict[str, Any], config: VisionConfig) -> bool:
-    """Return whether a checkpoint has the activation of the configuration, by its name."""
-    names = ("activation", "activation_args")
-    before, now = VisionConfig.defaults() | settings.get("args", {}), config.values()
-    return bool(settings) and all(before[name] == now[name] for name in names)
-
-
-def gradual_factory(
-    gradual: Gradual, make: Callable[[], nn.Module], old: dict[str, Any]
-) -> Callable[[], nn.Module]:
-    """Return a factory of new activations that mix in an old one of these flags."""
-
-    def joined() -> nn.Module:
-        before = create_activation(
-            old["activation"],
-            old["sigma"],
-            old["learn_sigma"],
-            expand_gate=old["expand_gate"],
-            args=arguments(old["activation_args"]),
-        )
-        return gradual.join(make(), Old.of_module(before))
-
-    return joined
-
-
-def activation_paths(model: nn.Module, kind: type[nn.Module]) -> list[str]:
-    """Return the paths of a network's activations."""
-    report = getattr(model, "replacement", None)
-    if report is not None:
-        return [site.path for site in report.replaced]
-    return list(activation_sites(model, kind))
-
-
-def head_note(head: dict[str, int], num_classes: int) -> str:
-    """Return a line on the head: that it is kept, or which weights are new."""
-    if not head:
-        return f"Note: the head for {num_classes} classes is kept as it was trained"
-    return (
-        f"Note: a new head, drawn by the init seed and yet to be trained ({', '.join(head)}): it "
-        f"was for {min(head.values())} classes, and the data have {num_classes}"
-    )
-
-
-def swap_note(model: nn.Module, weights: InitialWeights, new: str, length: str | None) -> str:
-    """Return a line on the activations that are replaced in a network with weights."""
-    report: Report | None = getattr(model, "replacement", None)
-    before = weights.settings.get("args", {}).get("activation")
-    if before is None and report is not None:
-        kinds = Counter(site.kind for site in report.replaced)
-        before = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    how = f"gradually, over {length}" if length else "at once"
-    return f"Note: the activations of the weights ({before}) are replaced by {new}, {how}"
-
-
-def card_of_weights(start: dict[str, Any]) -> dict[str, str]:
-    """Return for args.txt whose normalisation and size the images have."""
-    card = start.get("preprocessing")
-    return {"weights_card": card["weights"]} if card else {}
-
-
 def num_workers(given: int | None) -> int | None:
     """Return --num_workers, or by default this process's share of the machine's processors."""
     if given is not None or world_size() == 1:
@@ -431,25 +298,6 @@ def samples(data: ImageData) -> dict[str, int]:
     """Return the number of images in every split."""
     loaders = {"train": data.train, "val": data.val, "test": data.test}
     return {name: loader.num_samples for name, loader in loaders.items() if loader}
-
-
-def check_same_data(data: ImageData, settings: dict[str, Any], path: Path) -> None:
-    """Refuse images of another size, or other classes, than the network was trained on.
-
-    Raises:
-        UserError: with what differs.
-    """
-    size, names = settings["image_size"], settings["class_names"]
-    if data.image_size != size:
-        raise UserError(
-            f"--checkpoint {path}: was trained on {size} px, {data.name} has {data.image_size}; "
-            f"give --resize {size}"
-        )
-    if list(data.class_names) != names:
-        raise UserError(
-            f"--checkpoint {path}: its {len(names)} classes ({names[0]}, ...) are not the "
-            f"{data.num_classes} of {data.name} ({data.class_names[0]}, ...)"
-        )
 
 
 def class_balanced_weights(sizes: list[int], beta: float) -> list[float]:

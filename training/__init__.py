@@ -6,6 +6,7 @@
 | `session.py` | signals, the run folder and restarts, before torch is loaded |
 | `resuming.py`, `test_only.py` | go on with a run; choose what is evaluated |
 | `initial_weights.py` | starts a run from another one's weights |
+| `activation.py` | the run's activation: its factory, its kernels, notes on its flags |
 | `custom_activation.py` | takes the user's own activation into a run, and on record |
 | `task.py` | says what the loop asks of a task and of a loader |
 | `objective.py` | computes a batch's loss, in mixed precision and compiled |

@@ -1,7 +1,7 @@
-"""Start a new run from weights that exist: --init_from a run, or a file of another program's.
+"""Start a new run from weights that exist, or scale those that were drawn.
 
-Files of others are state dicts as timm, torchvision and Hugging Face save them. They are read as
-plain values: code in a file is never run.
+--init_from names a run, or a file of another program's: a state dict as timm, torchvision and
+Hugging Face save it. Files are read as plain values: code in a file is never run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from cli.config import Config
+from cli.network import ModelConfig
 from cli.parser import ParsedArguments
 from models.gpt2_checkpoint import read_safetensors
+from models.init_gain import unit_gain
+from models.neighbours import HasNeighbours
+from models.rescale import rescale_around_activations
 from run_folder.checkpoint import is_checkpoint, load_values
 from utils import UserError, user_errors
 from zilu.replacement.gradual import old_of
@@ -244,3 +248,18 @@ def _put_into_old(
                 "that was there does not have; leave out --replace_gradually"
             )
         old.module.load_state_dict(state)
+
+
+# --- weights that are drawn ---
+
+
+def scale(model: nn.Module, config: ModelConfig, make: Callable[[], nn.Module]) -> None:
+    """Scale the weights that were drawn as --init_gain or --rescale_init ask for."""
+    if config.init_gain == "torch" and config.rescale_init is None:
+        return
+    assert isinstance(model, HasNeighbours), "the flags are refused for other packages' networks"
+    if config.init_gain == "unit":
+        with user_errors():
+            unit_gain(model, make)
+    if config.rescale_init is not None:
+        rescale_around_activations(model, config.rescale_init)

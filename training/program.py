@@ -6,9 +6,7 @@ or text.
 
 from __future__ import annotations
 
-import functools
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -18,18 +16,12 @@ from torch import nn
 
 from cli.args_file import args_text
 from cli.config import C
-from cli.converters import arguments
-from cli.errors import DIVERGED
 from cli.parser import Command
-from models.activation import create_activation
-from models.init_gain import unit_gain
-from models.neighbours import HasNeighbours
-from models.rescale import rescale_around_activations
 from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
-from run_folder.result_lines import divergence_line
 from train_eval import Stopped, Trainer
 from training import (
+    activation,
     custom_activation,
     initial_weights,
     log_sinks,
@@ -50,16 +42,15 @@ from training.devices import (
 from training.diagnostics.recorder import StatsRecorder
 from training.environment import environment, package_versions
 from training.evaluation import Diverged
-from training.initial_weights import InitialWeights
+from training.initial_weights import InitialWeights, scale
 from training.model_text import activation_sites, describe_model
 from training.objective import Objective
 from training.optimization import check_optimizer, notes
 from training.optimizers import settings_text
+from training.run_log import report_divergence
 from training.session import Session
 from training.task import D, Task
-from utils import UserError, is_main, mixed_seed, rank, torchrun_id, user_errors, world_size
-from zilu import kernels
-from zilu.names import EXPANDED_NAMES, FUSED_NAMES
+from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
 from zilu.replacement.gradual import Gradual
 
 
@@ -94,7 +85,9 @@ class Program(Generic[C, D]):
             check_compiler()
         self.amp_dtype = amp_dtype(training, self.device)
         with enough_memory(self.device):
-            self.kernels = self._kernels()
+            self.kernels = activation.backend(
+                self.config.model, self.device, self.amp_dtype, self.activation()
+            )
 
     # --- what a program says of its own ---
 
@@ -362,10 +355,8 @@ class Program(Generic[C, D]):
         weights = f"pretrained ({initial.source})" if initial else "untrained"
         what = f"{weights} {config.model.model}, {config.model.activation}"
         if path:
-            what = f"{path} (step {checkpoint['step']})" if "step" in checkpoint else str(path)
-            if "gradual" in checkpoint:
-                what += f", {checkpoint['gradual']['t']:.1%} of the way to its activation"
-        if path is None:
+            what = test_only.described(path, checkpoint)
+        else:
             print(
                 f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network"
             )
@@ -458,94 +449,19 @@ class Program(Generic[C, D]):
 
     def activation(self) -> Callable[[], nn.Module]:
         """Return the factory that makes each activation of the network."""
-        model = self.config.model
-        make = functools.partial(
-            create_activation,
-            model.activation,
-            model.sigma,
-            model.learn_sigma,
-            model.is_inplace,
-            model.saved,
-            expand_gate=model.expand_gate,
-            args=arguments(model.activation_args),
-        )
-        if self.custom is None:
-            return make
-        return custom_activation.factory(make, self.config.run.weights_seed)
+        return activation.factory(self.config, self.custom)
 
     def scale_weights(self, model: nn.Module) -> None:
         """Scale the initial weights as --init_gain or --rescale_init ask for."""
-        config = self.config.model
-        if config.init_gain == "torch" and config.rescale_init is None:
-            return
-        assert isinstance(model, HasNeighbours), (
-            "the flags are refused for other packages' networks"
-        )
-        if config.init_gain == "unit":
-            with user_errors():
-                unit_gain(model, self.activation())
-        if config.rescale_init is not None:
-            rescale_around_activations(model, config.rescale_init)
+        scale(model, self.config.model, self.activation())
 
     def _activation_type(self) -> type[nn.Module]:
         return type(self.activation()())
 
-    def _kernels(self) -> str | None:
-        """Return the backend of the activation outside torch.compile, `fused` or `plain`.
-
-        It is None for an activation without kernels. Kernels that are missing are built now,
-        before the first step is timed.
-
-        Raises:
-            UserError: ZILU_KERNELS asks for kernels that are not available.
-        """
-        if self.config.model.activation not in (*FUSED_NAMES, *EXPANDED_NAMES):
-            return None
-        try:
-            backend = kernels.backend(str(self.device), self.amp_dtype or torch.float32)
-        except RuntimeError as error:
-            raise UserError(str(error)) from None
-        if self.device.type == "cuda":
-            self._call_activation()
-        return backend
-
-    def _call_activation(self) -> None:
-        """Call the activation once in the run's precision: Triton compiles kernels at a call."""
-        x = torch.zeros(
-            16, dtype=self.amp_dtype or torch.float32, device=self.device, requires_grad=True
-        )
-        written_over = x * 1  # autograd lets nothing work in place on a leaf
-        self.activation()().to(self.device)(written_over).sum().backward()
-
     def _print_notes(self) -> None:
         print(f"Device: {device_description(self.device)}")
-        model = self.config.model
         training = self.config.training
         if training.compile_mode != "default" and not training.use_compiled:
             print("Note: --compile_mode has no effect without --use_compiled")
-        if model.sigma != 1 and not model.has_sigma:
-            print(f"Note: {model.activation} has no sigma; --sigma {model.sigma:g} is ignored")
-        if self.custom and model.sigma == 1 and self.custom.own_sigma not in (None, 1):
-            print(
-                f"Note: {model.activation} has sigma {self.custom.own_sigma:g} by itself; --sigma "
-                "counts, which is 1"
-            )
-        if model.saved != model.save_for_backward:
-            print(
-                f"Note: {model.activation} keeps what it always does for backward: only where a "
-                "function increases everywhere does its output tell its slope"
-            )
-        takes_inplace = self.custom.takes("inplace") if self.custom else model.is_inplace
-        if model.inplace and not takes_inplace:
-            print(f"Note: {model.activation} has no in-place form here; --inplace is ignored")
-
-
-def report_divergence(error: Diverged, folder: RunFolder) -> int:
-    """Write down that the run diverged; return the exit code."""
-    folder.add_result(divergence_line(str(error)))
-    folder.add_metrics({"diverged": str(error)})
-    if is_main():
-        print(
-            f"error: the run diverged: {error}; try a lower --lr or more --warmup", file=sys.stderr
-        )
-    return DIVERGED
+        for note in activation.notes(self.config.model, self.custom):
+            print(note)

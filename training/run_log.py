@@ -1,16 +1,19 @@
 """Write down each evaluation of a run: into its folder, and on the terminal."""
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cli.errors import DIVERGED
 from run_folder.folder import RunFolder, metrics_line
-from run_folder.result_lines import Record, also_lines, result_line, summary
+from run_folder.result_lines import Record, also_lines, divergence_line, result_line, summary
 from training import processes
 from training.devices import peak_flops, peak_memory_bytes
+from training.evaluation import Diverged
 from training.task import Task
-from utils import world_size
+from utils import is_main, world_size
 from zilu.custom.activation import is_custom, sigma_of
 
 
@@ -122,3 +125,14 @@ def trained_alphas(model: nn.Module) -> dict[str, float]:
         for path, module in model.named_modules()
         if getattr(module, "expand_gate", False) and not is_custom(module)
     }
+
+
+def report_divergence(error: Diverged, folder: RunFolder) -> int:
+    """Write down that the run diverged; return the exit code."""
+    folder.add_result(divergence_line(str(error)))
+    folder.add_metrics({"diverged": str(error)})
+    if is_main():
+        print(
+            f"error: the run diverged: {error}; try a lower --lr or more --warmup", file=sys.stderr
+        )
+    return DIVERGED

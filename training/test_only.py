@@ -77,6 +77,14 @@ def tested_values(command: Command[C], settings: dict[str, Any], path: Path) -> 
     return taken
 
 
+def described(path: Path, checkpoint: dict[str, Any]) -> str:
+    """Return what a line of results calls the checkpoint at `path`."""
+    text = f"{path} (step {checkpoint['step']})" if "step" in checkpoint else str(path)
+    if "gradual" in checkpoint:
+        text += f", {checkpoint['gradual']['t']:.1%} of the way to its activation"
+    return text
+
+
 def is_other_data(command: Command[C], settings: dict[str, Any]) -> bool:
     """Return whether the command names another data set than the checkpoint's."""
     dataset = command.config.data.dataset
