@@ -1,6 +1,6 @@
 """Train on image folders by vision_main.py and by timm's train.py, and compare their times.
 
-python -m benchmarks.timm_train --train_py ../pytorch-image-models/train.py --data_path Data/cifar10_jpeg
+python -m benchmarks.timm_train --train_py timm/train.py --data_path Data/cifar10_jpeg
 
 Both train the same network of timm's on the same files, by the same augmentations and
 regularisation: random-resized crop, flip, RandAugment as in DeiT, random erasing, mixup or CutMix,
@@ -110,9 +110,9 @@ def ours(options: Options, folder: Path, number: int) -> Timing:
     ]  # fmt: skip
     if not options.plain:
         flags += [
-            "--auto_augment", "rand-m9-mstd0.5-inc1", "--random_erasing", 0.25, "--erasing_mode", "pixel",
-            "--mixup", 0.8,
-            "--cutmix", 1.0, "--drop_path", 0.1, "--label_smoothing", 0.1, "--ema", 0.9999,
+            "--auto_augment", "rand-m9-mstd0.5-inc1", "--random_erasing", 0.25, "--erasing_mode",
+            "pixel", "--mixup", 0.8, "--cutmix", 1.0, "--drop_path", 0.1, "--label_smoothing", 0.1,
+            "--ema", 0.9999,
         ]  # fmt: skip
     seconds = run(OURS, [ROOT / "vision_main.py", *flags])
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

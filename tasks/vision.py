@@ -68,7 +68,7 @@ class Classification:
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         images, targets = batch  # (B, 3, H, W), (B,) or (B, classes)
-        logits = model(images).float()  # (B, classes)
+        logits = _at_least_fp32(model(images))  # (B, classes)
         loss = self._loss(logits, targets, model.training)
         guesses = logits.detach().topk(min(5, logits.shape[1])).indices
         labels = targets.argmax(1) if targets.is_floating_point() else targets
@@ -133,6 +133,10 @@ class Classification:
         """Return the FLOPs of a training step per image, where the network has been counted."""
         forward = getattr(model, "forward_flops", None)
         return FORWARD_AND_BACKWARD * forward if forward else None
+
+
+def _at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _soft(targets: Tensor, classes: int) -> Tensor:

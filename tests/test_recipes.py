@@ -20,8 +20,8 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 EACH = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 # A place is a file, a section, a setting of the source that the head names, or a quotation.
 SOURCE = re.compile(
-    r"\w\.(py|conf|md|txt)\b|README: --|^(conf|config|args|README|blog): |section \d|\"[^\"]+\"|timm's|"
-    r"transformers'"
+    r"\w\.(py|conf|md|txt)\b|README: --|^(conf|config|args|README|blog): |section \d|\"[^\"]+\"|"
+    r"timm's|transformers'"
 )
 # What a recipe says of a constant that its source does not have; its head tells the effect.
 OWN = re.compile(r"^(more than max_steps|likewise|another than there|there is none|6n \+ 2|chosen|"
