@@ -109,7 +109,7 @@ def test_all_of_he_et_als_parameters_decay():
 
 # --- runs ---
 
-VISION = ("--resize", "32", "--batch_size", "8")
+VISION = ("--resize", "32", "--batch_size", "8", "--no-use_compiled", "--no-use_amp")
 LANGUAGE = (
     "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "1", "--embedding_dim", "24",
     "--num_attention_heads", "2", "--max_seq_length", "16", "--batch_size", "5",
@@ -131,6 +131,6 @@ def test_a_recipe_trains_two_steps(recipe, forked, data_path, tmp_path):
     assert content["resolved"]["total_steps"] == 2
     given = yaml.safe_load(recipe.read_text())
     changed = {flag.removeprefix("--") for flag in flags if str(flag).startswith("--")}
-    for name in given.keys() - changed - {"use_compiled", "max_steps"}:
+    for name in given.keys() - changed - {"use_compiled", "use_amp", "max_steps"}:
         values = (content[name], given[name])
         assert len({str(x) for x in values}) == 1 or len({float(x) for x in values}) == 1, name
