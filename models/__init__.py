@@ -44,6 +44,8 @@ from models.gpt2_checkpoint import check_fits, hugging_face_shape
 if TYPE_CHECKING:
     from torch import nn
 
+    from zilu.replacement.gradual import Gradual
+
 __all__ = [
     "FAMILIES",
     "FAMILY_NORMS",
@@ -105,12 +107,13 @@ def build_vision_model(
     shortcut: str = "conv",
     drop_path: float | None = None,
     drop_rate: float | None = None,
-    **of_third_party: Any,
+    gradual: Gradual | None = None,
+    for_published: bool = False,
 ) -> nn.Module:
     """Build a classifier of images (B, 3, image_size, image_size), with logits (B, num_classes).
 
-    None for a rate of dropping means the network's own. `of_third_party` are further options of
-    `models.third_party.build`.
+    None for a rate of dropping means the network's own. `gradual` and `for_published` are those of
+    `models.third_party.build`, for networks of other packages alone.
 
     Raises:
         ValueError: as `resolve_options` and, for another package's, `models.third_party.build`.
@@ -120,7 +123,10 @@ def build_vision_model(
     )
     if is_third_party(name):
         build = _load("third_party").build
-        return build(name, activation, num_classes, image_size, options, **of_third_party)
+        return build(
+            name, activation, num_classes, image_size, options, gradual=gradual,
+            for_published=for_published,
+        )  # fmt: skip
     family = family_of(name)
     if family == "vit":  # one learned position per patch; convolutions take any size
         options["image_size"] = image_size

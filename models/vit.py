@@ -154,7 +154,9 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + num_patches, width))
-        rates = torch.linspace(0, drop_path, depth).tolist()  # as timm: to the same last digit
+        rates = torch.linspace(
+            0, drop_path, depth, device="cpu"
+        ).tolist()  # as timm: to the same last digit
         blocks = [Block(width, heads, activation, norm, rate) for rate in rates]
         self.blocks = nn.Sequential(*blocks)
         self.norm = layer_norm(width, norm, EPS)

@@ -352,7 +352,8 @@ class Program(Generic[C, D]):
             program.gradual = Gradual() if initial and program.compares(initial) else None
         else:
             program.gradual = Gradual() if "gradual" in checkpoint else None
-        weights = f"pretrained ({initial.source})" if initial else "untrained"
+        source = initial.source if initial else config.values()["init_from"]
+        weights = f"pretrained ({source})" if source else "untrained"
         what = f"{weights} {config.model.model}, {config.model.activation}"
         if path:
             what = test_only.described(path, checkpoint)

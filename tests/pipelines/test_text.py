@@ -13,7 +13,8 @@ from helpers.corpora import error_of, load, text_of
 
 import dataset
 from dataset import load_tokenizer
-from pipelines.text import corpora, hub
+from pipelines import hub
+from pipelines.text import corpora
 
 ROOT = Path(dataset.__file__).parent
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import stamps
-from pipelines.text import cache, corpora, hub, tokenizer
+from pipelines import hub, stamps
+from pipelines.text import cache, corpora, tokenizer
 from utils import UserError, one_at_a_time
 
 ROOT = Path(cache.__file__).parents[2]

@@ -20,7 +20,8 @@ from helpers.corpora import (
     text_of,
 )
 
-from pipelines.text import corpora, hub
+from pipelines import hub
+from pipelines.text import corpora
 
 
 @pytest.fixture(autouse=True)
