@@ -5,6 +5,10 @@ import json
 import tarfile
 
 import datasets
+import pytest
+
+from dataset import load_images
+from utils import UserError
 
 CLASSES = ["ant", "bee", "cow"]  # of helpers.image_folders.write_folder
 
@@ -69,3 +73,16 @@ def write_shards(folder, out, splits=None, shards=3, members=None, prefix=""):
 
 def as_json(path, number):
     return {"png": path.read_bytes(), "json": json.dumps({"label": number, "w": 12}).encode()}
+
+
+def load(name, root, **options):
+    return load_images(name, root, **{"batch_size": 4, "progress": False} | options)
+
+
+def error_of(name, root, **options):
+    """Return the one line with which a source is refused."""
+    with pytest.raises(UserError) as caught:
+        load(name, root, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

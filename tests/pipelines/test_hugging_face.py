@@ -11,12 +11,11 @@ import pyarrow.parquet
 import pytest
 import torch
 from helpers.image_folders import epoch_of, pixels_of, write_folder, write_image
-from helpers.image_sources import CLASSES, labelled, save, table, write_parquet
+from helpers.image_sources import CLASSES, error_of, labelled, load, save, table, write_parquet
 from PIL import Image
 from torchvision.transforms import functional
 
 import vision_main
-from dataset import load_images
 from utils import UserError
 
 THREE = {"train": "train", "validation": "test", "test": "val"}
@@ -41,18 +40,6 @@ def only_two(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "two")
     shutil.rmtree(tmp_path / "two/val")
     return tmp_path / "two"
-
-
-def load(name, root, **options):
-    return load_images(name, root, **{"batch_size": 4, "progress": False} | options)
-
-
-def error_of(name, root, **options):
-    with pytest.raises(UserError) as caught:
-        load(name, root, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def assert_split(loader, data, folder):

@@ -10,11 +10,10 @@ import pytest
 import torch
 import webdataset
 from helpers.image_folders import epoch_of, touch, write_folder
-from helpers.image_sources import CLASSES, add, as_json, labelled, write_shards
+from helpers.image_sources import CLASSES, add, as_json, error_of, labelled, load, write_shards
 from torchvision.transforms import functional
 
 import vision_main
-from dataset import load_images
 from pipelines.images import shards
 from utils import UserError
 
@@ -25,18 +24,6 @@ THREE = {"train": "train", "val": "val", "test": "test"}
 def folder(tmp_path_factory):
     layout = (("train", 6), ("test", 3), ("val", 4))
     return write_folder(tmp_path_factory.mktemp("images"), layout)
-
-
-def load(name, root, **options):
-    return load_images(name, root, **{"batch_size": 4, "progress": False} | options)
-
-
-def error_of(name, root, **options):
-    with pytest.raises(UserError) as caught:
-        load(name, root, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def theirs(tars, label="cls"):
