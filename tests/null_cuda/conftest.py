@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from null_cuda import device
+from null_cuda.short_runs import of_recipe
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Ran:
     def of_devices(self, name: str, rank: int = 0) -> list[int]:
         """Return how many of the `name` each device has had of a process."""
         return [counts[name] for counts in self.reports[rank]["devices"]]
+
+
+@pytest.fixture(scope="session")
+def short_form(text_folder, image_folder):
+    """Return the program and the flags of a recipe in short form: `short_form("digits_demo")`."""
+    return partial(of_recipe, text=text_folder, images=image_folder)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ PRECISIONS = {
 # CIFAR and WikiText cannot be downloaded here. An epoch has eight steps, of which the last is
 # smaller; so the ten cross from one to the next, with an evaluation between them.
 VISION = ["--dataset", "digits", "--batch_size", "192"]
+IMAGENET = ["--resize", "32", "--batch_size", "8", "--num_workers", "0"]
 LANGUAGE = ["--dataset", "text", "--tokenizer", "bytes", "--batch_size", "9"]
 # All blocks of the network, but narrow: its checkpoints would be 1.5 GB.
 NARROW = ["--embedding_dim", "96", "--num_attention_heads", "4", "--max_seq_length", "32"]
@@ -30,14 +31,24 @@ def is_of_language(name: str) -> bool:
     return "\ntokenizer:" in (ROOT / "recipes" / f"{name}.yaml").read_text()
 
 
-def of_recipe(name: str, text: Path) -> list[str]:
-    """Return the program and the flags of a recipe in short form; `text` is a folder of text."""
+def of_recipe(name: str, text: Path, images: Path) -> list[str]:
+    """Return the program and the flags of a recipe in short form.
+
+    Args:
+        name: of the recipe.
+        text: a folder of text, for those of language.
+        images: a folder of images, for those of ImageNet.
+    """
     flags = ["--config", f"{ROOT}/recipes/{name}.yaml", "--max_steps", str(STEPS)]
     flags += ["--save_interval", "100ep"]  # at the start and the end alone: half the time
+    # Precision and compilation are the tests' own choice.
+    flags += ["--no-use_amp", "--no-use_compiled"]
     if is_of_language(name):
-        # Precision and compilation are the tests' own choice; a step of 40 batches takes too long.
-        flags += ["--no-use_amp", "--no-use_compiled", "--grad_accum_steps", "1"]
-        return ["language_main", *flags, *LANGUAGE, *NARROW, "--data_path", str(text)]
+        # A step of 40 batches takes too long.
+        flags += [*LANGUAGE, *NARROW, "--grad_accum_steps", "1", "--data_path", str(text)]
+        return ["language_main", *flags]
+    if name.startswith("imagenet"):
+        return ["vision_main", *flags, *IMAGENET, "--data_path", str(images)]
     return ["vision_main", *flags, *VISION]
 
 

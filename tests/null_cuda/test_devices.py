@@ -13,7 +13,7 @@ import pytest
 from cli.errors import TRY_AGAIN, USER_ERROR
 from models.catalogue import LANGUAGE_MODELS, VISION_MODELS
 from null_cuda import device
-from null_cuda.short_runs import ROOT, VISION, of_recipe, unexpected
+from null_cuda.short_runs import ROOT, VISION, unexpected
 
 RUN = ["--config", f"{ROOT}/recipes/digits_demo.yaml", *VISION, "--max_steps", "4"]
 
@@ -154,10 +154,10 @@ def test_a_learned_sigma_needs_no_further_memory(model, call):
 
 
 @pytest.mark.parametrize("program", ["digits_demo", "pydoc_demo"])
-def test_a_step_launches_as_many_kernels_as_with_gelu(program, null_cuda, text_folder, tmp_path):
+def test_a_step_launches_as_many_kernels_as_with_gelu(program, null_cuda, short_form, tmp_path):
     launches = {}
     for activation in ("GELU", "ZiLU"):
-        flags = [*of_recipe(program, text_folder), "--activation", activation, "--use_amp"]
+        flags = [*short_form(program), "--activation", activation, "--use_amp"]
         ran = null_cuda(*flags, "--device", "cuda", "--output_dir", tmp_path / activation)
         assert ran.codes == [0], ran.output
         launches[activation] = [step["launches"] for step in ran.reports[0]["steps"]]
