@@ -59,6 +59,15 @@ def test_an_interrupted_run_ends_as_the_finished_one(forked, copies, kind):
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_flag_that_the_earlier_version_did_not_have_is_another_run(forked, copies, kind):
+    folder = copies / f"{kind}_interrupted"
+    flags = ("--resume", folder, *data_flags(kind, copies), "--ema", "0.9")
+    (code,), output = forked(PROGRAMS[kind], *flags)
+    assert code == 2
+    assert "--ema 0.9 (the run has None)" in output
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_finished_run_is_evaluated(forked, copies, kind):
     folder = copies / f"{kind}_finished"
     flags = ("--test_only", "--output_dir", folder, *data_flags(kind, copies), "--device", "cpu")

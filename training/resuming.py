@@ -79,14 +79,15 @@ def resumed_config(command: Command[C], checkpoint: dict[str, Any], path: Path |
     if settings.get("kind") != config.KIND:
         raise UserError(f"--resume: the checkpoint is not of a {config.KIND} model")
     values: dict[str, Any] = config.values()
+    defaults = type(config)().values()  # of flags that the checkpoint's version did not have
     taken: dict[str, Any] = {}
     differences: list[str] = []
     rounding: list[str] = []
     longer: list[str] = []
     for name, flag in config.flags().items():
-        if flag.one_run or name not in saved:
+        if flag.one_run or (name not in saved and name not in command.given):
             continue
-        mine, theirs = values[name], saved[name]
+        mine, theirs = values[name], saved.get(name, defaults[name])
         if config.run.resume not in (None, AUTO) and name not in command.given:
             taken[name] = theirs
         elif name in LENGTHS and name in command.given and theirs is not None and mine > theirs:
