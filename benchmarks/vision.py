@@ -47,12 +47,13 @@ EPOCH_STEPS, EVALUATION_BATCHES = 40, 8
 class CifarLike(torch.utils.data.Dataset):
     """Hold an array of images, and do with it what torchvision.datasets.CIFAR10 does."""
 
-    def __init__(self, images: np.ndarray):
+    def __init__(self, images: np.ndarray, policy: nn.Module | None = None):
         self.images = images
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(IMAGE_SIZE, padding=4),
                 transforms.RandomHorizontalFlip(),
+                *([] if policy is None else [policy]),
                 transforms.ToTensor(),
                 transforms.Normalize(MEAN, STD),
             ]
@@ -65,16 +66,37 @@ class CifarLike(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[index])), 0
 
 
+# What stands between flip and normalising: {--auto_augment: torchvision's, on Pillow images}.
+POLICIES: dict[str | None, nn.Module | None] = {
+    None: None,
+    "trivialaugment": transforms.TrivialAugmentWide(),
+    "randaugment-n2-m9": transforms.RandAugment(2, 9),
+}
+
+
 def measure_pipeline(batch_size: int, rounds: int, device: torch.device) -> None:
-    """Measure cropping, flipping and normalising CIFAR-sized images, and print the rates."""
+    """Measure preparing CIFAR-sized images, with each of POLICIES, and print the rates."""
     images = random_images(np.random.RandomState(0), PIPELINE_IMAGES)
+    for name, policy in POLICIES.items():
+        print(f"\nCrop, flip, {f'{name}, ' if name else ''}normalise")
+        _measure_policy(images, name, policy, batch_size, rounds, device)
+
+
+def _measure_policy(
+    images: np.ndarray,
+    name: str | None,
+    policy: nn.Module | None,
+    batch_size: int,
+    rounds: int,
+    device: torch.device,
+) -> None:
     targets = np.zeros(len(images), np.int64)
-    transform = Transform(MEAN, STD, IMAGE_SIZE, device, crop=True, flip=True)
+    transform = Transform(MEAN, STD, IMAGE_SIZE, device, crop=True, flip=True, auto_augment=name)
     ours = MemoryLoader(images, targets, transform, batch_size, device, data_seed=0)
 
     def torchvision_loader(workers: int) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
-            CifarLike(images), batch_size, shuffle=True, num_workers=workers,
+            CifarLike(images, policy), batch_size, shuffle=True, num_workers=workers,
             persistent_workers=workers > 0,
         )  # fmt: skip
 
@@ -117,6 +139,7 @@ def measure_loop(
     )
     configs = {
         "this project, fp32": config(),
+        "this project, fp32 --ema": config(ema=0.999),
         "this project, fp32 compiled": config(use_compiled=True),
         "this project, AMP": config(use_amp=True),
         "this project, AMP compiled": config(use_amp=True, use_compiled=True),
