@@ -117,13 +117,22 @@ LANGUAGE = (
 )  # fmt: skip
 
 
-@EACH
+def trained():
+    """Yield the recipes; on CIFAR-100 the networks are those of CIFAR-10 and ImageNet."""
+    for recipe in RECIPES:
+        marks = [pytest.mark.slow] if recipe.stem.startswith("cifar100") else []
+        yield pytest.param(recipe, marks=marks, id=recipe.stem)
+
+
+@pytest.mark.parametrize("recipe", trained())
 def test_a_recipe_trains_two_steps(recipe, forked, data_path, tmp_path):
     """On small data, with everything of the recipe but sizes and the data set."""
     module = "language_main" if is_of_language(recipe) else "vision_main"
     small = LANGUAGE if is_of_language(recipe) else VISION
     if module == "vision_main" and "\ndataset: imagenet " not in recipe.read_text():
         small += ("--dataset", "imagefolder")
+    if "\ntest_size: " in recipe.read_text():
+        small += ("--test_size", "40")
     flags = ("--config", recipe, *small, "--data_path", data_path[module], "--max_steps", "2")
     (code,), output = forked(module, *flags, "--device", "cpu", "--output_dir", tmp_path / "run")
     assert code == 0, output

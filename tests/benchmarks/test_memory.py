@@ -82,8 +82,15 @@ def test_from_its_output_zilu_keeps_and_needs_what_relu_does(measured):
         assert of["ZiLU"] == pytest.approx(of["GELU"], rel=0.01)
 
 
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("name", ["ZiLU", "ZiLU_Approx"])
+@pytest.mark.parametrize(
+    ("name", "learned"),
+    [
+        ("ZiLU", True),
+        pytest.param("ZiLU", False, marks=pytest.mark.slow),
+        pytest.param("ZiLU_Approx", False, marks=pytest.mark.slow),
+        pytest.param("ZiLU_Approx", True, marks=pytest.mark.slow),
+    ],
+)
 def test_from_output_in_gpt(tiny_gpt, name, learned):
     arm = replace(Arm.of(name, 0.5), learned=learned)
     setup = eager("gpt", 4)
@@ -140,7 +147,14 @@ def test_the_peak_holds_parameters_and_state_of_the_optimizer():
 # --- the largest batch ---
 
 
-@pytest.mark.parametrize("label", ["ReLU", "GELU", "ZiLU, from output"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "ReLU",
+        pytest.param("GELU", marks=pytest.mark.slow),
+        pytest.param("ZiLU, from output", marks=pytest.mark.slow),
+    ],
+)
 def test_the_largest_batch_fits_and_a_larger_one_does_not(measured, label):
     rows, _ = measured
     arms = {"ReLU": RELU, "GELU": Arm("GELU"), "ZiLU, from output": FROM_OUTPUT}

@@ -21,7 +21,13 @@ RUN = ["--config", f"{ROOT}/recipes/digits_demo.yaml", *VISION, "--max_steps", "
 # --- the chosen device alone ---
 
 
-@pytest.mark.parametrize("precision", [[], ["--use_amp"]], ids=["fp32", "amp"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        pytest.param([], marks=pytest.mark.slow, id="fp32"),
+        pytest.param(["--use_amp"], id="amp"),
+    ],
+)
 def test_another_device_is_not_touched(precision, null_cuda, tmp_path):
     flags = [*RUN, *precision, "--device", "cuda:1", "--output_dir", tmp_path / "run"]
     ran = null_cuda("vision_main", *flags, devices=3)
@@ -194,7 +200,9 @@ OTHER_FORMS = [
 ]
 
 
-@pytest.mark.parametrize("amp", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "amp", [pytest.param(False, marks=pytest.mark.slow, id="fp32"), pytest.param(True, id="bf16")]
+)
 def test_every_model_is_deterministic(amp, call):
     cases = [case | {"use_amp": amp} for case in SMALL + OTHER_FORMS]
     assert call("deterministic", cases=cases) == {}

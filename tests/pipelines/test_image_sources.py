@@ -55,7 +55,9 @@ def same(ours, theirs):
 @pytest.mark.parametrize(
     ("form", "way"),
     [
-        (form, way)
+        pytest.param(
+            form, way, marks=[pytest.mark.slow] if (form, way) == ("saved", "workers") else []
+        )
         for form in FORMS
         for way in WAYS
         if way != "workers" or form in ("saved", "pattern")

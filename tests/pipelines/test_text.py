@@ -147,6 +147,10 @@ def message_of(tmp_path, name, tokenizer, **environment):
     return done.stderr, time.monotonic() - start
 
 
+# Seconds, on a machine that does much else; the hub's own retries take more than a minute.
+IN_TIME = 20
+
+
 class TestNoNetwork:
     @pytest.mark.parametrize(
         ("name", "tokenizer", "parts"),
@@ -159,7 +163,7 @@ class TestNoNetwork:
     )
     def test_one_line_in_time(self, tmp_path, name, tokenizer, parts):
         said, seconds = message_of(tmp_path, name, tokenizer, HF_ENDPOINT="http://127.0.0.1:9")
-        assert seconds < 5
+        assert seconds < IN_TIME
         assert said.count("\n") == 1
         assert said.startswith("error: ")
         for part in [*parts, str(tmp_path)]:
@@ -169,6 +173,6 @@ class TestNoNetwork:
         with socket.create_server(("127.0.0.1", 0)) as server:
             endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
             said, seconds = message_of(tmp_path, "wikitext103", "bytes", HF_ENDPOINT=endpoint)
-        assert seconds < 5
+        assert seconds < IN_TIME
         assert said.count("\n") == 1
         assert "no answer" in said

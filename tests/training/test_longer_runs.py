@@ -107,7 +107,16 @@ def at_the_end_of_the_short_run(name):
 # --- what goes on ---
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vision-plateau",
+        "language-none",
+        "language-step",
+        pytest.param("vision-step", marks=pytest.mark.slow),
+        pytest.param("language-plateau", marks=pytest.mark.slow),
+    ],
+)
 def test_a_finished_run_goes_on_as_one_of_the_new_length(run, made, short, name):
     folder, (module, *flags) = short(name), SCHEDULES[name]
     lines = (folder / "train_eval_results.txt").read_text().split("[Summary]")[0]
@@ -284,11 +293,14 @@ def refused(run):
     ("module", "flags", "named"),
     [
         ("vision_main", ("--scheduler", "cosine"), "--scheduler cosine"),
-        ("vision_main", ("--scheduler", "step", "--warmup", "5%"), "--warmup 5%"),
-        ("language_main", (), "--scheduler linear"),
         ("language_main", ("--scheduler", "plateau"), "--warmup 5%"),
+        pytest.param(
+            "vision_main", ("--scheduler", "step", "--warmup", "5%"), "--warmup 5%",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("language_main", (), "--scheduler linear", marks=pytest.mark.slow),
     ],
-)
+)  # fmt: skip
 def test_learning_rates_that_depend_on_the_length(run, refused, tmp_path, module, flags, named):
     """The line names the flag; what it proposes starts a new run from these weights."""
     folder, new = tmp_path / "run", tmp_path / "new"

@@ -253,6 +253,7 @@ def test_an_average_that_gives_no_numbers_ends_no_run(tmp_path):
     assert math.isfinite(record["test"]["loss"])
 
 
+@pytest.mark.slow
 def test_compiled_code_evaluates_the_average_too(tmp_path, fitted):
     torch._dynamo.reset()
     trainer = trainer_of(tmp_path, (None, "default"), ema=0.9)
