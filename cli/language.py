@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import models
 from cli.config import Config, DataConfig
@@ -62,6 +62,28 @@ class LanguageModelConfig(ModelConfig):
         "for, which are its own where the flag is not given",
         own_default=lambda values: models.is_third_party(values["model"]),
     )  # fmt: skip
+    mlp: str = flag(
+        "plain", one_of(*models.MLPS), "Model",
+        "MLP of GPT-2's blocks: plain, or glu, a gated linear unit activation(xW)·(xV) with as "
+        "many parameters: SwiGLU with --activation SiLU, as Llama's",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    mlp_width: int | None = flag(
+        None, positive_int, "Model",
+        "hidden features of GPT-2's MLP (4 times its width; with glu, for as many parameters as "
+        "that has, to 0.1 %)",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    positions: str = flag(
+        "learned", one_of(*models.POSITIONS), "Model",
+        "of GPT-2: learned, or rope, which rotates queries and keys as Llama does",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
+    qk_norm: bool = flag(
+        False, bool, "Model",
+        "GPT-2 with RMSNorm of each head's queries and keys, as Qwen3",
+        evaluated=Evaluated.NETWORK,
+    )  # fmt: skip
     no_bias: bool = flag(
         False, bool, "Model",
         "GPT-2 without biases in linear layers and norms, as nanoGPT's bias=False",
@@ -78,6 +100,11 @@ class LanguageModelConfig(ModelConfig):
         path = self.init_from or ""
         return path if path.endswith(".pt") or Path(path).is_file() else None
 
+    @property
+    def starts_from_hugging_face(self) -> bool:
+        """Return whether --init_from is the folder of a Hugging Face GPT-2."""
+        return self.init_from is not None and self.start is None
+
     def shape(self) -> dict[str, int]:
         """Return width, heads and layers: the flags', else the model's.
 
@@ -88,7 +115,7 @@ class LanguageModelConfig(ModelConfig):
             UserError: sizes that do not fit together, or not the network to start from.
         """
         sizes = {name: getattr(self, name) for name in SIZES}
-        if self.init_from is None or self.start is not None:
+        if not self.starts_from_hugging_face:
             with user_errors():
                 return models.resolve_shape(self.model, **sizes)
         if self.is_third_party:
@@ -111,14 +138,32 @@ class LanguageModelConfig(ModelConfig):
         """
         with user_errors():
             norm = models.resolve_norm(self.model, self.norm)
-        if norm == "none" and self.init_from is not None and self.start is None:
-            raise UserError(f"--init_from {self.init_from} has norms; leave out --norm none")
+        if norm != "layer" and self.starts_from_hugging_face:
+            has = "norms" if norm == "none" else "LayerNorm"
+            raise UserError(f"--init_from {self.init_from} has {has}; leave out --norm {norm}")
         return norm
+
+    def resolved_blocks(self) -> dict[str, Any]:
+        """Return the options of the blocks that differ from the published network's.
+
+        Raises:
+            UserError: the model cannot have them, or those of --init_from are others.
+        """
+        given = {name: getattr(self, name) for name in models.PUBLISHED_BLOCKS}
+        with user_errors():
+            models.check_own_blocks(self.model, **given)
+            if self.is_third_party:
+                return {}
+            blocks = models.resolve_blocks(self.shape(), **given, bias=not self.no_bias)
+        if blocks and self.starts_from_hugging_face:
+            flags = ", ".join(f"--{name}" for name in blocks if given[name])
+            raise UserError(f"--init_from {self.init_from} has GPT-2's blocks; leave out {flags}")
+        return blocks
 
     def _check_biases(self) -> None:
         with user_errors():
             models.check_biases(self.model, not self.no_bias)
-        if self.no_bias and self.init_from is not None and self.start is None:
+        if self.no_bias and self.starts_from_hugging_face:
             raise UserError(f"--init_from {self.init_from} has biases; leave out --no_bias")
 
     def check(self) -> None:
@@ -128,6 +173,7 @@ class LanguageModelConfig(ModelConfig):
         self.shape()
         self.resolved_norm()
         self._check_biases()
+        self.resolved_blocks()
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class ModelConfig:
     norm: str = flag(
         "auto", one_of(*models.NORMS), "Model",
         "norms: bn (BatchNorm), gn (GroupNorm) or none in VGGs and ResNets; layer (LayerNorm), bn "
-        "or none in ViTs, layer or none in GPT-2; auto is bn, in transformers layer",
+        "or none in ViTs; layer, rms (RMSNorm) or none in GPT-2; auto is bn, in transformers layer",
         evaluated=Evaluated.NETWORK,
     )  # fmt: skip
     init_gain: str = flag(

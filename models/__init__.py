@@ -5,10 +5,10 @@
     model = build_model("timm/convnext_tiny", activation=nn.GELU, num_classes=10, image_size=64)
 
 `catalogue` lists the models and resolves their options. Each architecture has a file of its own:
-`vgg`, `resnet`, `vit`, `gpt2`. Those of other packages are built by `third_party` (timm's and
-torchvision's, with rates of `drop_rates`; `pretrained` reads their published weights) and
-`causal_lm` (Hugging Face's). `drop_path` drops branches in ours. `operations` counts what they
-compute.
+`vgg`, `resnet`, `vit`, `gpt2` (whose parts are in `gpt2_blocks`, `mlp` and `rotary`). Those of other
+packages are built by `third_party` (timm's and torchvision's, with rates of `drop_rates`;
+`pretrained` reads their published weights) and `causal_lm` (Hugging Face's). `drop_path` drops
+branches in ours. `operations` counts what they compute.
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only
@@ -32,6 +32,7 @@ from models.catalogue import (
     VISION_PACKAGES,
     check_biases,
     check_name,
+    check_own_blocks,
     family_of,
     is_language_model,
     is_third_party,
@@ -39,6 +40,7 @@ from models.catalogue import (
     resolve_options,
     resolve_shape,
 )
+from models.gpt2_blocks import MLPS, POSITIONS, PUBLISHED_BLOCKS, resolve_blocks
 from models.gpt2_checkpoint import check_fits, hugging_face_shape
 
 if TYPE_CHECKING:
@@ -54,7 +56,10 @@ __all__ = [
     "INIT_GAINS",
     "LANGUAGE_MODELS",
     "LANGUAGE_PACKAGES",
+    "MLPS",
     "NORMS",
+    "POSITIONS",
+    "PUBLISHED_BLOCKS",
     "SHORTCUTS",
     "STEMS",
     "VISION_MODELS",
@@ -62,8 +67,10 @@ __all__ = [
     "build_model",
     "check_biases",
     "check_fits",
+    "check_own_blocks",
     "hugging_face_shape",
     "is_third_party",
+    "resolve_blocks",
     "resolve_norm",
     "resolve_options",
     "resolve_shape",
@@ -145,6 +152,10 @@ def build_language_model(
     dropout: float | None = 0.1,
     norm: str = "auto",
     bias: bool = True,
+    mlp: str = "plain",
+    mlp_width: int | None = None,
+    positions: str = "learned",
+    qk_norm: bool = False,
 ) -> nn.Module:
     """Build a model of token ids (B, T), T <= max_seq_length, with logits (B, T, vocab_size).
 
@@ -152,10 +163,12 @@ def build_language_model(
     it names.
 
     Raises:
-        ValueError: as `resolve_shape`, `resolve_norm`, `check_biases` and, for Hugging Face's,
-            `models.causal_lm.build`.
+        ValueError: as `resolve_shape`, `resolve_norm`, `check_biases`, `resolve_blocks` and, for
+            Hugging Face's, `check_own_blocks` and `models.causal_lm.build`.
     """
     check_biases(name, bias)
+    blocks = {"mlp": mlp, "mlp_width": mlp_width, "positions": positions, "qk_norm": qk_norm}
+    check_own_blocks(name, **blocks)
     shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
     norm = resolve_norm(name, norm)
     if is_third_party(name):
@@ -163,6 +176,7 @@ def build_language_model(
         return _load("causal_lm").build(folder, activation, vocab_size, max_seq_length, dropout)
     assert dropout is not None, "only a Hugging Face configuration has rates of its own"
     options = {**shape, "dropout": dropout, "norm": norm, "bias": bias}
+    options |= resolve_blocks(shape, **blocks, bias=bias)
     return _load("gpt2").GPT2(activation, vocab_size, max_seq_length, **options)
 
 

@@ -5,6 +5,7 @@ No torch here: `--help` and the checks of flags read these tables before torch i
 
 from typing import Any, NamedTuple
 
+from models.gpt2_blocks import PUBLISHED_BLOCKS
 from utils import nearest
 
 
@@ -42,7 +43,7 @@ PACKAGES = VISION_PACKAGES | LANGUAGE_PACKAGES
 STEMS = ("auto", "cifar", "imagenet")
 SHORTCUTS = ("conv", "pad")
 HEADS = ("auto", "linear", "wide", "imagenet")
-NORMS = ("auto", "bn", "gn", "layer", "none")
+NORMS = ("auto", "bn", "gn", "layer", "rms", "none")
 INIT_GAINS = ("torch", "unit")  # "unit" is models.init_gain
 
 # The largest image size, in pixels, at which "auto" means the form for small images.
@@ -60,12 +61,13 @@ FAMILY_NORMS = {
     "vgg": ("bn", "gn", "none"),
     "resnet": ("bn", "gn", "none"),
     "vit": ("layer", "bn", "none"),
-    "gpt2": ("layer", "none"),
+    "gpt2": ("layer", "rms", "none"),
 }
 NORM_OWNERS = {
     "bn": "VGGs, ResNets and ViTs",
     "gn": "VGGs and ResNets",
     "layer": "ViTs and GPT-2",
+    "rms": "GPT-2",
 }
 
 
@@ -220,7 +222,7 @@ def resolve_options(
 
 
 def resolve_norm(name: str, norm: str = "auto") -> str:
-    """Return "bn", "gn", "layer" or "none"; "auto" becomes the published network's norm.
+    """Return "bn", "gn", "layer", "rms" or "none"; "auto" becomes the published network's norm.
 
     For another package's model, whose norms stay as they are, the result is "auto".
 
@@ -254,6 +256,25 @@ def check_biases(name: str, bias: bool) -> None:
             f"--no_bias does not apply to {name}, whose config.json says what has a bias: "
             "leave out --no_bias"
         )
+
+
+def check_own_blocks(name: str, **blocks: Any) -> None:
+    """Refuse other blocks than a Hugging Face model has: its configuration decides them.
+
+    Args:
+        name: the model's.
+        **blocks: values of PUBLISHED_BLOCKS.
+
+    Raises:
+        ValueError: it is one, and a value is not the default.
+    """
+    for option, value in blocks.items() if is_third_party(name) else ():
+        if value != PUBLISHED_BLOCKS[option]:
+            shown = "" if value is True else f" {value}"
+            raise ValueError(
+                f"--{option}{shown} does not apply to {name}, whose config.json says what its "
+                f"blocks are: leave out --{option}, or change it there"
+            )
 
 
 def _resolve_head(name: str, image_size: int, head: str) -> str:

@@ -5,10 +5,12 @@ table 2. Parameter names are Hugging Face's without `transformer.`, but for two 
 here: positions are `wpe` for `wpe.weight`, and the head, being the token embedding, has no name of
 its own. `load_hugging_face` reads Hugging Face's checkpoints. With `bias=False` the network is
 nanoGPT's of that setting (github.com/karpathy/nanoGPT), which has GPT-2's names but no biases.
+
+Its blocks can be others than GPT-2's (models.gpt2_blocks). With a gated MLP, RMSNorm, rotated
+positions and no biases it is Llama with tied embeddings, and with `qk_norm` Qwen3.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,37 +18,40 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.gpt2_blocks import usual_mlp_width
 from models.gpt2_checkpoint import check_fits, read_tensors
+from models.mlp import GatedMLP, linear, plain_mlp
 from models.neighbours import Layer, Neighbours, named_own_modules
 from models.norms import layer_norm
+from models.rotary import Rotation, rotation
 
 EPS = 1e-5  # of the norms
-
-
-def linear(in_width: int, width: int, bias: bool) -> nn.Linear:
-    """Make a linear layer, with the same draws whether it has a bias or not."""
-    layer = nn.Linear(in_width, width)
-    if not bias:
-        layer.register_parameter("bias", None)
-    return layer
 
 
 class Attention(nn.Module):
     """Apply causal multi-head self-attention, (B, T, width) to the same shape."""
 
-    def __init__(self, width: int, heads: int, dropout: float, bias: bool):
+    def __init__(self, width: int, heads: int, dropout: float, bias: bool, qk_norm: bool = False):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.c_attn = linear(width, 3 * width, bias)
         self.c_proj = linear(width, width, bias)
         self.resid_dropout = nn.Dropout(dropout)
+        self.qk_norm = qk_norm
+        if qk_norm:  # Qwen3's: over the features of a head, one weight for all heads
+            self.q_norm = layer_norm(width // heads, "rms", EPS)
+            self.k_norm = layer_norm(width // heads, "rms", EPS)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotate: Rotation | None = None) -> torch.Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).split(C, dim=2)  # three times (B, T, C)
         # each (B, heads, T, C / heads)
         q, k, v = (part.view(B, T, self.heads, C // self.heads).transpose(1, 2) for part in qkv)
+        if self.qk_norm:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if rotate is not None:
+            q, k = rotate(q), rotate(k)
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.resid_dropout(self.c_proj(out.transpose(1, 2).reshape(B, T, C)))
@@ -63,22 +68,20 @@ class Block(nn.Module):
         activation: Callable[[], nn.Module],
         norm: str,
         bias: bool,
+        mlp: str = "plain",
+        mlp_width: int | None = None,
+        qk_norm: bool = False,
     ):
         super().__init__()
         self.ln_1 = layer_norm(width, norm, EPS, bias)
-        self.attn = Attention(width, heads, dropout, bias)
+        self.attn = Attention(width, heads, dropout, bias, qk_norm)
         self.ln_2 = layer_norm(width, norm, EPS, bias)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=linear(width, 4 * width, bias),
-                act=activation(),
-                c_proj=linear(4 * width, width, bias),
-                dropout=nn.Dropout(dropout),
-            )
-        )
+        hidden = mlp_width or usual_mlp_width(width, mlp, bias)
+        make = GatedMLP if mlp == "glu" else plain_mlp
+        self.mlp = make(width, hidden, activation, dropout, bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: torch.Tensor, rotate: Rotation | None = None) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), rotate)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -88,13 +91,18 @@ class GPT2(nn.Module):
     Args:
         activation: makes a fresh activation for every place that has one.
         vocab_size: the number of token ids.
-        max_seq_length: the number of learned positions.
+        max_seq_length: the number of positions.
         embedding_dim: features of a token, a multiple of `num_attention_heads`.
         num_attention_heads: heads of each attention.
         num_layers: blocks.
         dropout: the rate in embeddings, attention and residuals.
-        norm: "layer" or "none".
+        norm: "layer", "rms" or "none".
         bias: the linear layers and the norms have one.
+        mlp: "plain", or "glu" for a gated linear unit (models.mlp).
+        mlp_width: hidden features of the MLP; None for 4 * `embedding_dim`, and in a gated one for
+            as many parameters as that has (models.gpt2_blocks).
+        positions: "learned", or "rope" to rotate queries and keys (models.rotary).
+        qk_norm: RMSNorm over the features of each head, of queries and of keys.
     """
 
     def __init__(
@@ -108,26 +116,35 @@ class GPT2(nn.Module):
         dropout: float,
         norm: str,
         bias: bool = True,
+        mlp: str = "plain",
+        mlp_width: int | None = None,
+        positions: str = "learned",
+        qk_norm: bool = False,
     ):
         super().__init__()
         self.norm, self.bias = norm, bias
+        self.max_seq_length, self.embedding_dim = max_seq_length, embedding_dim
         self.num_attention_heads = num_attention_heads
         self.wte = nn.Embedding(vocab_size, embedding_dim)
         # Not an nn.Embedding: weight decay applies to the weights of those, and must not to these.
-        self.wpe = nn.Parameter(torch.empty(max_seq_length, embedding_dim))
+        learned = nn.Parameter(torch.empty(max_seq_length, embedding_dim))
+        self.register_parameter("wpe", learned if positions == "learned" else None)
         self.drop = nn.Dropout(dropout)
-        blocks = [
-            Block(embedding_dim, num_attention_heads, dropout, activation, norm, bias)
-            for _ in range(num_layers)
-        ]
+        common = (embedding_dim, num_attention_heads, dropout, activation, norm, bias)
+        blocks = [Block(*common, mlp, mlp_width, qk_norm) for _ in range(num_layers)]
         self.h = nn.Sequential(*blocks)
         self.ln_f = layer_norm(embedding_dim, norm, EPS, bias)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw the weights from N(0, 0.02²), smaller where a residual branch ends (section 2.3)."""
+        """Draw the weights from N(0, 0.02²), smaller where a residual branch ends (section 2.3).
+
+        A gated MLP's two branches are drawn as a plain one's, and its projection as that one's.
+        """
         nn.init.normal_(self.wte.weight, std=0.02)
-        nn.init.normal_(self.wpe, std=0.02)
+        # Drawn without them too, so that what follows has the same weights.
+        unused = self.wte.weight.new_empty(self.max_seq_length, self.embedding_dim)
+        nn.init.normal_(unused if self.wpe is None else self.wpe, std=0.02)
         for name, module in named_own_modules(self.h):
             if isinstance(module, nn.Linear):
                 # Each layer adds to the residual stream twice; the sum must not grow with depth.
@@ -150,8 +167,8 @@ class GPT2(nn.Module):
         """Return the sizes it was built with, by name."""
         return {
             "vocab_size": self.wte.num_embeddings,
-            "max_seq_length": self.wpe.shape[0],
-            "embedding_dim": self.wpe.shape[1],
+            "max_seq_length": self.max_seq_length,
+            "embedding_dim": self.embedding_dim,
             "num_attention_heads": self.num_attention_heads,
             "num_layers": len(self.h),
         }
@@ -165,19 +182,28 @@ class GPT2(nn.Module):
         attention. Positions are looked up, not multiplied, so they do not count. The token
         embedding does: it is the head.
         """
-        length, width = self.wpe.shape
-        num_parameters = sum(p.numel() for p in self.parameters()) - self.wpe.numel()
-        return 6 * num_parameters + 12 * len(self.h) * width * length
+        num_parameters = sum(p.numel() for p in self.parameters())
+        if self.wpe is not None:
+            num_parameters -= self.wpe.numel()
+        return 6 * num_parameters + 12 * len(self.h) * self.embedding_dim * self.max_seq_length
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        length, longest = ids.shape[1], self.wpe.shape[0]
+        length, longest = ids.shape[1], self.max_seq_length
         if length > longest:
             raise ValueError(
                 f"sequences of {length} tokens are longer than the model's {longest} positions: "
                 "cut them, or build the model with a larger max_seq_length"
             )
-        x = self.drop(self.wte(ids) + self.wpe[:length])  # (B, T, width)
-        x = self.ln_f(self.h(x))
+        x, rotate = self.wte(ids), None  # (B, T, width)
+        if self.wpe is not None:
+            x = x + self.wpe[:length]
+        else:
+            positions = torch.arange(length, device=ids.device)
+            rotate = rotation(positions, self.embedding_dim // self.num_attention_heads)
+        x = self.drop(x)
+        for block in self.h:
+            x = block(x, rotate)
+        x = self.ln_f(x)
         # (B, T, vocab_size), through the embedding itself: a module for the head would hold the
         # tied weight twice.
         return F.linear(x, self.wte.weight)
@@ -200,7 +226,7 @@ class GPT2(nn.Module):
         Returns:
             int64 (B, n + count), on the device of `ids`.
         """
-        return sampled(self, self.wpe.shape[0], ids, count, generator, temperature)
+        return sampled(self, self.max_seq_length, ids, count, generator, temperature)
 
 
 @torch.no_grad()

@@ -49,12 +49,15 @@ def layer_norm(width: int, norm: str, eps: float, bias: bool = True) -> nn.Modul
 
     Args:
         width: the number of features.
-        norm: "layer" (Ba et al. 2016, arXiv 1607.06450), "bn" or "none".
-        eps: what LayerNorm adds to the variance.
+        norm: "layer" (Ba et al. 2016, arXiv 1607.06450), "rms" (Zhang & Sennrich 2019,
+            arXiv 1910.07467, which has no bias), "bn" or "none".
+        eps: what LayerNorm adds to the variance, and RMSNorm to the mean square.
         bias: LayerNorm has one.
     """
     if norm == "bn":
         return TokenBatchNorm(width)
+    if norm == "rms":
+        return nn.RMSNorm(width, eps=eps)
     return nn.LayerNorm(width, eps=eps, bias=bias) if norm == "layer" else no_norm()
 
 

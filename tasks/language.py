@@ -135,8 +135,10 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
                 norm=config.norm,
                 bias=not config.no_bias,
                 **config.shape(),
+                **config.resolved_blocks(),
             )
-        if config.init_from is not None and config.start is None:
+        if config.starts_from_hugging_face:
+            assert config.init_from is not None
             assert isinstance(model, GPT2), "--init_from is refused for other networks"
             with user_errors():
                 load_hugging_face(model, config.init_from)
@@ -169,7 +171,7 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         config = self.config.model
         options: dict[str, Any] = {**config.shape()}
         options |= {"vocab_size": config.vocab_size or data.vocab_size}
-        options |= {"norm": config.resolved_norm()}
+        options |= {"norm": config.resolved_norm(), **config.resolved_blocks()}
         if config.is_third_party:
             options["configuration"] = configuration(config.model)
         return options

@@ -8,10 +8,11 @@ from analysis.grouping import Group
 from analysis.section import Section
 from analysis.wording import value_text
 
-USUAL = ("auto", "torch", "conv")  # norms, gain and shortcuts that are not worth a mention
+# Norms, gain, shortcuts and blocks that are not worth a mention.
+USUAL = ("auto", "torch", "conv", "plain", "learned")
 SHOWN = (
-    "norm", "no_bias", "shortcut", "init_gain", "num_epochs", "max_steps", "batch_size",
-    "grad_accum_steps", "optimizer", "optimizer_args", "lr", "weight_decay", "scheduler", "warmup",
+    "norm", "mlp", "mlp_width", "positions", "qk_norm", "no_bias", "shortcut", "init_gain",
+    "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer", "optimizer_args", "lr", "weight_decay", "scheduler", "warmup",
     "label_smoothing", "imb_factor", "class_balanced", "augment", "random_resized_crop",
     "auto_augment", "rotate", "color_jitter", "noise", "random_erasing", "mixup", "cutmix",
     "dropout", "max_seq_length", "tokenizer", "val_fraction", "split_seed",
