@@ -5,10 +5,10 @@
     model = build_model("timm/convnext_tiny", activation=nn.GELU, num_classes=10, image_size=64)
 
 `catalogue` lists the models and resolves their options. Each architecture has a file of its own:
-`vgg`, `resnet`, `vit`, `gpt2` (whose parts are in `gpt2_blocks`, `mlp` and `rotary`). Those of other
-packages are built by `third_party` (timm's and torchvision's, with rates of `drop_rates`;
-`pretrained` reads their published weights) and `causal_lm` (Hugging Face's). `drop_path` drops
-branches in ours. `operations` counts what they compute.
+`vgg`, `resnet`, `vit`, `gpt2` (its parts: `gpt2_blocks`, `mlp`, `rotary`). Those of other packages
+are built by `third_party` (timm's and torchvision's, with rates of `drop_rates`; `pretrained` reads
+their published weights) and `causal_lm` (Hugging Face's). `drop_path` drops branches in ours.
+`operations` counts what they compute.
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only

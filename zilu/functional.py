@@ -99,6 +99,17 @@ def _expanded(unit: str, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
     return operator(x, sigma, alpha, _UNITS.index(unit))
 
 
+def _expanded_product(unit: str, a: Tensor, b: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
+    formulas = reference.UNITS[unit]
+    if _is_transformed():
+        return reference.expanded_product_differentiable(formulas, a, b, sigma, alpha)
+    plain = type(b) not in _TENSORS or type(alpha) not in _TENSORS or alpha.device != a.device
+    operator = None if plain else kernels.operator("expanded_product", a, sigma)
+    if operator is None:
+        return reference.expanded_product(compiled.shortest(formulas, a), a, b, sigma, alpha)
+    return operator(a, b, sigma, alpha, _UNITS.index(unit))
+
+
 def options_of(save: str, inplace: bool) -> dict[str, Any]:
     """Return the arguments of a call that differ from the default, for whoever takes it over."""
     if save == "input":
@@ -312,7 +323,13 @@ def silu_s(x: Tensor, sigma: Sigma = 1.0) -> Tensor:
         return _apply(silu_s, reference.SILU_S, x, sigma)
 
 
-def gated_product(a: Tensor, b: Tensor, activation: str = "ZiLU", sigma: Sigma = 1.0) -> Tensor:
+def gated_product(
+    a: Tensor,
+    b: Tensor,
+    activation: str = "ZiLU",
+    sigma: Sigma = 1.0,
+    alpha: float | Tensor | None = None,
+) -> Tensor:
     """Compute f(a) b, the product in a gated linear unit (arXiv 2002.05202), in one pass.
 
     Backward keeps a and b, where f(a) * b keeps f(a) too, and computes f(a) again. 16-bit numbers
@@ -322,22 +339,27 @@ def gated_product(a: Tensor, b: Tensor, activation: str = "ZiLU", sigma: Sigma =
         a, b: floating-point tensors of one shape, dtype and device, as is the result.
         activation: the f: ZiLU, ZiLU_Approx, GELU_s or SiLU_s.
         sigma: as for `arctan`.
+        alpha: widens the gate's range, as in `expanded`; None for the f itself.
 
     Raises:
         TypeError, ValueError: as for `arctan`; another activation, or b is not like a.
     """
     unit = _gated_name("gated_product", activation)
-    if has_torch_function_variadic(a, b, sigma) and not _is_compiling():
+    if has_torch_function_variadic(a, b, sigma, alpha) and not _is_compiling():
         y: Tensor = handle_torch_function(
-            gated_product, (a, b, sigma), a, b, activation=activation, sigma=sigma
-        )
+            gated_product, (a, b, sigma, alpha), a, b, activation=activation, sigma=sigma,
+            alpha=alpha,
+        )  # fmt: skip
         return y
     _check_input(gated_product, a)
     _check_input(gated_product, b)
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
         shown = [f"{tuple(x.shape)} {x.dtype} on {x.device}" for x in (a, b)]
         raise ValueError(f"gated_product() takes two tensors alike, not {shown[0]} and {shown[1]}")
-    return _gated_product(unit.lower(), a, b, _checked_sigma(sigma))
+    sigma = _checked_sigma(sigma)
+    if alpha is not None:
+        return _expanded_product(unit.lower(), a, b, sigma, _checked_alpha(alpha, a))
+    return _gated_product(unit.lower(), a, b, sigma)
 
 
 def expanded(

@@ -239,9 +239,8 @@ class _GatedUnit(_SigmaModule):
         Backward keeps a and b, where `unit(a) * b` keeps f(a) too. See
         `zilu.functional.gated_product`.
         """
-        if self.expand_gate:
-            return self.forward(a) * b
-        return functional.gated_product(a, b, self._function.__name__, self.sigma)
+        alpha = self.alpha if self.expand_gate else None
+        return functional.gated_product(a, b, self._function.__name__, self.sigma, alpha)
 
 
 class ZiLU(_GatedUnit):

@@ -268,10 +268,88 @@ def expanded_gradients(
         return torch.autograd.grad(y, inputs, grad, create_graph=True)
 
 
+class _ExpandedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, sigma: Sigma, alpha: Tensor, formulas: Formulas
+    ) -> Tensor:
+        if isinstance(sigma, Tensor):
+            ctx.save_for_backward(a, b, alpha, sigma)
+        else:
+            ctx.save_for_backward(a, b, alpha)
+            ctx.sigma = sigma
+        ctx.formulas = formulas
+        value = _wide_gate(formulas.value, widened(a), sigma, alpha)
+        return _in_dtype(value * widened(b), a.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, alpha, *saved = ctx.saved_tensors
+        sigma, formulas = saved[0] if saved else ctx.sigma, ctx.formulas
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            found = expanded_product_gradients(formulas, grad, a, b, sigma, alpha)
+            by_a, by_b, *by_sigma, by_alpha = found
+            return by_a, by_b, by_sigma[0] if by_sigma else None, by_alpha, None
+        wide = widened(a)
+        grad = grad.to(wide.dtype)
+        by_value = grad * widened(b)
+        slope = formulas.slope(wide, sigma)
+        grad_a = (by_value * (slope + alpha.to(wide.dtype) * (2 * slope - 1))).to(a.dtype)
+        grad_b = (grad * _wide_gate(formulas.value, wide, sigma, alpha)).to(b.dtype)
+        grad_sigma = None
+        if ctx.needs_input_grad[2]:
+            grad_sigma = _summed(by_value * formulas.sigma_slope(wide, sigma), sigma)
+            grad_sigma = grad_sigma * (1 + 2 * alpha).reshape(sigma.shape)
+        by_alpha = _summed(by_value * _alpha_slope(wide, formulas.value(wide, sigma)), alpha)
+        return grad_a, grad_b, grad_sigma, by_alpha, None
+
+
+def expanded_product(
+    formulas: Formulas, a: Tensor, b: Tensor, sigma: Sigma, alpha: Tensor
+) -> Tensor:
+    """Compute `expanded` of a times b, with a backward that keeps a and b as `gated_product`'s.
+
+    Args:
+        formulas: the activation's, whose backward takes the input.
+        a, b: of one shape and dtype.
+        sigma: a number, or a tensor that gets a gradient.
+        alpha: a tensor without dimensions.
+    """
+    y: Tensor = _ExpandedProduct.apply(a, b, sigma, alpha, formulas)
+    return y
+
+
+def expanded_product_differentiable(
+    formulas: Formulas, a: Tensor, b: Tensor, sigma: Sigma, alpha: Tensor
+) -> Tensor:
+    """Compute the same as operations that any transform can differentiate or export."""
+    value = _wide_gate(formulas.differentiable, widened(a), sigma, alpha)
+    return (value * widened(b)).to(a.dtype)
+
+
+def expanded_product_gradients(
+    formulas: Formulas, grad: Tensor, a: Tensor, b: Tensor, sigma: Sigma, alpha: Tensor
+) -> tuple[Tensor, ...]:
+    """Compute the gradients so that a double backward can differentiate them.
+
+    Returns:
+        The gradients for a and b; the one for sigma, if sigma is a tensor; the one for alpha.
+    """
+    tensors = (a, b, sigma, alpha) if isinstance(sigma, Tensor) else (a, b, alpha)
+    with torch.enable_grad():
+        inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        number = inputs[2] if len(inputs) == 4 else sigma
+        y = expanded_product_differentiable(formulas, *inputs[:2], number, inputs[-1])
+        return torch.autograd.grad(y, inputs, grad, create_graph=True)
+
+
 def _widened_gate(function: _Function, x: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
-    wide = widened(x)
+    return _in_dtype(_wide_gate(function, widened(x), sigma, alpha), x.dtype)
+
+
+def _wide_gate(function: _Function, wide: Tensor, sigma: Sigma, alpha: Tensor) -> Tensor:
     value = function(wide, sigma)
-    return _in_dtype(value + alpha.to(wide.dtype) * _alpha_slope(wide, value), x.dtype)
+    return value + alpha.to(wide.dtype) * _alpha_slope(wide, value)
 
 
 def _alpha_slope(x: Tensor, value: Tensor) -> Tensor:

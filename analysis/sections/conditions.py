@@ -12,7 +12,8 @@ from analysis.wording import value_text
 USUAL = ("auto", "torch", "conv", "plain", "learned")
 SHOWN = (
     "norm", "mlp", "mlp_width", "positions", "qk_norm", "no_bias", "shortcut", "init_gain",
-    "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer", "optimizer_args", "lr", "weight_decay", "scheduler", "warmup",
+    "num_epochs", "max_steps", "batch_size", "grad_accum_steps", "optimizer", "optimizer_args",
+    "lr", "weight_decay", "scheduler", "warmup",
     "label_smoothing", "imb_factor", "class_balanced", "augment", "random_resized_crop",
     "auto_augment", "rotate", "color_jitter", "noise", "random_erasing", "mixup", "cutmix",
     "dropout", "max_seq_length", "tokenizer", "val_fraction", "split_seed",

@@ -351,6 +351,37 @@ void expanded_slopes_and_sums(
   }
 }
 
+template <class U>
+void expanded_products(
+    const U unit, float alpha, int64_t groups, float* __restrict out, const float* __restrict a,
+    const float* __restrict b) {
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = g; i < g + GROUP; ++i) {
+      const float value = unit.value(a[i]);
+      out[i] = (value + alpha * alpha_slope(a[i], value)) * b[i];
+    }
+  }
+}
+
+template <class U>
+void expanded_product_slopes_and_sums(
+    const U unit, float alpha, int64_t groups, float* __restrict by_a, float* __restrict by_b,
+    const float* __restrict grad, const float* __restrict a, const float* __restrict b,
+    float* __restrict sums) {
+  const float width = 1 + 2 * alpha;
+  for (int64_t g = 0; g < groups * GROUP; g += GROUP) {
+    for (int64_t i = 0; i < GROUP; ++i) {
+      const Slopes slopes = unit.slopes(a[g + i]);
+      const float value = unit.value(a[g + i]), by_alpha = alpha_slope(a[g + i], value);
+      const float incoming = grad[g + i] * b[g + i];
+      by_a[g + i] = incoming * (slopes.x + alpha * (2 * slopes.x - 1));
+      by_b[g + i] = grad[g + i] * (value + alpha * by_alpha);
+      sums[i] += incoming * (width * slopes.sigma);
+      sums[GROUP + i] += incoming * by_alpha;
+    }
+  }
+}
+
 template <class F, bool Short>
 auto with_unit_of_input(Unit unit, double sigma, const F& f) {
   switch (unit) {
@@ -506,6 +537,34 @@ ExpandedGradients expanded_gradients(
           expanded_slopes_and_sums(formulas, alpha, groups, out[0], in[0], in[1], sums);
         });
     return {iter.output(), sums.first, sums.second};
+  });
+}
+
+Tensor expanded_product(
+    Unit unit, const Tensor& a, const Tensor& b, double sigma, double alpha) {
+  return with_unit_of_input(unit, sigma, a, [&](auto formulas) {
+    check_alike(b, a, "the factor");
+    Tensor out;
+    TensorIterator iter = TensorIterator::binary_op(out, a, b);
+    map(iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float*) {
+          expanded_products(formulas, alpha, groups, out[0], in[0], in[1]);
+        });
+    return iter.output();
+  });
+}
+
+ExpandedProductGradients expanded_product_gradients(
+    Unit unit, const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, double alpha) {
+  return with_unit_of_input(unit, sigma, a, [&](auto formulas) -> ExpandedProductGradients {
+    TensorIterator iter = over_product(grad, a, b);
+    const Sums sums = map_and_sum(
+        iter, formulas.STREAMS,
+        [&](int64_t groups, float* const* out, const float* const* in, float* sums) {
+          expanded_product_slopes_and_sums(
+              formulas, alpha, groups, out[0], out[1], in[0], in[1], in[2], sums);
+        });
+    return {iter.output(0), iter.output(1), sums.first, sums.second};
   });
 }
 

@@ -54,7 +54,9 @@ enum class Pass {
   Product,
   ProductGradients,
   Expanded,
-  ExpandedGradients
+  ExpandedGradients,
+  ExpandedProduct,
+  ExpandedProductGradients
 };
 
 struct Kernel {
@@ -74,7 +76,7 @@ const Kernel* find(int64_t key) {
 
 // Triton compiles one kernel for each device, types, and which addresses are multiples of 16.
 int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Sigma& sigma) {
-  int64_t key = (tensors[0].get_device() * 8 + int64_t(pass)) * 8 + int64_t(unit);
+  int64_t key = (tensors[0].get_device() * 16 + int64_t(pass)) * 8 + int64_t(unit);
   const auto add = [&](const Tensor& tensor) {
     const bool aligned = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
     key = key * 32 + 2 * int64_t(tensor.scalar_type()) + aligned;  // bfloat16 is 15
@@ -92,8 +94,8 @@ int64_t key_of(Pass pass, Unit unit, TensorList tensors, const Sigma& sigma) {
 // more at the end, addresses of memory that these kernels do not need; older ones ignore them.
 void launch(
     const Kernel& kernel, TensorList tensors, const Sigma& sigma, int64_t n, int64_t programs) {
-  void* pointers[8];  // of six tensors, sigma and rho at most
-  void* parameters[11];
+  void* pointers[10];  // of eight tensors, sigma and rho at most
+  void* parameters[13];
   int count = 0;
   const auto add = [&](const Tensor& tensor) {
     pointers[count] = tensor.data_ptr();
@@ -312,6 +314,45 @@ std::tuple<Tensor, Tensor, Tensor> gpu_expanded_gradients(
     run(Pass::Total, Unit::ZiLU, {of_sigma, by_sigma}, sigma, programs, 1);
   }
   return {by_x, by_sigma, by_alpha};
+}
+
+Tensor gpu_expanded_product(
+    Unit unit, const Tensor& a, const Tensor& b, const Sigma& sigma, const Tensor& alpha) {
+  check_input(a, sigma);
+  check_alike(b, a, "the factor");
+  check_number(alpha, a, "alpha");
+  const c10::DeviceGuard guard(a.device());
+  Tensor y = empty_as(a);
+  if (a.numel() > 0) {
+    const Tensor tensors[] = {laid_out_as(y, a), laid_out_as(y, b), y, alpha};
+    run(Pass::ExpandedProduct, unit, tensors, sigma, a.numel(), programs_for(a));
+  }
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> gpu_expanded_product_gradients(
+    Unit unit, const Tensor& grad, const Tensor& a, const Tensor& b, const Sigma& sigma,
+    const Tensor& alpha) {
+  check_input(a, sigma);
+  check_alike(grad, a, "the gradient");
+  check_alike(b, a, "the factor");
+  check_number(alpha, a, "alpha");
+  const c10::DeviceGuard guard(a.device());
+  Tensor by_a = empty_as(a), by_b = at::empty_like(by_a), by_alpha = empty_as(alpha), by_sigma;
+  const int64_t programs = summing_programs_for(a);
+  const Tensor of_alpha = at::empty({programs}, a.options().dtype(at::kFloat));
+  const Tensor of_sigma = sigma.learned ? at::empty_like(of_alpha) : of_alpha;
+  if (a.numel() > 0) {
+    const Tensor tensors[] = {laid_into(by_a, grad), laid_out_as(by_a, a), laid_out_as(by_a, b),
+                              by_a, by_b, alpha, of_alpha, of_sigma};
+    run(Pass::ExpandedProductGradients, unit, tensors, sigma, a.numel(), programs);
+  }
+  run(Pass::Total, Unit::ZiLU, {of_alpha, by_alpha}, 1.0, programs, 1);
+  if (sigma.learned) {
+    by_sigma = empty_as(*sigma.learned);
+    run(Pass::Total, Unit::ZiLU, {of_sigma, by_sigma}, sigma, programs, 1);
+  }
+  return {by_a, by_b, by_sigma, by_alpha};
 }
 
 void set_up_gpu(int64_t bytes, at::IntArrayRef addresses) {

@@ -45,6 +45,18 @@ at::Tensor expanded(Unit unit, const at::Tensor& x, double sigma, double alpha);
 ExpandedGradients expanded_gradients(
     Unit unit, const at::Tensor& grad, const at::Tensor& x, double sigma, double alpha);
 
+struct ExpandedProductGradients {
+  at::Tensor a, b;
+  double sigma, alpha;
+};
+
+// That times b, as gated_product.
+at::Tensor expanded_product(
+    Unit unit, const at::Tensor& a, const at::Tensor& b, double sigma, double alpha);
+ExpandedProductGradients expanded_product_gradients(
+    Unit unit, const at::Tensor& grad, const at::Tensor& a, const at::Tensor& b, double sigma,
+    double alpha);
+
 // A number; a tensor on x's device, where the kernel reads it and the CPU need not wait for its
 // value; or one times e^rho, for another such tensor.
 struct Sigma {
@@ -78,6 +90,14 @@ at::Tensor gpu_expanded(
 std::tuple<at::Tensor, at::Tensor, at::Tensor> gpu_expanded_gradients(
     Unit unit, const at::Tensor& grad, const at::Tensor& x, const Sigma& sigma,
     const at::Tensor& alpha);
+
+// The gradients for a, b, sigma where it is learned, and alpha.
+at::Tensor gpu_expanded_product(
+    Unit unit, const at::Tensor& a, const at::Tensor& b, const Sigma& sigma,
+    const at::Tensor& alpha);
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gpu_expanded_product_gradients(
+    Unit unit, const at::Tensor& grad, const at::Tensor& a, const at::Tensor& b,
+    const Sigma& sigma, const at::Tensor& alpha);
 
 // To be called first. `addresses`: of cuLaunchKernel, cuCtxGetCurrent, cuCtxSetCurrent and torch's
 // aoti_torch_get_current_cuda_stream; none if Triton is to launch every time.

@@ -1,6 +1,7 @@
 // The operators zilu::zilu, zilu::zilu_approx, zilu::gelu_s, zilu::silu_s, zilu::gated_product,
-// zilu::expanded and their backward operators: schemas, autograd, shapes, and the kernels of CPU and GPU. operators.py adds the second
-// derivatives, by differentiating plain operations, and compiles the GPU's kernels.
+// zilu::expanded, zilu::expanded_product and their backward operators: schemas, autograd, shapes,
+// and the kernels of CPU and GPU. operators.py adds the second derivatives, by differentiating
+// plain operations, and compiles the GPU's kernels.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty_like.h>
@@ -19,6 +20,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Pair = std::tuple<Tensor, Tensor>;
 using Triple = std::tuple<Tensor, Tensor, Tensor>;
+using Quadruple = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 using Fixed = Tensor(const Tensor& x, double sigma);
 using Learned = Tensor(const Tensor& x, const Tensor& sigma);
@@ -44,6 +46,18 @@ using ExpandedBackward = Pair(
     const Tensor& grad, const Tensor& x, double sigma, const Tensor& alpha, int64_t unit);
 using ExpandedLearnedBackward = Triple(
     const Tensor& grad, const Tensor& x, const Tensor& sigma, const Tensor& alpha, int64_t unit);
+
+// That times b, for all units.
+using ExpandedProduct = Tensor(
+    const Tensor& a, const Tensor& b, double sigma, const Tensor& alpha, int64_t unit);
+using ExpandedProductLearned = Tensor(
+    const Tensor& a, const Tensor& b, const Tensor& sigma, const Tensor& alpha, int64_t unit);
+using ExpandedProductBackward = Triple(
+    const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, const Tensor& alpha,
+    int64_t unit);
+using ExpandedProductLearnedBackward = Quadruple(
+    const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& sigma, const Tensor& alpha,
+    int64_t unit);
 
 constexpr Unit UNITS[] = {Unit::ZiLU,   Unit::ZiLU_Approx,     Unit::GELU_s,
                           Unit::SiLU_s, Unit::ZiLU_FromOutput, Unit::ZiLU_Approx_FromOutput};
@@ -124,6 +138,24 @@ struct ExpandedOperators {
 
 const ExpandedOperators& expanded_operators() {
   static const ExpandedOperators all;
+  return all;
+}
+
+constexpr const char* EXPANDED_PRODUCT = "zilu::expanded_product";
+constexpr const char* EXPANDED_PRODUCT_BACKWARD = "zilu::expanded_product_backward";
+
+struct ExpandedProductOperators {
+  c10::TypedOperatorHandle<ExpandedProduct> fixed = find<ExpandedProduct>(EXPANDED_PRODUCT, "");
+  c10::TypedOperatorHandle<ExpandedProductLearned> learned =
+      find<ExpandedProductLearned>(EXPANDED_PRODUCT, "learned");
+  c10::TypedOperatorHandle<ExpandedProductBackward> fixed_backward =
+      find<ExpandedProductBackward>(EXPANDED_PRODUCT_BACKWARD, "");
+  c10::TypedOperatorHandle<ExpandedProductLearnedBackward> learned_backward =
+      find<ExpandedProductLearnedBackward>(EXPANDED_PRODUCT_BACKWARD, "learned");
+};
+
+const ExpandedProductOperators& expanded_product_operators() {
+  static const ExpandedProductOperators all;
   return all;
 }
 
@@ -335,7 +367,61 @@ struct ExpandedLearnedFunction : torch::autograd::Function<ExpandedLearnedFuncti
   }
 };
 
+struct ExpandedProductFunction : torch::autograd::Function<ExpandedProductFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& a, const Tensor& b, double sigma,
+      const Tensor& alpha, int64_t unit) {
+    context->saved_data["sigma"] = sigma;
+    context->saved_data["unit"] = unit;
+    context->save_for_backward({a, b, alpha});
+    at::AutoDispatchBelowADInplaceOrView below;
+    return expanded_product_operators().fixed.call(a, b, sigma, alpha, unit);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const double sigma = context->saved_data["sigma"].toDouble();
+    const int64_t unit = context->saved_data["unit"].toInt();
+    auto [grad_a, grad_b, grad_alpha] = backward_through([&] {
+      return expanded_product_operators().fixed_backward.call(
+          grads[0], saved[0], saved[1], sigma, saved[2], unit);
+    });
+    return {grad_a, grad_b, Tensor(), grad_alpha, Tensor()};
+  }
+};
+
+struct ExpandedProductLearnedFunction
+    : torch::autograd::Function<ExpandedProductLearnedFunction> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& a, const Tensor& b, const Tensor& sigma,
+      const Tensor& alpha, int64_t unit) {
+    context->saved_data["unit"] = unit;
+    context->save_for_backward({a, b, sigma, alpha});
+    at::AutoDispatchBelowADInplaceOrView below;
+    return expanded_product_operators().learned.call(a, b, sigma, alpha, unit);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const int64_t unit = context->saved_data["unit"].toInt();
+    auto [grad_a, grad_b, grad_sigma, grad_alpha] = backward_through([&] {
+      return expanded_product_operators().learned_backward.call(
+          grads[0], saved[0], saved[1], saved[2], saved[3], unit);
+    });
+    return {grad_a, grad_b, grad_sigma, grad_alpha, Tensor()};
+  }
+};
+
 // --- registration ---
+
+void implement_expanded_product(
+    torch::Library& library, ExpandedProduct* fixed, ExpandedProductLearned* learned,
+    ExpandedProductBackward* fixed_backward, ExpandedProductLearnedBackward* learned_backward) {
+  library.impl("expanded_product", fixed);
+  library.impl("expanded_product.learned", learned);
+  library.impl("expanded_product_backward", fixed_backward);
+  library.impl("expanded_product_backward.learned", learned_backward);
+}
 
 void implement_expanded(
     torch::Library& library, Expanded* fixed, ExpandedLearned* learned,
@@ -517,6 +603,13 @@ TORCH_LIBRARY(zilu, library) {
               "(Tensor, Tensor)");
   library.def("expanded_backward.learned(Tensor grad, Tensor x, Tensor sigma, Tensor alpha, "
               "int unit) -> (Tensor, Tensor, Tensor)");
+  library.def("expanded_product(Tensor a, Tensor b, float sigma, Tensor alpha, int unit) -> Tensor");
+  library.def("expanded_product.learned(Tensor a, Tensor b, Tensor sigma, Tensor alpha, int unit) "
+              "-> Tensor");
+  library.def("expanded_product_backward(Tensor grad, Tensor a, Tensor b, float sigma, "
+              "Tensor alpha, int unit) -> (Tensor, Tensor, Tensor)");
+  library.def("expanded_product_backward.learned(Tensor grad, Tensor a, Tensor b, Tensor sigma, "
+              "Tensor alpha, int unit) -> (Tensor, Tensor, Tensor, Tensor)");
   // Between gpu.cpp and operators.py.
   library.def(
       "launch_by_triton(int key, int kind, int unit, Tensor[] tensors, float sigma, "
@@ -549,6 +642,15 @@ TORCH_LIBRARY_IMPL(zilu, Autograd, library) {
       [](const Tensor& x, const Tensor& sigma, const Tensor& alpha, int64_t unit) {
         return ExpandedLearnedFunction::apply(x, sigma, alpha, unit);
       });
+  library.impl(
+      "expanded_product",
+      [](const Tensor& a, const Tensor& b, double sigma, const Tensor& alpha, int64_t unit) {
+        return ExpandedProductFunction::apply(a, b, sigma, alpha, unit);
+      });
+  library.impl(
+      "expanded_product.learned",
+      [](const Tensor& a, const Tensor& b, const Tensor& sigma, const Tensor& alpha,
+         int64_t unit) { return ExpandedProductLearnedFunction::apply(a, b, sigma, alpha, unit); });
 }
 
 TORCH_LIBRARY_IMPL(zilu, CPU, library) {
@@ -597,6 +699,29 @@ TORCH_LIBRARY_IMPL(zilu, CPU, library) {
         return {found.x, at::full(sigma.sizes(), found.sigma, sigma.options()),
                 at::full(alpha.sizes(), found.alpha, alpha.options())};
       });
+  implement_expanded_product(
+      library,
+      [](const Tensor& a, const Tensor& b, double sigma, const Tensor& alpha, int64_t unit) {
+        return expanded_product(UNITS[unit], a, b, sigma, alpha.item().toDouble());
+      },
+      [](const Tensor& a, const Tensor& b, const Tensor& sigma, const Tensor& alpha,
+         int64_t unit) {
+        return expanded_product(
+            UNITS[unit], a, b, sigma.item().toDouble(), alpha.item().toDouble());
+      },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, const Tensor& alpha,
+         int64_t unit) -> Triple {
+        const double number = alpha.item().toDouble();
+        const auto found = expanded_product_gradients(UNITS[unit], grad, a, b, sigma, number);
+        return {found.a, found.b, at::full(alpha.sizes(), found.alpha, alpha.options())};
+      },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& sigma,
+         const Tensor& alpha, int64_t unit) -> Quadruple {
+        const auto found = expanded_product_gradients(
+            UNITS[unit], grad, a, b, sigma.item().toDouble(), alpha.item().toDouble());
+        return {found.a, found.b, at::full(sigma.sizes(), found.sigma, sigma.options()),
+                at::full(alpha.sizes(), found.alpha, alpha.options())};
+      });
 }
 
 TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
@@ -639,6 +764,23 @@ TORCH_LIBRARY_IMPL(zilu, CUDA, library) {
          int64_t unit) -> Triple {
         return gpu_expanded_gradients(UNITS[unit], grad, x, sigma, alpha);
       });
+  implement_expanded_product(
+      library,
+      [](const Tensor& a, const Tensor& b, double sigma, const Tensor& alpha, int64_t unit) {
+        return gpu_expanded_product(UNITS[unit], a, b, sigma, alpha);
+      },
+      [](const Tensor& a, const Tensor& b, const Tensor& sigma, const Tensor& alpha,
+         int64_t unit) { return gpu_expanded_product(UNITS[unit], a, b, sigma, alpha); },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, double sigma, const Tensor& alpha,
+         int64_t unit) -> Triple {
+        auto [by_a, by_b, _, by_alpha] =
+            gpu_expanded_product_gradients(UNITS[unit], grad, a, b, sigma, alpha);
+        return {by_a, by_b, by_alpha};
+      },
+      [](const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& sigma,
+         const Tensor& alpha, int64_t unit) -> Quadruple {
+        return gpu_expanded_product_gradients(UNITS[unit], grad, a, b, sigma, alpha);
+      });
 }
 
 TORCH_LIBRARY_IMPL(zilu, Meta, library) {
@@ -671,6 +813,23 @@ TORCH_LIBRARY_IMPL(zilu, Meta, library) {
       [](const Tensor&, const Tensor& x, const Tensor& sigma, const Tensor& alpha,
          int64_t) -> Triple {
         return {at::empty_like(x), at::empty_like(sigma), at::empty_like(alpha)};
+      });
+  implement_expanded_product(
+      library,
+      [](const Tensor& a, const Tensor&, double, const Tensor&, int64_t) {
+        return at::empty_like(a);
+      },
+      [](const Tensor& a, const Tensor&, const Tensor&, const Tensor&, int64_t) {
+        return at::empty_like(a);
+      },
+      [](const Tensor&, const Tensor& a, const Tensor& b, double, const Tensor& alpha,
+         int64_t) -> Triple {
+        return {at::empty_like(a), at::empty_like(b), at::empty_like(alpha)};
+      },
+      [](const Tensor&, const Tensor& a, const Tensor& b, const Tensor& sigma,
+         const Tensor& alpha, int64_t) -> Quadruple {
+        return {at::empty_like(a), at::empty_like(b), at::empty_like(sigma),
+                at::empty_like(alpha)};
       });
 }
 

@@ -23,7 +23,8 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
     Returns:
         For each gated unit, the operators for a fixed sigma, for a learned one, and for
         sigma e^rho, which a CPU does not have. Those that write over x end in "_"; units from
-        their output alone have them. "gated_product" and "expanded" have the first two.
+        their output alone have them. "gated_product", "expanded" and
+        "expanded_product" have the first two.
 
     Raises:
         OSError, RuntimeError: the operators cannot be built.
@@ -38,7 +39,7 @@ def load(device: str) -> dict[str, tuple[Callable[..., Tensor], ...]]:
     found: dict[str, tuple[Callable[..., Tensor], ...]] = {
         name: (p.default, p.learned, p.product) for name, p in packets.items()
     }
-    for name in ("gated_product", "expanded"):
+    for name in ("gated_product", "expanded", "expanded_product"):
         packet = getattr(torch.ops.zilu, name)
         found[name] = (packet.default, packet.learned)
     return found
@@ -54,7 +55,11 @@ def _second_derivatives() -> torch.library.Library:
         differentiable = functools.partial(_unit_gradients, formulas)
         for operator in (packet.default, packet.learned, packet.product):
             library.impl(operator, _with_autograd(operator, differentiable), "Autograd")
-    others = {"gated_product": _gated_product_gradients, "expanded": _expanded_gradients}
+    others = {
+        "gated_product": _gated_product_gradients,
+        "expanded": _expanded_gradients,
+        "expanded_product": _expanded_product_gradients,
+    }
     for name, gradients in others.items():
         packet = getattr(torch.ops.zilu, f"{name}_backward")
         for operator in (packet.default, packet.learned):
@@ -97,6 +102,13 @@ def _gated_product_gradients(grad: Tensor, a: Tensor, b: Tensor, sigma: Any, uni
 def _expanded_gradients(grad: Tensor, x: Tensor, sigma: Any, alpha: Tensor, unit: int) -> Any:
     formulas = list(UNITS.values())[unit]
     return reference.expanded_gradients(formulas, grad, x, sigma, alpha)
+
+
+def _expanded_product_gradients(
+    grad: Tensor, a: Tensor, b: Tensor, sigma: Any, alpha: Tensor, unit: int
+) -> Any:
+    formulas = list(UNITS.values())[unit]
+    return reference.expanded_product_gradients(formulas, grad, a, b, sigma, alpha)
 
 
 def _product_gradients(

@@ -37,7 +37,8 @@ UNIT_NAMES = (
 # As C++'s enum Pass.
 (
     _VALUE, _GRADIENTS, _TOTAL, _PRODUCT_VALUE, _PRODUCT_GRADIENTS, _EXPANDED, _EXPANDED_GRADIENTS,
-) = range(7)  # fmt: skip
+    _EXPANDED_PRODUCT, _EXPANDED_PRODUCT_GRADIENTS,
+) = range(9)  # fmt: skip
 # What sigma is: a number in two floats; a tensor; a tensor, times e to the power of another.
 _FIXED, _LEARNED, _PRODUCT = range(3)
 
@@ -49,7 +50,8 @@ def launch(
 
     Args:
         kind: 0 for values, 1 for gradients, 2 to add up sigma's gradient, 3 and 4 for values and
-            gradients of f(a) b, 5 and 6 for those of the unit with an expanded gate.
+            gradients of f(a) b, 5 and 6 for those of the unit with an expanded gate, 7 and 8 for
+            those of that times b.
         unit: index of UNIT_NAMES.
         tensors: the kernel's first arguments, dense and of one size and layout.
         sigma: a float, or a one-element tensor on the device.
@@ -73,6 +75,8 @@ def launch(
         _PRODUCT_GRADIENTS: _product_gradients_kernel,
         _EXPANDED: _expanded_kernel,
         _EXPANDED_GRADIENTS: _expanded_gradients_kernel,
+        _EXPANDED_PRODUCT: _expanded_product_kernel,
+        _EXPANDED_PRODUCT_GRADIENTS: _expanded_product_gradients_kernel,
     }
     return kernels[kind][(programs,)](
         *arguments,
@@ -444,6 +448,143 @@ def _expanded_gradients_block(
     by_x = incoming * (slope + alpha * (2 * slope - 1))
     tl.store(grad_x, by_x.to(grad_x.dtype.element_ty), mask=mask)
     return incoming * _alpha_slope(at, value), incoming * ((1 + 2 * alpha) * by_sigma)
+
+
+# --- that times b ---
+
+
+@triton.jit(do_not_specialize=["n"])
+def _expanded_product_kernel(
+    a,
+    b,
+    y,
+    alpha,
+    sigma,
+    second,
+    n: tl.int64,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    high, low = _read_sigma(sigma, second, LEARNABLE)
+    number = tl.load(alpha).to(tl.float32)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = tl.arange(0, BLOCK)
+    a = a + start + at
+    b = b + start + at
+    y = y + start + at
+    if n - start >= BLOCK:
+        _expanded_product_block(a, b, y, None, number, high, low, UNIT, SHORT)
+    else:
+        _expanded_product_block(a, b, y, at < n - start, number, high, low, UNIT, SHORT)
+
+
+@triton.jit
+def _expanded_product_block(
+    a, b, y, mask, alpha, sigma, sigma_low, UNIT: tl.constexpr, SHORT: tl.constexpr
+):
+    at = _load(a, mask)
+    value = _value(at, sigma, sigma_low, UNIT, SHORT)
+    found = (value + alpha * _alpha_slope(at, value)) * _load(b, mask)
+    tl.store(y, found.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _expanded_product_gradients_kernel(
+    grad,
+    a,
+    b,
+    grad_a,
+    grad_b,
+    alpha,
+    of_alpha,  # as in _expanded_gradients_kernel
+    of_sigma,
+    sigma,
+    second,
+    n: tl.int64,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    LEARNABLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    high, low = _read_sigma(sigma, second, LEARNABLE)
+    number = tl.load(alpha).to(tl.float32)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    alpha_sums = tl.zeros((BLOCK,), tl.float32)
+    sigma_sums = tl.zeros((BLOCK,), tl.float32)
+    while start < n:
+        by_alpha, by_sigma = _expanded_product_gradients_at(
+            start, n, grad, a, b, grad_a, grad_b, number, high, low, UNIT, SHORT, BLOCK
+        )
+        alpha_sums += by_alpha
+        sigma_sums += by_sigma
+        start += tl.num_programs(0).to(tl.int64) * BLOCK
+    tl.store(of_alpha + tl.program_id(0), tl.sum(alpha_sums, axis=0))
+    if LEARNABLE:
+        tl.store(of_sigma + tl.program_id(0), tl.sum(sigma_sums, axis=0))
+
+
+@triton.jit
+def _expanded_product_gradients_at(
+    start,
+    n,
+    grad,
+    a,
+    b,
+    grad_a,
+    grad_b,
+    alpha,
+    sigma,
+    sigma_low,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Compute the block at `start`; return what each number adds to the two sums."""
+    at = tl.arange(0, BLOCK)
+    grad = grad + start + at
+    a = a + start + at
+    b = b + start + at
+    by_a = grad_a + start + at
+    by_b = grad_b + start + at
+    if n - start >= BLOCK:
+        by_alpha, by_sigma = _expanded_product_gradients_block(
+            grad, a, b, by_a, by_b, None, alpha, sigma, sigma_low, UNIT, SHORT
+        )
+    else:
+        mask = at < n - start
+        by_alpha, by_sigma = _expanded_product_gradients_block(
+            grad, a, b, by_a, by_b, mask, alpha, sigma, sigma_low, UNIT, SHORT
+        )
+    return by_alpha, by_sigma
+
+
+@triton.jit
+def _expanded_product_gradients_block(
+    grad,
+    a,
+    b,
+    grad_a,
+    grad_b,
+    mask,
+    alpha,
+    sigma,
+    sigma_low,
+    UNIT: tl.constexpr,
+    SHORT: tl.constexpr,
+):
+    incoming = _load(grad, mask)
+    at = _load(a, mask)
+    by_value = incoming * _load(b, mask)
+    slope, by_sigma = _slopes(at, sigma, sigma_low, UNIT, SHORT)
+    value = _value(at, sigma, sigma_low, UNIT, SHORT)
+    by_alpha = _alpha_slope(at, value)
+    by_a = by_value * (slope + alpha * (2 * slope - 1))
+    tl.store(grad_a, by_a.to(grad_a.dtype.element_ty), mask=mask)
+    by_b = incoming * (value + alpha * by_alpha)
+    tl.store(grad_b, by_b.to(grad_b.dtype.element_ty), mask=mask)
+    return by_value * by_alpha, by_value * ((1 + 2 * alpha) * by_sigma)
 
 
 @triton.jit
