@@ -21,6 +21,7 @@ from zilu.kernels import operators
 from zilu.kernels import triton_kernels as K
 
 VALUE, GRADIENTS, TOTAL, PRODUCT, PRODUCT_GRADIENTS = range(5)
+EXPANDED_PRODUCT, EXPANDED_PRODUCT_GRADIENTS = 7, 8
 STREAM, CONTEXT = 4242, 77
 Address = ctypes.c_void_p
 Addresses = ctypes.POINTER(Address)
@@ -92,6 +93,10 @@ def launch(function, x, y, z, threads, block_y, block_z, shared, stream, paramet
         counts[1] = 1
     if kind in (GRADIENTS, PRODUCT_GRADIENTS) and not isinstance(sigma, float):
         counts[-1] = x
+    if kind == EXPANDED_PRODUCT:
+        counts[-1] = 1  # alpha
+    if kind == EXPANDED_PRODUCT_GRADIENTS:
+        counts[-3:] = [1, x, x]
     tensors = [tensor_at(*each) for each in zip(pointers, counts, dtypes, strict=True)]
     interpret(kind, kernel["unit"], tensors, sigma, rho, x)
     return 0
@@ -164,6 +169,16 @@ def gated_product(key: Any, grad: Tensor, a: Tensor, b: Tensor, sigma: Any) -> l
     return [y, *backward.redispatch(keys, grad, a, b, sigma, 0)]
 
 
+def expanded_product(key: Any, grad: Tensor, a: Tensor, b: Tensor, sigma: Any) -> list[Tensor]:
+    """Return value and gradients of ZiLU's product with its gate expanded."""
+    kind = "learned" if isinstance(sigma, Tensor) else "default"
+    keys, alpha = torch._C.DispatchKeySet(key), torch.tensor([0.3])
+    packets = torch.ops.zilu.expanded_product, torch.ops.zilu.expanded_product_backward
+    forward, backward = (getattr(packet, kind) for packet in packets)
+    y = forward.redispatch(keys, a, b, sigma, alpha, 0)
+    return [y, *backward.redispatch(keys, grad, a, b, sigma, alpha, 0)]
+
+
 SIGMAS = (
     (0.7,),
     (torch.tensor(0.7),),
@@ -200,12 +215,13 @@ def numbers() -> dict[str, Any]:
     for dtype in (torch.float32, torch.bfloat16):
         for sigma in (0.7, torch.tensor(0.7)):
             a, b, grad = (memory(dtype, aligned, 5000) for aligned in (True, True, False))
-            want = gated_product(torch._C.DispatchKey.CPU, grad, a, b, sigma)
-            for _ in range(2):
-                got = gated_product(torch._C.DispatchKey.CUDA, grad, a, b, sigma)
-                for x, y in zip(got, want, strict=True):
-                    if not torch.allclose(x, y, rtol=2e-2, atol=1e-2):
-                        different.append(["gated_product", str(dtype), str(sigma)])
+            for product in (gated_product, expanded_product):
+                want = product(torch._C.DispatchKey.CPU, grad, a, b, sigma)
+                for _ in range(2):
+                    got = product(torch._C.DispatchKey.CUDA, grad, a, b, sigma)
+                    for x, y in zip(got, want, strict=True):
+                        if not torch.allclose(x, y, rtol=2e-2, atol=1e-2):
+                            different.append([product.__name__, str(dtype), str(sigma)])
     return {
         "different": different,
         "compiled": len(compiled),

@@ -46,8 +46,8 @@ def test_the_driver_is_given_what_triton_was():
     assert found["different"] == []
     kinds = 6 * 3 * 2  # units, dtypes, alignments
     # Value and gradient for each sigma, and for three the sums, which all units share; and those
-    # of the gated product in two dtypes, for a fixed and a learned sigma.
-    assert found["compiled"] == kinds * 2 * 4 + 3 + 2 * 2 * 2
+    # of both products in two dtypes, for a fixed and a learned sigma. alpha's sum is one more.
+    assert found["compiled"] == kinds * 2 * 4 + 3 + 2 * 2 * 2 * 2 + 1
     assert found["empty"] == kinds * 3 * 2  # of empty tensors, sigma's gradient is set to 0
     assert found["ways"] == [[256, 64, 4242]]  # threads, shared memory, stream
 
