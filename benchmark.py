@@ -1,6 +1,7 @@
 """Measure speed: every arm in turn, round after round; medians, and ratios within one run.
 
 python benchmark.py                activations one by one: time, bandwidth, memory, error
+python benchmark.py --glu          gated products, fused against plain: time and bytes kept
 python benchmark.py --training     training steps per activation, against ReLU and GELU
 python benchmark.py --memory       what training steps keep for backward, their peak, largest batch
 python benchmark.py --host_time    the host's time of an activation's call, forward and backward
@@ -23,6 +24,7 @@ from benchmarks.names import (
     ACTIVATIONS,
     BASELINES,
     DTYPES,
+    GATED,
     MODELS,
     MODES,
     PRECISIONS,
@@ -54,6 +56,7 @@ from utils import UserError, user_errors
 from zilu.names import check_sigma, custom_name, kernel_mode
 
 MEASUREMENTS = {
+    "glu": "gated products, activation(a) * b: fused against plain",
     "training": "training steps per activation",
     "memory": "training steps: bytes kept, peak, largest batch",
     "host_time": "the host's time of a call",
@@ -72,6 +75,7 @@ T = TypeVar("T")
 class Options:
     """Hold the command line; build_parser explains the flags."""
 
+    glu: bool
     training: bool
     memory: bool
     host_time: bool
@@ -122,8 +126,8 @@ class Options:
             raise UserError("--activation_args is for activations of your own; leave it out")
         if self.tokenizing and self.text is None:
             raise UserError("--tokenizing needs --text FILE")
-        if chosen and len(self.device) > 1:
-            raise UserError(f"--{chosen[0]} takes one --device, not {','.join(self.device)}")
+        if {*chosen} - {"glu"} and len(self.device) > 1:
+            raise UserError(f"--{chosen[-1]} takes one --device, not {','.join(self.device)}")
         if chosen and self.compare_plain:
             raise UserError(
                 f"--compare_plain is for activations one by one; leave out --{chosen[0]}"
@@ -170,11 +174,11 @@ def build_parser() -> Parser:
         what.add_argument(f"--{name}", action="store_true", help=text)
 
     both = parser.add_argument_group(
-        "Activations, --training, --memory, --host_time (lists: commas between)"
+        "Activations, --glu, --training, --memory, --host_time (lists: commas between)"
     )
     add(both, "activations", None, several(activation_name),
         "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s; for --memory "
-        "ZiLU)")  # fmt: skip
+        "ZiLU; for --glu xATLU too)")  # fmt: skip
     add(both, "activation_args", None, mapping,
         "arguments of your own activations, as YAML or JSON: '{beta: 2}'")  # fmt: skip
     add(both, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
@@ -186,7 +190,7 @@ def build_parser() -> Parser:
     add(both, "output_dir", "./Output/benchmark", path,
         "folder of the tables and the figure (./Output/benchmark)")  # fmt: skip
 
-    one = parser.add_argument_group("Activations")
+    one = parser.add_argument_group("Activations, --glu")
     add(one, "dtypes", ("fp32", "bf16"), several(one_of(*DTYPES)),
         "of fp32, bf16, fp16 (fp32,bf16)")  # fmt: skip
     add(one, "sizes", SIZES, several(number_of_elements), "4096 or 2^12 (2^12,2^16,2^22)")
@@ -245,6 +249,7 @@ def measure(options: Options) -> None:
         activations,
         arms,
         diagnostics,
+        gated_products,
         host_time,
         language,
         memory,
@@ -266,6 +271,13 @@ def measure(options: Options) -> None:
         plan = activations.Plan(compared, *where, options.sigma, options.rounds or 15)
         activations.measure(plan, options.output_dir)
         return
+    if options.glu:
+        names = options.activations or GATED
+        compared = arms.to_compare(names, BASELINES, *ways[:2], args=args)
+        where = (devices, options.dtypes, options.sizes)
+        gated_products.measure(compared, *where, options.rounds or 15, options.output_dir)
+    if options.chosen == ["glu"]:
+        return
     (device,) = devices
     rounds, size = options.rounds or 5, options.batch_size
     setups = training.setups(
@@ -280,7 +292,7 @@ def measure(options: Options) -> None:
         compared = arms.to_compare(names, BASELINES, *ways[:2], from_output=True, args=args)
         limit = int(options.memory_gib * memory.GIB) if options.memory_gib else None
         memory.measure(setups, compared, options.sigma, device, limit, options.output_dir)
-    if not {*options.chosen} <= {"training", "memory"}:
+    if not {*options.chosen} <= {"glu", "training", "memory"}:
         print(tables.machine(device))
     if options.host_time:
         names = options.activations or ACTIVATIONS

@@ -4,6 +4,7 @@
 |---|---|
 | `names.py` | what can be asked for; loads no torch |
 | `activations.py` | activations one by one: time, bandwidth, memory |
+| `gated_products.py` | activation(a) * b, fused against plain: time and bytes kept |
 | `accuracy.py` | their errors against float64 |
 | `figure.py` | their times as bars |
 | `training.py` | training steps per activation |

@@ -10,6 +10,8 @@ BASELINES = ("ReLU", "GELU", "SiLU")
 TRAINED = ("ReLU", "GELU", "ZiLU", "ZiLU_Approx")
 TRAINING_BASELINES = ("ReLU", "GELU")
 
+GATED = ("ZiLU", "ZiLU_Approx", "xATLU")  # of --glu, beside BASELINES
+
 REMEMBERED = ("ZiLU",)  # of --memory, beside BASELINES
 
 # Training. gpt is a small GPT-2; --models takes the programs' networks too.

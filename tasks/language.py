@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cli.language import LanguageConfig, LanguageModelConfig, LanguageRunConfig
 from cli.parser import Command
 from models import causal_lm
 from models.gpt2 import GPT2, load_hugging_face
+from models.gpt2_blocks import TOLERANCE, mlp_parameters, usual_mlp_width
 from pipelines import hub
 from pipelines.data import TextData
 from pipelines.text import tokenizer
@@ -137,6 +139,8 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
                 **config.shape(),
                 **config.resolved_blocks(),
             )
+            if config.mlp == "glu" and config.mlp_width is None:
+                warn_of_parameters(model, config.shape(), config.no_bias)
         if config.starts_from_hugging_face:
             assert config.init_from is not None
             assert isinstance(model, GPT2), "--init_from is refused for other networks"
@@ -205,6 +209,22 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         if self.config.run.sample:
             vocabulary = tokenizer.load(data.tokenizer, self.config.data.data_path)
             print_samples(self.config.run, model, vocabulary)
+
+
+def warn_of_parameters(model: nn.Module, shape: dict[str, int], no_bias: bool) -> None:
+    """Warn where no width gives a gated MLP the parameters of a plain one."""
+    width, bias = shape["embedding_dim"], not no_bias
+    plain, gated = (
+        mlp_parameters(width, usual_mlp_width(width, mlp, bias), mlp, bias) for mlp in models.MLPS
+    )
+    more = shape["num_layers"] * (gated - plain)
+    share = more / (sum(p.numel() for p in model.parameters()) - more)
+    if abs(share) > TOLERANCE:
+        warnings.warn(
+            f"--mlp glu: the network has {abs(share):.1%} {'more' if more > 0 else 'fewer'} "
+            f"parameters than with --mlp plain; with --embedding_dim {width} no width is nearer",
+            stacklevel=2,
+        )
 
 
 # --- Hugging Face's networks ---
