@@ -49,7 +49,9 @@ class Attention(nn.Module):
         # each (B, heads, T, C / heads)
         q, k, v = (part.view(B, T, self.heads, C // self.heads).transpose(1, 2) for part in qkv)
         if self.qk_norm:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+            # In the weights' precision, as LayerNorm in mixed precision.
+            dtype = self.q_norm.weight.dtype
+            q, k = self.q_norm(q.to(dtype)).to(v.dtype), self.k_norm(k.to(dtype)).to(v.dtype)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
         dropout = self.dropout if self.training else 0.0

@@ -112,7 +112,7 @@ def transformers_network(kind, **changes):
         "vocab_size": TINY["vocab_size"], "hidden_size": 24, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8,
         "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
-        "attention_bias": False, "attn_implementation": "eager",
+        "attention_bias": False, "attn_implementation": "sdpa",
     }  # fmt: skip
     config = getattr(transformers, f"{kind}Config")(**sizes | changes)
     torch.manual_seed(0)
@@ -184,7 +184,7 @@ def outputs_and_gradients(module, x, parameters):
 def test_it_is_llamas_mlp(bias):
     modeling = pytest.importorskip("transformers.models.llama.modeling_llama")
     config = pytest.importorskip("transformers").LlamaConfig(
-        hidden_size=24, intermediate_size=40, mlp_bias=bias
+        hidden_size=24, intermediate_size=40, num_attention_heads=3, mlp_bias=bias
     )
     theirs = modeling.LlamaMLP(config).double()
     ours = GatedMLP(24, 40, nn.SiLU, 0.0, bias).double()
