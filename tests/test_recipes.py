@@ -1,5 +1,6 @@
 """The recipes: each constant has its source, and each recipe trains."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import pytest
 import torch
 import yaml
 from helpers.commands import command
+from helpers.llama import our_names
 from torch.optim.lr_scheduler import MultiStepLR
 
 from cli.language import LanguageConfig
 from cli.vision import VisionConfig
+from models import causal_lm
+from tasks.language import LanguageProgram
 from tasks.vision import VisionProgram
 from training.optimization import decayed_parameters
 from training.schedule import Schedule
@@ -71,7 +75,7 @@ def test_a_recipe_says_what_to_reach_and_whether_it_was(recipe):
     assert re.search(r"Source: .*(commit [0-9a-f]{7}|arXiv)", head)
     assert "Otherwise than there:" in head
     to_reach = head.partition("To reach with ")[2]
-    assert to_reach.startswith(("ReLU: ", "GELU: "))
+    assert to_reach.startswith(("ReLU: ", "GELU: ", "SiLU: "))
     assert "Not reached here yet" in to_reach or "nothing is published" in to_reach
 
 
@@ -107,14 +111,60 @@ def test_all_of_he_et_als_parameters_decay():
     }
 
 
+SMALL_LLAMA = {
+    "hidden_size": 24, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 12,
+}  # fmt: skip
+
+
+def small_configuration(folder, **changes):
+    """Write the config.json of llama_124m with a small network's sizes; return the model's name."""
+    content = json.loads((ROOT / "recipes/llama_124m/config.json").read_text())
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(content | SMALL_LLAMA | changes))
+    return f"hf/{folder}"
+
+
+def test_both_llamas_have_equal_parameters():
+    transformers = pytest.importorskip("transformers")
+    own, theirs = configured("llama_124m"), configured("llama_124m_hf")
+    with torch.device("meta"):
+        model = LanguageProgram(own.replaced(device="cpu", activation="SiLU")).network_for(50304)
+        configuration = ROOT / theirs.model.model.removeprefix("hf/")
+        adapted = causal_lm.adapted(configuration, 50304, theirs.model.max_seq_length, 0.0)
+        other = transformers.AutoModelForCausalLM.from_config(adapted)
+    counts = [sum(p.numel() for p in each.parameters()) for each in (model, other)]
+    assert counts[0] == counts[1] == 123_587_328
+    assert [m.vocab_size for m in (own.model, theirs.model)] == [50304, 50304]
+
+
+def test_both_llamas_have_equal_logits(tmp_path):
+    """Shrunk alike, with copied weights, and what else the recipes say is the same."""
+    sizes = {"embedding_dim": 24, "num_attention_heads": 2, "num_layers": 2}
+    own = configured("llama_124m").replaced(device="cpu", activation="SiLU", **sizes)
+    name = small_configuration(tmp_path / "small")
+    hf = configured("llama_124m_hf").replaced(device="cpu", activation="SiLU", model=name)
+    ours, theirs = (LanguageProgram(config).network_for(61) for config in (own, hf))
+    ours.load_state_dict(our_names(theirs.network.state_dict()))
+    assert ours.flops_per_token > 0
+    ids = torch.arange(32).view(2, 16)
+    torch.testing.assert_close(ours(ids), theirs(ids), rtol=1e-5, atol=1e-6)
+    one, other = (yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in (
+        "llama_124m", "llama_124m_hf"
+    ))  # fmt: skip
+    assert {key for key in one | other if one.get(key) != other.get(key)} == {
+        "model", "mlp", "norm", "positions", "no_bias",
+    }  # fmt: skip
+
+
 # --- runs ---
 
 VISION = ("--resize", "32", "--batch_size", "8", "--no-use_compiled", "--no-use_amp")
 LANGUAGE = (
-    "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "1", "--embedding_dim", "24",
-    "--num_attention_heads", "2", "--max_seq_length", "16", "--batch_size", "5",
+    "--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16", "--batch_size", "5",
     "--grad_accum_steps", "2", "--no-use_compiled",
 )  # fmt: skip
+GPT2_SIZES = ("--num_layers", "1", "--embedding_dim", "24", "--num_attention_heads", "2")
 
 
 def trained():
@@ -129,6 +179,10 @@ def test_a_recipe_trains_two_steps(recipe, forked, data_path, tmp_path):
     """On small data, with everything of the recipe but sizes and the data set."""
     module = "language_main" if is_of_language(recipe) else "vision_main"
     small = LANGUAGE if is_of_language(recipe) else VISION
+    if "\nmodel: hf/" in recipe.read_text():
+        small += ("--model", small_configuration(tmp_path / "small"))
+    elif module == "language_main":
+        small += GPT2_SIZES
     if module == "vision_main" and "\ndataset: imagenet " not in recipe.read_text():
         small += ("--dataset", "imagefolder")
     if "\ntest_size: " in recipe.read_text():
