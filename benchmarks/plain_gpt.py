@@ -82,6 +82,7 @@ class PlainGPT(nn.Module):
     @torch.no_grad()
     def copy_weights(self, model: GPT2) -> None:
         """Take the weights of the project's GPT-2: both register theirs in reading order."""
+        assert model.wpe is not None
         theirs = (
             model.wte.weight, model.wpe, *model.h.parameters(), *model.ln_f.parameters()
         )  # fmt: skip

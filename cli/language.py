@@ -101,9 +101,9 @@ class LanguageModelConfig(ModelConfig):
         return path if path.endswith(".pt") or Path(path).is_file() else None
 
     @property
-    def starts_from_hugging_face(self) -> bool:
-        """Return whether --init_from is the folder of a Hugging Face GPT-2."""
-        return self.init_from is not None and self.start is None
+    def published_start(self) -> str | None:
+        """Return --init_from where it is the folder of a Hugging Face GPT-2."""
+        return self.init_from if self.start is None else None
 
     def shape(self) -> dict[str, int]:
         """Return width, heads and layers: the flags', else the model's.
@@ -115,7 +115,8 @@ class LanguageModelConfig(ModelConfig):
             UserError: sizes that do not fit together, or not the network to start from.
         """
         sizes = {name: getattr(self, name) for name in SIZES}
-        if not self.starts_from_hugging_face:
+        folder = self.published_start
+        if folder is None:
             with user_errors():
                 return models.resolve_shape(self.model, **sizes)
         if self.is_third_party:
@@ -123,11 +124,11 @@ class LanguageModelConfig(ModelConfig):
                 f"--init_from does not apply to {self.model}, which starts untrained: leave it out"
             )
         with user_errors():
-            theirs = models.hugging_face_shape(self.init_from)
+            theirs = models.hugging_face_shape(folder)
             shape = {name: theirs[name] if size is None else size for name, size in sizes.items()}
             vocab_size = self.vocab_size or theirs["vocab_size"]
             wanted = {**shape, "vocab_size": vocab_size, "max_seq_length": self.max_seq_length}
-            models.check_fits(self.init_from, wanted)
+            models.check_fits(folder, wanted)
         return shape
 
     def resolved_norm(self) -> str:
@@ -138,7 +139,7 @@ class LanguageModelConfig(ModelConfig):
         """
         with user_errors():
             norm = models.resolve_norm(self.model, self.norm)
-        if norm != "layer" and self.starts_from_hugging_face:
+        if norm != "layer" and self.published_start is not None:
             has = "norms" if norm == "none" else "LayerNorm"
             raise UserError(f"--init_from {self.init_from} has {has}; leave out --norm {norm}")
         return norm
@@ -155,7 +156,7 @@ class LanguageModelConfig(ModelConfig):
             if self.is_third_party:
                 return {}
             blocks = models.resolve_blocks(self.shape(), **given, bias=not self.no_bias)
-        if blocks and self.starts_from_hugging_face:
+        if blocks and self.published_start is not None:
             flags = ", ".join(f"--{name}" for name in blocks if given[name])
             raise UserError(f"--init_from {self.init_from} has GPT-2's blocks; leave out {flags}")
         return blocks
@@ -163,7 +164,7 @@ class LanguageModelConfig(ModelConfig):
     def _check_biases(self) -> None:
         with user_errors():
             models.check_biases(self.model, not self.no_bias)
-        if self.no_bias and self.starts_from_hugging_face:
+        if self.no_bias and self.published_start is not None:
             raise UserError(f"--init_from {self.init_from} has biases; leave out --no_bias")
 
     def check(self) -> None:

@@ -167,7 +167,12 @@ def build_language_model(
             Hugging Face's, `check_own_blocks` and `models.causal_lm.build`.
     """
     check_biases(name, bias)
-    blocks = {"mlp": mlp, "mlp_width": mlp_width, "positions": positions, "qk_norm": qk_norm}
+    blocks: dict[str, Any] = {
+        "mlp": mlp,
+        "mlp_width": mlp_width,
+        "positions": positions,
+        "qk_norm": qk_norm,
+    }
     check_own_blocks(name, **blocks)
     shape = resolve_shape(name, embedding_dim, num_attention_heads, num_layers)
     norm = resolve_norm(name, norm)

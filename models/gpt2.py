@@ -107,6 +107,8 @@ class GPT2(nn.Module):
         qk_norm: RMSNorm over the features of each head, of queries and of keys.
     """
 
+    wpe: nn.Parameter | None
+
     def __init__(
         self,
         activation: Callable[[], nn.Module],
@@ -196,7 +198,8 @@ class GPT2(nn.Module):
                 f"sequences of {length} tokens are longer than the model's {longest} positions: "
                 "cut them, or build the model with a larger max_seq_length"
             )
-        x, rotate = self.wte(ids), None  # (B, T, width)
+        x = self.wte(ids)  # (B, T, width)
+        rotate: Rotation | None = None
         if self.wpe is not None:
             x = x + self.wpe[:length]
         else:
@@ -264,8 +267,11 @@ def load_hugging_face(model: GPT2, folder: str | Path) -> None:
         ValueError: the folder holds no GPT-2 checkpoint, a broken one or one of another shape, or
             the model has no norms or no biases; one line with the remedy.
     """
-    if model.norm == "none":
-        raise ValueError(f"--init_from {folder} has norms: leave out --norm none")
+    if model.norm != "layer":
+        has = "norms" if model.norm == "none" else "LayerNorm"
+        raise ValueError(f"--init_from {folder} has {has}: leave out --norm {model.norm}")
+    if model.wpe is None:
+        raise ValueError(f"--init_from {folder} has learned positions: leave out --positions rope")
     if not model.bias:
         raise ValueError(f"--init_from {folder} has biases: leave out --no_bias")
     check_fits(folder, model.shape)

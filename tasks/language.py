@@ -141,11 +141,10 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
             )
             if config.mlp == "glu" and config.mlp_width is None:
                 warn_of_parameters(model, config.shape(), config.no_bias)
-        if config.starts_from_hugging_face:
-            assert config.init_from is not None
+        if (folder := config.published_start) is not None:
             assert isinstance(model, GPT2), "--init_from is refused for other networks"
             with user_errors():
-                load_hugging_face(model, config.init_from)
+                load_hugging_face(model, folder)
         self.scale_weights(model)
         return model
 

@@ -339,7 +339,7 @@ def expanded_product_gradients(
     with torch.enable_grad():
         inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
         number = inputs[2] if len(inputs) == 4 else sigma
-        y = expanded_product_differentiable(formulas, *inputs[:2], number, inputs[-1])
+        y = expanded_product_differentiable(formulas, inputs[0], inputs[1], number, inputs[-1])
         return torch.autograd.grad(y, inputs, grad, create_graph=True)
 
 

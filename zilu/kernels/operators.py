@@ -55,7 +55,7 @@ def _second_derivatives() -> torch.library.Library:
         differentiable = functools.partial(_unit_gradients, formulas)
         for operator in (packet.default, packet.learned, packet.product):
             library.impl(operator, _with_autograd(operator, differentiable), "Autograd")
-    others = {
+    others: dict[str, Callable[..., Any]] = {
         "gated_product": _gated_product_gradients,
         "expanded": _expanded_gradients,
         "expanded_product": _expanded_product_gradients,
