@@ -220,6 +220,24 @@ def test_what_statistics_add(run_loaded):
     assert float(found["evaluation"]) > 0
 
 
+def test_gated_products(run_loaded, tmp_path):
+    done = run_loaded(
+        "benchmark.py", "--glu", "--activations", "ZiLU,GELU_tanh", "--sizes", "2^12", "--dtypes",
+        "fp32,bf16", "--rounds", 2, "--device", "cpu", "--output_dir", tmp_path,
+        ZILU_KERNELS="auto",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "gated_products.csv")
+    assert [row["arm"] for row in rows] == 2 * ["ReLU", "GELU", "SiLU", "ZiLU", "GELU_tanh"]
+    for row in rows:
+        of_one = 4096 * {"fp32": 4, "bf16": 2}[row["dtype"]]
+        kept = [int(row[f"{side}_saved_bytes"]) / of_one for side in ("fused", "plain")]
+        fused = row["arm"] in ("GELU", "SiLU", "ZiLU")
+        assert kept == ([2, 2] if row["arm"] == "ReLU" else [2 if fused else 3, 3]), row["arm"]
+        assert float(row["fused_both_us"]) > 0
+    assert "2.00 / 3.00" in (tmp_path / "gated_products.md").read_text()
+
+
 # --- mistakes ---
 
 
