@@ -72,31 +72,39 @@ def expanded_numbers(device: torch.device) -> Found:
     found = Found()
     for dtype in available():
         for name in FUSED_NAMES:
-            found.add(of_expanded(name, dtype, device))
+            found.add(of_expanded(name, dtype, device), of_expanded(name, dtype, device, True))
     return found
 
 
-def of_expanded(name: str, dtype: str, device: torch.device) -> Finding:
-    """Compare one unit's value and gradients for x, alpha and sigma, over a million numbers."""
-    generator = torch.Generator().manual_seed(0)
-    x, grad = torch.randn(2, 2**20, generator=generator).to(torch_dtype(dtype))
+def of_expanded(name: str, dtype: str, device: torch.device, as_product: bool = False) -> Finding:
+    """Compare one unit's value and gradients for x, alpha and sigma, over a million numbers.
 
-    def gradients(x: Tensor, grad: Tensor, wide: torch.dtype) -> list[Tensor]:
+    As a product, f(x) b, with the gradient for b too.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, grad, b = torch.randn(3, 2**20, generator=generator).to(torch_dtype(dtype))
+
+    def gradients(x: Tensor, grad: Tensor, b: Tensor, wide: torch.dtype) -> list[Tensor]:
         numbers = [torch.tensor(v, dtype=wide, device=x.device) for v in (0.3, 0.7)]
         x, alpha, sigma = (each.requires_grad_() for each in (x.detach(), *numbers))
-        y = F.expanded(x, alpha, name, sigma)
-        return [y.detach(), *torch.autograd.grad(y, (x, alpha, sigma), grad)]
+        if not as_product:
+            y = F.expanded(x, alpha, name, sigma)
+            return [y.detach(), *torch.autograd.grad(y, (x, alpha, sigma), grad)]
+        b = b.detach().requires_grad_()
+        y = F.gated_product(x, b, name, sigma, alpha)
+        return [y.detach(), *torch.autograd.grad(y, (x, alpha, sigma, b), grad)]
 
-    seen = gradients(x.to(device), grad.to(device), torch.float32)
-    exact = gradients(x.double(), grad.double(), torch.float64)
+    seen = gradients(*(each.to(device) for each in (x, grad, b)), torch.float32)
+    exact = gradients(*(each.double() for each in (x, grad, b)), torch.float64)
     rounding = max(torch.finfo(torch_dtype(dtype)).eps, SIGMA_ERROR)
     # Sums are judged by the square root of their number of terms, which is what they come to.
-    scales = (1.0, 1.0, 2.0**10, 2.0**10)
+    scales = (1.0, 1.0, 2.0**10, 2.0**10, 1.0)[: len(seen)]
     errors = [
         float(((one.double().cpu() - other).abs() / (other.abs() + scale)).max())
         for one, other, scale in zip(seen, exact, scales, strict=True)
     ]
-    return Finding.at_most(f"{name} {dtype}, gate expanded, all errors", rounding, max(errors))
+    what = "gate expanded, times b" if as_product else "gate expanded"
+    return Finding.at_most(f"{name} {dtype}, {what}, all errors", rounding, max(errors))
 
 
 def available() -> list[str]:
