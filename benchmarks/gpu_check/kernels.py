@@ -94,8 +94,8 @@ def of_expanded(name: str, dtype: str, device: torch.device, as_product: bool = 
         y = F.gated_product(x, b, name, sigma, alpha)
         return [y.detach(), *torch.autograd.grad(y, (x, alpha, sigma, b), grad)]
 
-    seen = gradients(*(each.to(device) for each in (x, grad, b)), torch.float32)
-    exact = gradients(*(each.double() for each in (x, grad, b)), torch.float64)
+    seen = gradients(x.to(device), grad.to(device), b.to(device), torch.float32)
+    exact = gradients(x.double(), grad.double(), b.double(), torch.float64)
     rounding = max(torch.finfo(torch_dtype(dtype)).eps, SIGMA_ERROR)
     # Sums are judged by the square root of their number of terms, which is what they come to.
     scales = (1.0, 1.0, 2.0**10, 2.0**10, 1.0)[: len(seen)]
