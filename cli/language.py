@@ -12,6 +12,8 @@ from cli.converters import (
     LANGUAGE_FORMS,
     count,
     model_name,
+    not_negative,
+    number,
     one_of,
     path,
     positive_int,
@@ -236,10 +238,27 @@ class LanguageRunConfig(RunConfig):
         Effect.NOTHING,
     )  # fmt: skip
 
+    temperature: float = flag(
+        1.0, not_negative, "Output",
+        "divides the logits that --sample draws by; 0 takes the most likely token",
+        Effect.NOTHING,
+    )  # fmt: skip
+    top_k: int | None = flag(
+        None, positive_int, "Output",
+        "--sample draws from so many of the most likely tokens (all)", Effect.NOTHING,
+    )  # fmt: skip
+    top_p: float = flag(
+        1.0, number(float, above=0, at_most=1), "Output",
+        "--sample draws from the most likely tokens that have this share of probability",
+        Effect.NOTHING,
+    )  # fmt: skip
+
     def check(self) -> None:
         super().check()
-        if self.prompt is not None and not self.sample:
-            raise UserError("--prompt has no effect without --sample; add --sample 1")
+        for name in ("prompt", "temperature", "top_k", "top_p"):
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default and not self.sample:
+                raise UserError(f"--{name} has no effect without --sample; add --sample 1")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ needed. Everything else stays as config.json says. The network is then run once,
 a causal language model of the vocabulary.
 """
 
+import functools
+import inspect
 import re
 import warnings
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from models.gpt2 import sampled
+from models.generation import Choice, sampled
 from models.operations import FORWARD_AND_BACKWARD, forward_flops
 from models.third_party import as_value_error, check_installed, with_activation
 from utils import read_json
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and is optional
 
 # What configurations call the largest number of positions. Others have no such limit.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+CACHES = ("cache", "past_key_values")  # names of the argument, and of the output; the older last
 DROPOUT = r".*(dropout|pdrop)(_prob)?"
 EXAMPLE_LENGTH = 16  # tokens
 # As a share of the largest logit: rounding stays below it, attention to later tokens above.
@@ -49,11 +52,34 @@ class CausalLM(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.network(input_ids=ids, return_dict=True).logits
 
+    def after(self, past: Any, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """Return the logits of `ids` behind what `past` has, and the past with them.
+
+        The past is transformers' own cache; None of a network that keeps none, or something else.
+        """
+        name = next((name for name in CACHES if name in self._arguments), None)
+        options: dict[str, Any] = {} if name is None or past is None else {name: past}
+        found = self.network(
+            input_ids=ids, use_cache=name is not None, return_dict=True, **options
+        )
+        return found.logits, getattr(found, name, None) if name else None
+
+    @functools.cached_property
+    def _arguments(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.network.forward).parameters)
+
     def generate(
-        self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
+        self,
+        ids: torch.Tensor,
+        count: int,
+        generator: torch.Generator,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
     ) -> torch.Tensor:
         """Continue each row of `ids` by `count` sampled tokens, as GPT2.generate does."""
-        return sampled(self, self.max_seq_length, ids, count, generator, temperature)
+        choice = Choice(temperature, top_k, top_p)
+        return sampled(self, self.max_seq_length, ids, count, generator, choice)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters of learned positions.

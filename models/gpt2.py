@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.generation import Choice, Past, sampled
 from models.gpt2_blocks import usual_mlp_width
 from models.gpt2_checkpoint import check_fits, read_tensors
 from models.mlp import GatedMLP, linear, plain_mlp
@@ -43,7 +44,9 @@ class Attention(nn.Module):
             self.q_norm = layer_norm(width // heads, "rms", EPS)
             self.k_norm = layer_norm(width // heads, "rms", EPS)
 
-    def forward(self, x: torch.Tensor, rotate: Rotation | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rotate: Rotation | None = None, past: Past | None = None
+    ) -> torch.Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).split(C, dim=2)  # three times (B, T, C)
         # each (B, heads, T, C / heads)
@@ -54,8 +57,11 @@ class Attention(nn.Module):
             q, k = self.q_norm(q.to(dtype)).to(v.dtype), self.k_norm(k.to(dtype)).to(v.dtype)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
+        if past is not None:
+            k, v = past.extended(k, v)
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        causal = T == k.shape[2]  # else it is one token, which sees all before it
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
         return self.resid_dropout(self.c_proj(out.transpose(1, 2).reshape(B, T, C)))
 
 
@@ -82,8 +88,10 @@ class Block(nn.Module):
         make = GatedMLP if mlp == "glu" else plain_mlp
         self.mlp = make(width, hidden, activation, dropout, bias)
 
-    def forward(self, x: torch.Tensor, rotate: Rotation | None = None) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x), rotate)
+    def forward(
+        self, x: torch.Tensor, rotate: Rotation | None = None, past: Past | None = None
+    ) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), rotate, past)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -191,8 +199,9 @@ class GPT2(nn.Module):
             num_parameters -= self.wpe.numel()
         return 6 * num_parameters + 12 * len(self.h) * self.embedding_dim * self.max_seq_length
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        length, longest = ids.shape[1], self.max_seq_length
+    def forward(self, ids: torch.Tensor, past: list[Past] | None = None) -> torch.Tensor:
+        start = past[0].length if past else 0
+        length, longest = start + ids.shape[1], self.max_seq_length
         if length > longest:
             raise ValueError(
                 f"sequences of {length} tokens are longer than the model's {longest} positions: "
@@ -201,24 +210,40 @@ class GPT2(nn.Module):
         x = self.wte(ids)  # (B, T, width)
         rotate: Rotation | None = None
         if self.wpe is not None:
-            x = x + self.wpe[:length]
+            x = x + self.wpe[start:length]
         else:
-            positions = torch.arange(length, device=ids.device)
+            positions = torch.arange(start, length, device=ids.device)
             rotate = rotation(positions, self.embedding_dim // self.num_attention_heads)
         x = self.drop(x)
-        for block in self.h:
-            x = block(x, rotate)
+        for block, of_block in zip(self.h, past or [None] * len(self.h), strict=True):
+            x = block(x, rotate, of_block)
         x = self.ln_f(x)
         # (B, T, vocab_size), through the embedding itself: a module for the head would hold the
         # tied weight twice.
         return F.linear(x, self.wte.weight)
+
+    def after(
+        self, past: list[Past] | None, ids: torch.Tensor
+    ) -> tuple[torch.Tensor, list[Past]]:
+        """Return the logits of `ids` behind what `past` has, and the past with them.
+
+        Without a past the ids are the first ones; behind one there is a single one, (B, 1).
+        """
+        past = [Past() for _ in self.h] if past is None else past
+        return self(ids, past), past
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the layer whose weight makes the logits, as transformers' networks do."""
         return self.wte
 
     def generate(
-        self, ids: torch.Tensor, count: int, generator: torch.Generator, temperature: float = 1.0
+        self,
+        ids: torch.Tensor,
+        count: int,
+        generator: torch.Generator,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
     ) -> torch.Tensor:
         """Continue each row of `ids` (B, n), n >= 1, by `count` sampled tokens.
 
@@ -226,35 +251,14 @@ class GPT2(nn.Module):
             ids: int64 (B, n). Every token is drawn given the last max_seq_length ones.
             count: how many tokens to draw for each row.
             generator: a CPU generator, so that a seed means the same on every device.
-            temperature: above 0; the logits are divided by it.
+            temperature: the logits are divided by it; 0 takes the most likely token.
+            top_k, top_p: what is drawn from; see `Choice`.
 
         Returns:
             int64 (B, n + count), on the device of `ids`.
         """
-        return sampled(self, self.max_seq_length, ids, count, generator, temperature)
-
-
-@torch.no_grad()
-def sampled(
-    model: nn.Module,
-    longest: int,
-    ids: torch.Tensor,
-    count: int,
-    generator: torch.Generator,
-    temperature: float,
-) -> torch.Tensor:
-    """Do what `GPT2.generate` does, for any model of ids (B, T <= longest)."""
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(count):
-            logits = model(ids[:, -longest:])[:, -1].float().cpu()  # (B, vocab_size)
-            probabilities = F.softmax(logits / temperature, dim=-1)  # (B, vocab_size)
-            token = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
-            ids = torch.cat([ids, token.to(ids.device)], dim=1)
-    finally:
-        model.train(was_training)
-    return ids
+        choice = Choice(temperature, top_k, top_p)
+        return sampled(self, self.max_seq_length, ids, count, generator, choice)
 
 
 def load_hugging_face(model: GPT2, folder: str | Path) -> None:

@@ -297,7 +297,8 @@ def print_samples(run: LanguageRunConfig, model: Any, vocabulary: Tokenizer) -> 
     for number in range(1, run.sample + 1):
         generator = torch.Generator().manual_seed(mixed_seed("sample", run.seed, number))
         ids = torch.tensor([start], device=device)
-        drawn = model.generate(ids, SAMPLED_TOKENS, generator)[0, len(start) :].tolist()
+        how = {"temperature": run.temperature, "top_k": run.top_k, "top_p": run.top_p}
+        drawn = model.generate(ids, SAMPLED_TOKENS, generator, **how)[0, len(start) :].tolist()
         if vocabulary.end_of_text in drawn:
             drawn = drawn[: drawn.index(vocabulary.end_of_text)]
         known = [token for token in drawn if token < vocabulary.vocab_size]
