@@ -47,13 +47,14 @@ PUBLISHED_TESTS = {
     ),
 }  # fmt: skip
 FOLDER = "imagefolder"  # of classes, without splits
+TEXTS = "text"  # a folder of texts
 
 
 class Asked(NamedTuple):
     """Hold one test set of --also_test.
 
     Attributes:
-        kind: a name of PUBLISHED_TESTS, FOLDER, or the name of a data set.
+        kind: a name of PUBLISHED_TESTS, FOLDER, TEXTS or the name of another data set.
         place: the path that was given, or none.
     """
 
@@ -63,7 +64,8 @@ class Asked(NamedTuple):
     @property
     def name(self) -> str:
         """Return what results call it."""
-        return Path(self.place or "").name if self.kind == FOLDER else self.kind
+        has_name = self.kind == FOLDER or (self.kind == TEXTS and self.place)
+        return Path(self.place or "").name if has_name else self.kind
 
 
 def further_tests(dataset: Callable[[str], str]) -> Callable[[str], str | None]:
@@ -73,15 +75,25 @@ def further_tests(dataset: Callable[[str], str]) -> Callable[[str], str | None]:
         dataset: the converter to the name of a data set.
     """
 
-    def convert(text: str) -> str | None:
-        parts = [_converted(part.strip(), dataset) for part in text.split(",") if part.strip()]
-        names = [asked.name for asked in _asked(parts)]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two test sets are called {name}; give one of them, or rename it")
-        return ",".join(parts) or None
+    return lambda text: _joined(text, lambda part: _converted(part, dataset))
 
-    return convert
+
+def further_texts(dataset: Callable[[str], str]) -> Callable[[str], str | None]:
+    """Return a converter to corpora with commas between: NAME, NAME:PATH or a folder's path.
+
+    Args:
+        dataset: the converter to the name of a corpus.
+    """
+    return lambda text: _joined(text, lambda part: _converted_text(part, dataset))
+
+
+def _joined(text: str, converted: Callable[[str], str]) -> str | None:
+    parts = [converted(part.strip()) for part in text.split(",") if part.strip()]
+    names = [asked.name for asked in _asked(parts)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two test sets are called {name}; give one of them, or rename it")
+    return ",".join(parts) or None
 
 
 def asked_for(text: str | None) -> list[Asked]:
@@ -115,6 +127,19 @@ def _converted(text: str, dataset: Callable[[str], str]) -> str:
         raise ValueError(
             f"unknown test set {text!r}; {nearest(name, names)}, any data set, or a folder's path"
         ) from None
+
+
+def _converted_text(text: str, dataset: Callable[[str], str]) -> str:
+    name, colon, place = text.partition(":")
+    if name.lower() == TEXTS and colon:
+        return f"{TEXTS}:{_folder(place)}"
+    try:
+        whole = "/" in name  # a name of a hub may have a colon in it
+        return dataset(text) if whole else dataset(name) + (f":{path(place)}" if colon else "")
+    except ValueError as error:
+        if text.startswith((".", "~", "$")) or "/" in text:
+            return f"{TEXTS}:{_folder(text)}"
+        raise ValueError(f"{error}, or a folder's path") from None
 
 
 def _folder(text: str) -> str:

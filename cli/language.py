@@ -22,6 +22,7 @@ from cli.converters import (
 )
 from cli.datasets import DEFAULT_DATA_PATH, LANGUAGE_DATASETS
 from cli.fields import Effect, Evaluated, flag
+from cli.further_tests import further_texts
 from cli.network import ModelConfig
 from cli.run import RunConfig
 from cli.training import TrainingConfig
@@ -202,6 +203,12 @@ class LanguageDataConfig(DataConfig):
         "tokens that an evaluation window scores, with the rest of the context before them "
         "(--max_seq_length: all, without overlap)",
         evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    also_test: str | None = flag(
+        None, further_texts(one_of(*LANGUAGE_DATASETS)), "Dataset",
+        "test at the end on the test splits of these corpora too, with commas between: names as "
+        "--dataset has them, or a folder of text; NAME:PATH where it is not in --data_path",
+        Effect.NOTHING,
     )  # fmt: skip
 
     def check_stride(self, block_size: int) -> None:

@@ -22,6 +22,7 @@ from models.gpt2_blocks import TOLERANCE, mlp_parameters, usual_mlp_width
 from pipelines import hub
 from pipelines.data import TextData
 from pipelines.text import tokenizer
+from pipelines.text.further import further_texts
 from pipelines.text.load import load_text
 from pipelines.text.loaders import IGNORED
 from pipelines.text.tokenizer import Tokenizer
@@ -101,14 +102,14 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         config = self.config
         if config.run.sample:  # a missing tokenizer is to be noticed now, not after the training
             tokenizer.load(config.data.tokenizer, config.data.data_path)
-        data = load_text(
-            config.data,
-            block_size=config.model.max_seq_length,
-            data_seed=config.run.order_seed,
-            device=self.device,
-            rank=rank(),
-            world_size=world_size(),
-        )
+        place: dict[str, Any] = {
+            "block_size": config.model.max_seq_length,
+            "device": self.device,
+            "rank": rank(),
+            "world_size": world_size(),
+        }
+        data = load_text(config.data, data_seed=config.run.order_seed, **place)
+        data.also = further_texts(config.data, **place)
         vocab_size = config.model.vocab_size
         if (vocab_size or data.vocab_size) < data.vocab_size:
             raise UserError(

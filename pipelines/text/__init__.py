@@ -2,4 +2,5 @@
 
 `corpora` finds the text, `forms` reads it, `lines` cuts it up and counts it, `tokenizer` and
 `encoding` turn it into ids, `cache` keeps them on disk and `loaders` makes batches of them.
+`further` finds the corpora of --also_test.
 """

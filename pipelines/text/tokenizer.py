@@ -38,6 +38,8 @@ BYTES_FINGERPRINT = hashlib.blake2b(b"bytes, end of text 256", digest_size=16).h
 # Part of the fingerprint of a folder's tokenizer: change it when the same files give other ids.
 FOLDERS_RULE = b"the whole text"
 
+_found: list[Path] = []  # where this process has found GPT-2's files, for texts in other folders
+
 BPE_FILES = ["vocab.json", "merges.txt"]
 # What AutoTokenizer reads; config.json only where tokenizer_config.json does not name the class.
 AUTO_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -185,6 +187,8 @@ class FastTokenizer:
 
 def _load_gpt2(data_path: str | Path) -> Tokenizer:
     folder = Path(data_path, "gpt2")
+    if not _has_gpt2(folder) and _found:
+        folder = _found[-1]  # its fingerprint is checked there too
     if not _has_gpt2(folder):
         try:
             folder = hub.fetch(GPT2_REPOSITORIES, "model", BPE_FILES, _has_gpt2)
@@ -200,6 +204,7 @@ def _load_gpt2(data_path: str | Path) -> Tokenizer:
             f"{folder}: holds another tokenizer than GPT-2's, or a damaged one; pass it as"
             f" --tokenizer {folder}, or put GPT-2's vocab.json and merges.txt there"
         )
+    _found.append(folder)
     return _byte_level("gpt2", GPT2_FINGERPRINT, vocabulary, merges, by_lines=True)
 
 
