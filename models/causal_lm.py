@@ -59,9 +59,7 @@ class CausalLM(nn.Module):
         """
         name = next((name for name in CACHES if name in self._arguments), None)
         options: dict[str, Any] = {} if name is None or past is None else {name: past}
-        found = self.network(
-            input_ids=ids, use_cache=name is not None, return_dict=True, **options
-        )
+        found = self.network(input_ids=ids, use_cache=name is not None, return_dict=True, **options)
         return found.logits, getattr(found, name, None) if name else None
 
     @functools.cached_property

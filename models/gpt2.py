@@ -60,7 +60,7 @@ class Attention(nn.Module):
         if past is not None:
             k, v = past.extended(k, v)
         dropout = self.dropout if self.training else 0.0
-        causal = T == k.shape[2]  # else it is one token, which sees all before it
+        causal = k.shape[2] == T  # else it is one token, which sees all before it
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
         return self.resid_dropout(self.c_proj(out.transpose(1, 2).reshape(B, T, C)))
 
@@ -222,9 +222,7 @@ class GPT2(nn.Module):
         # tied weight twice.
         return F.linear(x, self.wte.weight)
 
-    def after(
-        self, past: list[Past] | None, ids: torch.Tensor
-    ) -> tuple[torch.Tensor, list[Past]]:
+    def after(self, past: list[Past] | None, ids: torch.Tensor) -> tuple[torch.Tensor, list[Past]]:
         """Return the logits of `ids` behind what `past` has, and the past with them.
 
         Without a past the ids are the first ones; behind one there is a single one, (B, 1).

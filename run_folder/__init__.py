@@ -7,6 +7,7 @@
 | `checkpoint.py` | saves and loads checkpoint.pt |
 | `result_lines.py` | writes and parses the lines of train_eval_results.txt |
 | `metrics.py` | names the metrics, with their units and where a line has them |
+| `evaluations.py` | keeps the results of standard evaluations: lm_eval.json |
 | `records.py` | reads the evaluations of a run back |
 | `search.py` | lists the folders below one |
 | `status.py` | tells whether a run is new, interrupted, finished or diverged |

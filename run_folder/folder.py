@@ -23,8 +23,8 @@ class RunFolder:
 
     args.txt holds every flag as YAML, train_eval_results.txt a line for each epoch, appended as it
     happens, and metrics.jsonl the same for machines; predictions.npz comes at the end, stats.jsonl
-    with --stats, and what --log asks for beside them. progress.json tells others how far an epoch
-    has come. activation_source.txt and activation.json are of a user's own activation, and never
+    with --stats, lm_eval.json of evaluate_lm.py, and what --log asks for beside them. progress.json
+    tells others how far an epoch has come. activation_source.txt and activation.json are of a user's own activation, and never
     run. CONTINUE exists after a run was interrupted that wants to go on.
 
     Nothing but the lock is written before the folder is claimed.
@@ -39,6 +39,7 @@ class RunFolder:
     STATS, PREDICTIONS, TENSORBOARD = "stats.jsonl", "predictions.npz", "tensorboard"
     METRICS_CSV, STATS_CSV = "metrics.csv", "stats.csv"
     WANDB = "wandb_id.txt"
+    EVALUATIONS = "lm_eval.json"
     MARKER, PROGRESS = "CONTINUE", "progress.json"
     SOURCE, ACTIVATION = "activation_source.txt", "activation.json"  # of a user's own
 
@@ -123,7 +124,7 @@ class RunFolder:
             return
         # In this order: results without a checkpoint are a run that nobody goes on with.
         names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
-        names += [self.METRICS_CSV, self.STATS_CSV, self.WANDB]
+        names += [self.METRICS_CSV, self.STATS_CSV, self.WANDB, self.EVALUATIONS]
         names += [self.SOURCE, self.ACTIVATION, self.PROGRESS]
         names += [path.name for path in self.path.glob("predictions_*.npz")]
         for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:

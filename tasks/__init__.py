@@ -6,4 +6,7 @@
 | `image_checks.py` | its checks of batches, images and classes |
 | `starts.py` | the weights that it starts from, and what these decide |
 | `language.py` | language_main.py: the next token of a text |
+| `standard_evaluations.py` | evaluate_lm.py: a run on lm_eval's tasks |
+| `harness_tasks.py` | its tasks and their data |
+| `harness_model.py` | its network, as lm_eval takes it |
 """

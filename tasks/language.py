@@ -303,10 +303,10 @@ def print_samples(run: LanguageRunConfig, model: Any, vocabulary: Tokenizer) -> 
         if vocabulary.end_of_text in drawn:
             drawn = drawn[: drawn.index(vocabulary.end_of_text)]
         known = [token for token in drawn if token < vocabulary.vocab_size]
-        print(f"[Sample {number}] {prompt}{_continuation(vocabulary, given, known)}")
+        print(f"[Sample {number}] {prompt}{continuation(vocabulary, given, known)}")
 
 
-def _continuation(vocabulary: Tokenizer, given: list[int], drawn: list[int]) -> str:
+def continuation(vocabulary: Tokenizer, given: list[int], drawn: list[int]) -> str:
     """Return the text of drawn tokens behind given ones.
 
     Some tokenizers decode the first token otherwise than one in the middle: without its space.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cli.errors import DIVERGED
+from run_folder.evaluations import kept_lines
 from run_folder.folder import RunFolder, metrics_line
 from run_folder.result_lines import Record, also_lines, divergence_line, result_line, summary
 from training import processes
@@ -60,7 +61,9 @@ class RunLog:
             summary(self.task.describe, self.task.score, records, self.task.test_each_epoch)
         )
         print(lines)
-        self.folder.add_result(lines)
+        # Those of evaluate_lm.py, which a run that goes on has taken back with all after its end.
+        kept = kept_lines(self.folder, records[-1]["step"]) if self.folder.writes else []
+        self.folder.add_result("\n".join([*kept, lines]))
 
     def lines_of(self, records: list[Record]) -> dict[str, list[str]]:
         """Return the lines of the result files, by name, that hold these records."""

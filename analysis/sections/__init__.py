@@ -15,6 +15,7 @@ from analysis.sections.paired_predictions import PairedPredictions
 from analysis.sections.predictions import Predictions
 from analysis.sections.run_list import RunList
 from analysis.sections.sigma_scan import SigmaScan
+from analysis.sections.standard_evaluations import StandardEvaluations
 from analysis.sections.step_time import StepTime
 from analysis.sections.summary import Summary
 from analysis.sections.tuning import Tuning
@@ -28,6 +29,7 @@ SECTIONS: tuple[type[Section], ...] = (
     Curves,
     Differences,
     FurtherTests,
+    StandardEvaluations,
     Predictions,
     Calibration,
     ClassAccuracy,

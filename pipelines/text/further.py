@@ -24,7 +24,9 @@ def further_texts(config: LanguageDataConfig, **place: Any) -> dict[str, Further
     Raises:
         UserError: a text is missing or broken.
     """
-    return {asked.name: _further_text(asked, config, place) for asked in asked_for(config.also_test)}
+    return {
+        asked.name: _further_text(asked, config, place) for asked in asked_for(config.also_test)
+    }
 
 
 def _further_text(asked: Asked, config: LanguageDataConfig, place: dict[str, Any]) -> FurtherTest:

@@ -4,12 +4,12 @@ import json
 import re
 import shutil
 
-import language_main
 import numpy as np
 import pytest
 from helpers.corpora import write_text
 from helpers.made_runs import report_on, table, text
 
+import language_main
 from cli.converters import one_of
 from cli.datasets import LANGUAGE_DATASETS
 from cli.further_tests import asked_for, further_texts
