@@ -24,8 +24,9 @@ class RunFolder:
     args.txt holds every flag as YAML, train_eval_results.txt a line for each epoch, appended as it
     happens, and metrics.jsonl the same for machines; predictions.npz comes at the end, stats.jsonl
     with --stats, lm_eval.json of evaluate_lm.py, and what --log asks for beside them. progress.json
-    tells others how far an epoch has come. activation_source.txt and activation.json are of a user's own activation, and never
-    run. CONTINUE exists after a run was interrupted that wants to go on.
+    tells others how far an epoch has come. activation_source.txt and activation.json are of a
+    user's own activation, and never run. CONTINUE exists after a run was interrupted that wants to
+    go on.
 
     Nothing but the lock is written before the folder is claimed.
 

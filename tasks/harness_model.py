@@ -27,8 +27,8 @@ class NetworkLM(TemplateLM):  # type: ignore[misc] # lm_eval's classes count as 
     """Answer lm_eval's requests by a network and its tokenizer.
 
     A context and its continuation are split as lm_eval does: the tokens of both together, behind
-    those of the context alone. An empty context is end-of-text. What is too long loses the beginning
-    of its context.
+    those of the context alone. An empty context is end-of-text. What is too long loses the
+    beginning of its context.
 
     Args:
         network: maps ids (B, T <= longest) to logits, in evaluation mode.

@@ -61,7 +61,7 @@ def test_each_package_has_one_bound(project):
 
 
 @pytest.mark.parametrize(
-    "extra", ["timm", "transformers", "schedulefree", "onnx", "tensorboard", "wandb"]
+    "extra", ["timm", "transformers", "schedulefree", "onnx", "tensorboard", "wandb", "lm_eval"]
 )
 def test_an_extra_of_one_purpose_brings_the_package_of_its_name(project, extra):
     assert extra in {Requirement(text).name for text in bounds(project, extra)}

@@ -17,10 +17,10 @@ from run_folder.evaluations import Results, read_evaluations
 
 METHOD = (
     "**Standard evaluations** are by EleutherAI's lm_eval (`evaluate_lm.py`), with the weights of "
-    "the last epoch; *EMA* is the moving average of the weights. The spread is over seeds. lm_eval's "
-    "standard error is over the task's documents, which are the same for all runs; its mean over the "
-    "runs stands beside. Differences are paired by seed, with the paired t test and Holm's correction "
-    "over all tasks, metrics and comparisons of a group."
+    "the last epoch; *EMA* is the moving average of the weights. The spread is over seeds. "
+    "lm_eval's standard error is over the task's documents, which are the same for all runs; its "
+    "mean over the runs stands beside. Differences are paired by seed, with the paired t test and "
+    "Holm's correction over all tasks, metrics and comparisons of a group."
 )
 
 

@@ -214,7 +214,7 @@ def test_few_shot_prompts_and_limits(run, own_tasks, evaluated, requests):
     flags = ("--tasks", "last_word", "--task_data", own_tasks)
     found = evaluated(run, *flags, "--num_fewshot", 2, "--limit", 4)
     assert len(requests) == 4
-    for row, ((before, after), (nats, greedy)) in zip(ROWS, requests, strict=False):
+    for row, ((before, after), (nats, _)) in zip(ROWS, requests, strict=False):
         question, answer = split(row["text"])
         *shots, last = before.split("\n\n")
         assert (last, after) == (question, answer)
@@ -443,9 +443,9 @@ def test_mistakes(run, own_tasks, tmp_path, mistake_in, monkeypatch, flags, mess
     folder = shutil.copytree(own_tasks, tmp_path / "tasks")
     (folder / "broken.yaml").write_text(LAST_WORD.replace("last_word", "broken").replace(
         "last.jsonl", "gone.jsonl"))  # fmt: skip
-    (folder / "elsewhere.yaml").write_text(CHOICE.replace("task: choice", "task: elsewhere").replace(
-        "dataset_path: json", "dataset_path: someone/something").replace(
-        "dataset_kwargs: {data_files: {test: choice.jsonl}}", "dataset_name: null"))  # fmt: skip
+    elsewhere = re.sub("(?m)^dataset_(path|kwargs): .*\n", "", CHOICE)
+    elsewhere = elsewhere.replace("task: choice", "task: elsewhere\ndataset_path: some/thing")
+    (folder / "elsewhere.yaml").write_text(elsewhere)
     where = () if "--task_data" in flags else ("--task_data", folder)
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     assert message in mistake_in(evaluate_lm, run, "--device", "cpu", *flags, *where)
