@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from models.generation import Choice, next_tokens
 from pipelines.text.tokenizer import Tokenizer
 from tasks.language import continuation
-from utils import Progress, mixed_seed
+from utils import Progress, may_draw, mixed_seed
 
 Ids = list[int]
 
@@ -65,6 +65,12 @@ class NetworkLM(TemplateLM):  # type: ignore[misc] # lm_eval's classes count as 
         self, requests: list[tuple[tuple[str, str], Ids, Ids]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         return self.scores([(context, following) for _, context, following in requests])
+
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each continuation, and if each of its tokens is greedy."""
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not may_draw())
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of each text whole, in windows that do not overlap."""

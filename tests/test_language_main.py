@@ -440,6 +440,16 @@ def test_samples_continue_the_prompt(trained, tmp_path, train, capsys):
     samples = [text.split("[Sample 1]")[1] for text in shown]
     assert samples[0] == samples[1] != samples[2]
     assert len(set(re.split(r"\[Sample \d\]", shown[0])[1:])) == 3
+    # The most likely tokens are the same for every number; those of few are drawn, by the number.
+    for flags, different in ((("--temperature", "0"), 1), (("--top_k", "4", "--top_p", "0.9"), 3)):
+        language_main.main([*argv, *flags, "--output_dir", str(tmp_path / "test")])
+        drawn = re.split(r"\[Sample \d\]", capsys.readouterr().out)[1:]
+        assert len({each.strip() for each in drawn}) == different
+    # A number's draws do not depend on how many there are.
+    language_main.main([*argv, "--sample", "2", "--output_dir", str(tmp_path / "test")])
+    assert re.split(r"\[Sample \d\]", capsys.readouterr().out)[1:] == [
+        each.rstrip("\n") + "\n" for each in re.split(r"\[Sample \d\]", shown[0])[1:3]
+    ]
     # A padded vocabulary has ids that no tokenizer knows; a run can end with samples too.
     train(tmp_path / "run", "--max_steps", "1", "--sample", "1", "--vocab_size", "300")
     assert "[Sample 1] " in capsys.readouterr().out
@@ -466,6 +476,9 @@ def test_a_prompt_that_is_no_text_and_a_terminal_without_letters_end_no_run(run_
         (["--vocab_size", "256"], "--vocab_size 256: --tokenizer bytes has 257 ids"),
         (["--eval_stride", "33"], "--eval_stride 33"),
         (["--prompt", "x"], "--prompt has no effect without --sample"),
+        (["--top_k", "3"], "--top_k has no effect without --sample"),
+        (["--temperature", "0"], "--temperature has no effect without --sample"),
+        (["--sample", "1", "--top_p", "0"], "--top_p: expected a number above 0 and of at most 1"),
         (["--model", "gpt3"], "--model: unknown value 'gpt3'"),
         (["--dataset", "wikitext2"], "--dataset: unknown value 'wikitext2'; did you mean wiki"),
         (["--tokenizer", "nowhere"], "--tokenizer nowhere"),

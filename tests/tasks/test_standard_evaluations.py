@@ -219,7 +219,8 @@ def test_few_shot_prompts_and_limits(run, own_tasks, evaluated, requests):
         *shots, last = before.split("\n\n")
         assert (last, after) == (question, answer)
         assert len(shots) == 2
-        assert {*shots} <= {row["text"] for row in SHOTS}
+        # lm_eval puts a space before the answer of an example; this task's have one already.
+        assert {*shots} <= {" ".join(split(row["text"])) for row in SHOTS}
         assert nats == pytest.approx(direct(network_of(run), before, after)[0], rel=1e-5)
     assert found["last_word (2-shot, first 4)"]["num_fewshot"] == 2
     prompts = [asked for asked, _ in requests]
@@ -354,7 +355,8 @@ def test_texts_that_are_empty_or_longer_than_the_context(model):
         before = whole[max(0, end - LENGTH - 1) : start]
         pieces += direct(network, before, whole[start:end])[0]
     assert found[2][0] == pytest.approx(pieces, rel=1e-5)
-    assert found[3][0] == pytest.approx(direct(network, long, " a")[0], rel=1e-5)
+    # A space at a context's end belongs to what follows, as lm_eval has it.
+    assert found[3][0] == pytest.approx(direct(network, long[:-1], "  a")[0], rel=1e-5)
     assert model.loglikelihood_rolling(asked(("",), ("tree",)))[0] == 0.0
 
 
