@@ -10,6 +10,7 @@ Its blocks can be others than GPT-2's (models.gpt2_blocks). With a gated MLP, RM
 positions and no biases it is Llama with tied embeddings, and with `qk_norm` Qwen3.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -215,7 +216,8 @@ class GPT2(nn.Module):
             positions = torch.arange(start, length, device=ids.device)
             rotate = rotation(positions, self.embedding_dim // self.num_attention_heads)
         x = self.drop(x)
-        for block, of_block in zip(self.h, past or [None] * len(self.h), strict=True):
+        pasts = past if past is not None else itertools.repeat(None)
+        for block, of_block in zip(self.h, pasts, strict=False):
             x = block(x, rotate, of_block)
         x = self.ln_f(x)
         # (B, T, vocab_size), through the embedding itself: a module for the head would hold the
