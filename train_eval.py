@@ -23,7 +23,7 @@ from cli.training import TrainingConfig
 from run_folder.checkpoint import save_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import Record
-from training import evaluation, further_tests, processes
+from training import evaluation, further_tests, processes, sharding
 from training.diagnostics.recorder import StatsRecorder
 from training.evaluation import Diverged
 from training.live_progress import LiveProgress
@@ -186,7 +186,7 @@ class Trainer(Generic[D]):
         for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
             last = number == len(batches)
             with (
-                processes.synchronised(self.replicas, now=last),
+                sharding.synchronised(self.replicas, self.model, now=last),
                 self.objective.stand_in(batch) as inputs,
             ):
                 full = size == self.data.train.batch_size and self.objective.has_data
@@ -196,9 +196,7 @@ class Trainer(Generic[D]):
                 self.scaler.scale(loss * share).backward()
                 totals = totals + sums.detach() * self.objective.has_data
             finite = finite & loss.detach().isfinite()
-        if self.config.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        sharding.unscale_and_clip(self.model, self.optimizer, self.scaler, self.config)
         self.scaler.step(self.optimizer)
         if self.average is not None:
             skipped = skipped_by(self.scaler, self.optimizer)
@@ -396,7 +394,7 @@ class Trainer(Generic[D]):
         """Write a checkpoint, unless the training has diverged."""
         self._check_losses()
         self._tick("train_seconds")
-        content = self.state_dict()
+        content = sharding.put_away(self)
         if is_main():
             content |= {"settings": self.settings, "result_lengths": self.folder.result_lengths()}
             save_checkpoint(self.folder.checkpoint, content)

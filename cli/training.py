@@ -60,6 +60,18 @@ class TrainingConfig:
         "torch.compile's mode; reduce-memory keeps half of the activation memory for backward",
         Effect.ARITHMETIC,
     )  # fmt: skip
+    shard: bool = flag(
+        False, bool, "Training",
+        "several processes share the network's parameters, gradients and optimizer state, where "
+        "otherwise each has all of them (FSDP2)",
+        Effect.ARITHMETIC,
+    )  # fmt: skip
+    activation_checkpointing: bool = flag(
+        False, bool, "Training",
+        "keep the inputs of the network's blocks alone for backward, and compute what is inside "
+        "them again there: less memory, a third more time, the same numbers",
+        Effect.NOTHING,
+    )  # fmt: skip
     clip_grad_norm: float = flag(1.0, not_negative, "Training", "largest gradient norm; 0 is off")
     ema: float | None = flag(
         None, ema_decay, "Training",
@@ -192,6 +204,13 @@ class TrainingConfig:
         """
         if self.amp_dtype != "auto" and not self.use_amp:
             raise UserError("--amp_dtype has no effect without --use_amp; add it")
+        if self.shard and self.use_compiled:
+            raise UserError("--shard trains eager blocks; leave out --use_compiled")
+        if self.activation_checkpointing and self.use_compiled:
+            raise UserError(
+                "--activation_checkpointing is for eager training; with --use_compiled give "
+                "--compile_mode reduce-memory in its place"
+            )
         is_sgd = self.optimizer == "sgd" and self.momentum
         if self.nesterov and not (self.has_library_optimizer or is_sgd):
             raise UserError("--nesterov is for --optimizer sgd with a momentum; leave it out")

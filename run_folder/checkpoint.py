@@ -3,13 +3,14 @@
 import os
 import pickle
 import zipfile
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from run_folder import shards
 from utils import UserError, replacing
 
 # --- saving ---
@@ -18,14 +19,48 @@ from utils import UserError, replacing
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Put `content`, plain values and tensors, in place of the checkpoint at `path`.
 
-    The one before stays until the new one is whole and on the disk.
+    The one before stays until the new one is whole and on the disk. Shards that the new one does
+    not name are then removed.
 
     Raises:
         UserError: it cannot be written. The one before is still there.
     """
+    with _kept_before(path), replacing(path, unique=False) as temporary:
+        _write(temporary, content)
+    _sync_folder(path.parent)
+    shards.remove_others(path, content)
+
+
+def save_rows(path: Path, name: str, rank: int, ranks: int, rows: dict[str, torch.Tensor]) -> None:
+    """Write a process's rows for the checkpoint that is to be at `path`: see run_folder/shards.py.
+
+    Args:
+        path: of the checkpoint.
+        name: of this save.
+        rank: of the process, one of `ranks`.
+        ranks: how many there are.
+        rows: by the places of their tensors in the checkpoint.
+
+    Raises:
+        UserError: they cannot be written. The checkpoint before is still there.
+    """
+    file = shards.file_of(path, name, rank)
+    with _kept_before(path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, {"of": [name, rank, ranks], "tensors": rows})
+    for folder in (file.parent, file.parent.parent):
+        _sync_folder(folder)
+
+
+@contextmanager
+def _kept_before(path: Path) -> Iterator[None]:
+    """Say that the checkpoint at `path` is still there, where the block cannot write.
+
+    Raises:
+        UserError: with the remedy.
+    """
     try:
-        with replacing(path, unique=False) as temporary:
-            _write(temporary, content)
+        yield
     except (OSError, RuntimeError) as error:
         failure = _failed_write(error)
         if failure is None:
@@ -35,7 +70,6 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             f"{path}: the checkpoint could not be saved ({failure.strerror or failure}), {kept}; "
             "make room and see that the folder can be written, then go on with --resume"
         ) from None
-    _sync_folder(path.parent)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -70,13 +104,17 @@ def _sync_folder(path: Path) -> None:
 # --- loading ---
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str], whole: bool = True) -> dict[str, Any]:
     """Return what `save_checkpoint` wrote, its tensors on the CPU. No code in it is run.
+
+    Args:
+        path: the file.
+        whole: put tensors that lie in shards together; otherwise leave the marks of them.
 
     Raises:
         UserError: it is missing, damaged, or not one of ours.
     """
-    content = load_values(path)
+    content = load_values(path, whole=whole)
     if not is_checkpoint(content):
         raise UserError(f"{path}: not a checkpoint of this project; give another")
     return content
@@ -87,13 +125,35 @@ def is_checkpoint(content: Any) -> bool:
     return isinstance(content, dict) and {"settings", "model"} <= content.keys()
 
 
-def load_values(path: str | os.PathLike[str], harmless: Collection[type] = ()) -> Any:
+def shards_of(path: str | os.PathLike[str], content: Any) -> shards.Shards | None:
+    """Return the shards that a checkpoint's content names; None where it has all in itself."""
+    if not is_checkpoint(content) or shards.KEY not in content:
+        return None
+    return shards.Shards(Path(path), content, _load_rows)
+
+
+def _load_rows(path: Path) -> Any:
+    """Return the rows in a file, verified; they are read from the disk where they are used."""
+    try:
+        with open(path, "rb") as file:
+            _verify(file)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # as in load_values
+        raise UserError(
+            f"{path}: not a readable part of a checkpoint ({_reason(error)}); put back a copy of it"
+        ) from None
+
+
+def load_values(
+    path: str | os.PathLike[str], harmless: Collection[type] = (), whole: bool = True
+) -> Any:
     """Return what torch.save wrote: plain values and tensors, on the CPU. No code in it is run.
 
     Args:
         path: the file.
         harmless: further classes that it may hold, such as that of parsed arguments. A file may
             then also be of the form before torch 1.6, which has no checksum.
+        whole: see `load_checkpoint`.
 
     Raises:
         UserError: it is missing or damaged, or holds something else.
@@ -105,7 +165,7 @@ def load_values(path: str | os.PathLike[str], harmless: Collection[type] = ()) -
             if is_archive:
                 _verify(file)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a checkpoint.pt") from None
     except Exception as error:  # broken bytes lead the readers to many kinds
@@ -115,6 +175,8 @@ def load_values(path: str | os.PathLike[str], harmless: Collection[type] = ()) -
         raise UserError(
             f"{path}: not a readable checkpoint ({reason}); put back a copy of it, {remedy}"
         ) from None
+    parts = shards_of(path, content) if whole else None
+    return content if parts is None else parts.whole(content)
 
 
 def _verify(file: IO[bytes]) -> None:

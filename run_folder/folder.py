@@ -42,6 +42,7 @@ class RunFolder:
     WANDB = "wandb_id.txt"
     EVALUATIONS = "lm_eval.json"
     MARKER, PROGRESS = "CONTINUE", "progress.json"
+    SHARDS = "shards"
     SOURCE, ACTIVATION = "activation_source.txt", "activation.json"  # of a user's own
 
     def __init__(self, path: str | Path, writes: bool = True):
@@ -130,7 +131,7 @@ class RunFolder:
         names += [path.name for path in self.path.glob("predictions_*.npz")]
         for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
             (self.path / name).unlink(missing_ok=True)
-        for name in (self.TENSORBOARD, "wandb"):
+        for name in (self.TENSORBOARD, "wandb", self.SHARDS):
             shutil.rmtree(self.path / name, ignore_errors=True)
         self.claimed = True
 

@@ -23,7 +23,7 @@ def batch_sizes(loader: Loader) -> set[int]:
     return sizes - {0}
 
 
-def check_test_size(size: int | None, model: nn.Module, device: torch.device) -> None:
+def check_test_size(size: int | None, model: nn.Module) -> None:
     """Refuse a size of test images that the network does not take.
 
     Raises:
@@ -32,6 +32,7 @@ def check_test_size(size: int | None, model: nn.Module, device: torch.device) ->
     if size is None:
         return
     network = copy.deepcopy(model).eval()
+    device = next(network.parameters()).device  # the CPU, for one that is to be sharded
     try:
         with torch.no_grad():
             network(torch.zeros(1, 3, size, size, device=device))
@@ -73,7 +74,7 @@ def check_norms(synchronised: bool, model: nn.Module, loader: Loader) -> None:
     images, _ = next(iter(loader.batches(0)))
     try:
         with torch.no_grad():
-            copy.deepcopy(model).train()(images[:1])
+            copy.deepcopy(model).train()(images[:1].to(next(model.parameters()).device))
     except ValueError:
         raise UserError(
             f"--batch_size {loader.batch_size}: gives a process a batch of one image, whose last "

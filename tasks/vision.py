@@ -221,7 +221,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         )
 
     def check_training(self, model: nn.Module, data: ImageData) -> None:
-        check_test_size(self.config.data.test_size, model, self.device)
+        check_test_size(self.config.data.test_size, model)
         if frozen := self.config.training.frozen:
             print(freeze(model, frozen))
         synchronised = self.config.training.sync_batchnorm

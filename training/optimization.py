@@ -9,6 +9,7 @@ from torch import nn
 
 from cli.optimizer_names import MUON
 from cli.training import TrainingConfig
+from training import sharding
 from training.layer_decay import layer_scales
 from training.optimizers import (
     Source,
@@ -35,6 +36,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         return _muon_and_adamw(model, config, source)
     given = arguments_of(config, source)
     groups = parameter_groups(model, config.weight_decay, config.decay, config.layer_decay)
+    groups = sharding.local_groups(groups)
     if "weight_decay" not in source.takes:
         if config.weight_decay:
             raise UserError(f"{config.optimizer} has no weight decay: give --weight_decay 0")
@@ -82,6 +84,8 @@ def check_optimizer(config: TrainingConfig, device: torch.device | None = None) 
         reason = " ".join(str(error).split()) or type(error).__name__
         given = f" with {config.optimizer_args}" if config.optimizer_args else ""
         raise UserError(f"--optimizer {config.optimizer}{given}: {reason}") from None
+    if device is not None and sharding.is_asked(config):
+        sharding.check_optimizer(config.optimizer, lambda network: build_optimizer(network, config))
 
 
 class Small(nn.Sequential):

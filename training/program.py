@@ -27,6 +27,7 @@ from training import (
     log_sinks,
     processes,
     resuming,
+    sharding,
     test_only,
 )
 from training.devices import (
@@ -195,7 +196,7 @@ class Program(Generic[C, D]):
                 except Stopped:
                     raise signals.interruption(saved=True) from None
             print(f"Results: {folder.path}")
-            if is_main():
+            if is_main() or sharding.is_sharded(trainer.model):
                 program.finish(trainer.model, trainer.data)
         return 0
 
@@ -220,6 +221,8 @@ class Program(Generic[C, D]):
         data = self._loaded({})
         model = self.network(data, weights)
         self.check_training(model, data)
+        self.text = describe_model(model, self._activation_type(), self.config.training.decay)
+        sharding.prepare(model, self.config.training, self.device)
         facts = package_versions(self.config) | environment(self.device)
         facts |= {"processes": world_size(), "torchrun": torchrun_id()}
         settings = {"kind": self.config.KIND, "args": self.config.values(), "environment": facts}
@@ -242,7 +245,7 @@ class Program(Generic[C, D]):
         if not saved or path != folder.checkpoint:
             folder.clear()
         if saved and (path != folder.checkpoint or resuming.earlier_length(saved, settings)):
-            resuming.bring_along(saved | {"settings": settings}, folder)
+            resuming.bring_along(saved | {"settings": settings}, path, folder)
         if saved:
             self._go_on(folder, trainer, saved, facts)
         elif not folder.described():
@@ -311,9 +314,8 @@ class Program(Generic[C, D]):
         digest = trainer.settings.get("init_from_sha256")
         resolved |= {"init_from_sha256": digest} if digest else {}
         resolved |= self._activation_source()
-        text = describe_model(trainer.model, self._activation_type(), training.decay)
         own = custom_activation.files(self.custom, self.activation())
-        folder.describe(args_text(self.config, resolved, facts), text, own)
+        folder.describe(args_text(self.config, resolved, facts), self.text, own)
 
     def _activation_source(self) -> dict[str, Any]:
         return {"activation_source": self.custom.source.record()} if self.custom else {}
@@ -431,7 +433,7 @@ class Program(Generic[C, D]):
             if self.gradual is not None:
                 self.gradual.set(0)
                 self.gradual.to(self.device)
-            return model.to(self.device)
+            return model.to(sharding.first_device(self.config.training, self.device))
         except (RuntimeError, MemoryError) as error:
             reason = str(error).splitlines()[0] if str(error) else "no memory"
             is_memory = re.search("memory|alloc|overflow", reason)

@@ -12,7 +12,9 @@ from cli.parser import Command
 from cli.run import AUTO, RunConfig
 from run_folder.checkpoint import load_checkpoint, save_checkpoint
 from run_folder.folder import BEFORE, RunFolder
+from run_folder.shards import copy_shards
 from train_eval import Trainer
+from training import sharding
 from training.session import checkpoint_meant
 from utils import UserError, restarts
 from zilu.names import may_be_the_same
@@ -43,19 +45,20 @@ def find(run: RunConfig, folder: RunFolder) -> tuple[dict[str, Any], Path] | Non
         folder.check_unstarted()
         print(f"Nothing to go on with in {folder.path}: a new run starts")
         return None
-    saved = load_checkpoint(path)
+    saved = load_checkpoint(path, whole=False)
     if "ranks" not in saved:
         raise UserError(f"{path}: a checkpoint of an older version, which cannot be resumed")
     print(f"Resuming from {path}: epoch {saved['place']['epoch']}, step {saved['step']}")
     return saved, path
 
 
-def bring_along(saved: dict[str, Any], folder: RunFolder) -> None:
-    """Put a checkpoint, from elsewhere or of a longer run now, into the run folder.
+def bring_along(saved: dict[str, Any], path: Path | None, folder: RunFolder) -> None:
+    """Put the checkpoint at `path`, elsewhere or of a longer run now, into the run folder.
 
     From there the run can go on whatever happens to the first save.
     """
-    if folder.writes:
+    if folder.writes and path is not None:
+        copy_shards(saved, path, folder.checkpoint)
         save_checkpoint(folder.checkpoint, saved)
 
 
@@ -153,7 +156,8 @@ def take_state(
                 "bring them back, or start another run"
             )
     with fitting_weights(path):
-        trainer.load_state_dict(saved)
+        content = sharding.restored(saved, trainer, path)
+        trainer.load_state_dict(content)
     if earlier_length(saved, settings) and trainer.state.step >= trainer.total_steps:
         args = settings["args"]
         raise UserError(

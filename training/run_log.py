@@ -10,7 +10,7 @@ from cli.errors import DIVERGED
 from run_folder.evaluations import kept_lines
 from run_folder.folder import RunFolder, metrics_line
 from run_folder.result_lines import Record, also_lines, divergence_line, result_line, summary
-from training import processes
+from training import processes, sharding
 from training.devices import peak_flops, peak_memory_bytes
 from training.evaluation import Diverged
 from training.task import Task
@@ -100,10 +100,11 @@ def costs(
     flops, peak = task.flops(model), peak_flops(device, amp_dtype)
     if flops and peak:
         found["mfu"] = rate * flops / (peak * world_size())
-    if sigmas := learned_sigmas(model):
-        found["sigma"] = sigmas
-    if alphas := trained_alphas(model):
-        found["alpha"] = alphas
+    with sharding.whole_activations(model):
+        if sigmas := learned_sigmas(model):
+            found["sigma"] = sigmas
+        if alphas := trained_alphas(model):
+            found["alpha"] = alphas
     return found
 
 

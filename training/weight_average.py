@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cli.training import TrainingConfig
-from training import processes
+from training import processes, sharding
 
 EMA = "_ema"  # ends the names of what is of averaged weights
 WARMUP_POWER = 2 / 3  # timm's: 1 - decay falls with this power of the number of updates
@@ -69,7 +69,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, averaging: Averaging, skips_steps: bool = False):
         self.model, self.averaging = model, averaging
         state = model.state_dict(keep_vars=True).items()
-        named = {name: value for name, value in state if isinstance(value, Tensor)}
+        named = {name: sharding.local(value) for name, value in state if isinstance(value, Tensor)}
         copies = {id(value): value.detach().clone() for value in named.values()}
         self.named = {name: copies[id(value)] for name, value in named.items()}
         self.current = list({id(value): value for value in named.values()}.values())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training import processes
+from training import processes, sharding
 from training.diagnostics.statistics import (
     GAUSSIAN_TAIL_INDEX,
     flat_share,
@@ -20,6 +20,7 @@ from training.diagnostics.statistics import (
 )
 from training.objective import Objective
 from training.random_state import random_state, set_random_state
+from training.recompute import kept
 from zilu.custom.activation import is_custom, sigma_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -56,7 +57,7 @@ class Watch:
                 over n times as many samples, taken together, are 1 / sqrt(n) of it.
             scale: what the loss is multiplied by on the way, for gradients in fp16.
         """
-        with self._unchanged(), self._inputs() as inputs, torch.enable_grad():
+        with self._unchanged(), kept(), self._inputs() as inputs, torch.enable_grad():
             loss, _ = objective(batch, False)
             # An activation of the images themselves has no gradient.
             given = {name: x for name, (_, x) in inputs.items() if x.requires_grad}
@@ -64,12 +65,13 @@ class Watch:
             found = torch.autograd.grad(loss * scale, wanted, allow_unused=True) if given else ()
         gradients = dict(zip(given, found, strict=True))
         factor = math.sqrt(len(batch[0]) / samples) / scale
-        return _as_floats(
-            {
-                name: _numbers(site, x.detach(), gradients.get(name), factor)
-                for name, (site, x) in inputs.items()
-            }
-        )
+        with sharding.whole_activations(self.model):
+            return _as_floats(
+                {
+                    name: _numbers(site, x.detach(), gradients.get(name), factor)
+                    for name, (site, x) in inputs.items()
+                }
+            )
 
     @contextlib.contextmanager
     def channels(self, has_data: Callable[[], bool] = lambda: True) -> Iterator[dict[str, Tensor]]:
