@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from utils import UserError, is_main, local_rank, restarts, world_size
@@ -148,7 +147,7 @@ class Agreement:
 
 def replicated(module: nn.Module, device: torch.device) -> nn.Module:
     """Return `module` with its gradients averaged over the ranks, as those of shards are anyway."""
-    if world_size() == 1 or any(isinstance(each, FSDPModule) for each in module.modules()):
+    if world_size() == 1 or any(hasattr(p, "to_local") for p in module.parameters()):
         return module
     # A parameter with a dimension of size one may have any stride there, and DDP warns that its
     # gradient's strides differ. Nothing is slower for it, so the warning is hidden.

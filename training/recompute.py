@@ -60,15 +60,20 @@ def _recomputed(block: nn.Module, path: str) -> Callable[..., Any]:
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         versions = [x._version for x in inputs]
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def check_inputs() -> None:
             if [x._version for x in inputs] != versions:
                 raise UserError(
-                    f"--activation_checkpointing: the input of {path} has been written over, and "
-                    "cannot be used again; leave out --inplace, or --activation_checkpointing"
+                    f"--activation_checkpointing: the input of {path} is written over, and cannot "
+                    "be used again; leave out --inplace, or --activation_checkpointing"
                 )
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            check_inputs()  # in backward, where older versions of torch do not look
             return forward(*args, **kwargs)
 
-        return checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        output = checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        check_inputs()
+        return output
 
     return recomputed
 

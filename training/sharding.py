@@ -8,6 +8,7 @@ optimizer and averages work on those, with the kernels that they have without --
 for optimizers that work number by number; `check_optimizer` refuses the others.
 """
 
+import importlib
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,10 +17,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
-from torch.nn.utils import skip_init
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -33,6 +30,7 @@ from utils import UserError, rank, world_size
 from zilu.custom.activation import is_custom
 from zilu.replacement.kinds import kind_of_module
 
+FSDP = "torch.distributed.fsdp"  # half a second to import, for runs with --shard alone
 _LOCAL = WeakTensorKeyDictionary()  # the plain parameter over a DTensor's rows
 CLOSE = 1e-6  # two ways to round differ by less in float64, and two optimizers by more
 
@@ -71,7 +69,12 @@ def prepare(model: nn.Module, config: TrainingConfig, device: torch.device) -> N
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether `shard` has been called on the network."""
-    return isinstance(model, FSDPModule)
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def is_parted(tensor: object) -> bool:
+    """Return whether a tensor is a DTensor, of which this rank has some rows."""
+    return hasattr(tensor, "to_local")
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
@@ -97,7 +100,8 @@ def shard(model: nn.Module, device: torch.device) -> None:
     processes.share_buffers(model)
     # Casts that autocast keeps for a second use would stay whole until the end of forward.
     torch.set_autocast_cache_enabled(False)
-    mesh = init_device_mesh(device.type, (world_size(),))
+    mesh = distributed.init_device_mesh(device.type, (world_size(),))
+    fully_shard = importlib.import_module(FSDP).fully_shard
     for unit in (*repeated_blocks(model).values(), model):
         name = type(unit).__name__
         fully_shard(unit, mesh=mesh)
@@ -116,10 +120,10 @@ def _give_back(model: Any, _: object, output: object) -> None:
 
 def local(tensor: Tensor) -> Tensor:
     """Return this rank's rows of a sharded parameter, over its memory; else the tensor itself."""
-    if not isinstance(tensor, DTensor):
+    if not is_parted(tensor):
         return tensor
     if tensor not in _LOCAL:
-        rows = tensor.to_local().detach()
+        rows = cast(Any, tensor).to_local().detach()
         _LOCAL[tensor] = nn.Parameter(rows, requires_grad=tensor.requires_grad)
     return cast(Tensor, _LOCAL[tensor])
 
@@ -166,7 +170,7 @@ def whole_activations(model: nn.Module) -> Iterator[None]:
     for module in (m for m in modules if kind_of_module(m) or is_custom(m)):
         parameters: dict[str, Any] = module._parameters
         for name, parameter in parameters.items():
-            if isinstance(parameter, DTensor):
+            if is_parted(parameter):
                 whole = nn.Parameter(parameter.full_tensor().detach(), parameter.requires_grad)
                 replaced.append((parameters, name, parameter, whole))
     for parameters, name, _, whole in replaced:
@@ -254,12 +258,11 @@ def _change(build: Callable[[nn.Module], Optimizer], weights: Tensor, gradients:
     Raises:
         ValueError: the optimizer's state is not of the weights' shape.
     """
-    rows, width = weights.shape[1:]
-    layers = (skip_init(nn.Linear, width, rows, bias=False, dtype=weights.dtype) for _ in weights)
+    layers = [nn.Linear(1, 1, bias=False, device="meta") for _ in weights]
+    for layer, values in zip(layers, weights, strict=True):
+        layer.weight = nn.Parameter(values.clone())
     network = _Layers(*layers)
     own = list(network.parameters())
-    for parameter, values in zip(own, weights, strict=True):
-        parameter.data.copy_(values)
     optimizer = build(network)
     for of_step in gradients:
         for parameter, gradient in zip(own, of_step, strict=True):
@@ -306,7 +309,7 @@ def put_away(trainer: Any) -> dict[str, Any]:
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the whole shapes of the sharded tensors, by their names in the network's state."""
     state = model.state_dict(keep_vars=True).items()
-    return {name: tuple(value.shape) for name, value in state if isinstance(value, DTensor)}
+    return {name: tuple(value.shape) for name, value in state if is_parted(value)}
 
 
 def _with_shapes(
@@ -330,7 +333,7 @@ def _as_rows(value: Any, shape: tuple[int, ...]) -> Any:
     """Return Rows of a tensor of this rank's part of `shape`; anything else as it is."""
     if not isinstance(value, Tensor) or not value.dim():
         return value
-    rows = value.to_local() if isinstance(value, DTensor) else value
+    rows = cast(Any, value).to_local() if is_parted(value) else value
     rows = rows.detach().cpu()
     if rows.untyped_storage().nbytes() != rows.nbytes:  # all of a storage would be written
         rows = rows.clone()
@@ -395,11 +398,12 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def _as_dtensor(rows: Tensor, value: Any, like: DTensor) -> DTensor:
+def _as_dtensor(rows: Tensor, value: Any, like: Any) -> Tensor:
     """Return rows as the part of a tensor that is sharded as another one."""
     shape = _shape(value)
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
+    part: Tensor = type(like.data).from_local(
         rows, like.device_mesh, like.placements, run_check=False, shape=torch.Size(shape),
         stride=stride,
     )  # fmt: skip
+    return part

@@ -190,8 +190,8 @@ def load() -> None:
     # Nothing that starts threads, which a fork would lose.
     for name in (
         "torch", "torchvision.transforms.v2", "sklearn.datasets", "torch.optim", "torch._dynamo",
-        "train_eval", "tasks.vision", "tasks.language", "vision_main", "language_main",
-        "pipelines.images.loaders", "pipelines.text.loaders",
+        "torch.distributed.fsdp", "train_eval", "tasks.vision", "tasks.language", "vision_main",
+        "language_main", "pipelines.images.loaders", "pipelines.text.loaders",
     ):  # fmt: skip
         importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
