@@ -21,6 +21,8 @@
 | `live_progress.py` | how an epoch goes on, for `report.py --watch` |
 | `log_sinks.py` | --log: TensorBoard, Weights & Biases, CSV |
 | `devices.py`, `processes.py`, `sync_batchnorm.py` | the device; several processes |
+| `sharding.py` | --shard: a network that the processes share |
+| `recompute.py`, `blocks.py` | --activation_checkpointing; the repeated blocks of a network |
 | `random_state.py`, `signals.py` | random generators; being stopped from outside |
 | `diagnostics/` | --stats: a look into the network while it trains |
 """

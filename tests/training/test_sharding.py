@@ -7,7 +7,14 @@ import shutil
 import pytest
 import torch
 from helpers.close_runs import assert_close, losses
-from helpers.resumable import KILL, TERM, TRY_AGAIN, assert_same_run, results
+from helpers.resumable import (
+    KILL,
+    TERM,
+    TRY_AGAIN,
+    assert_same_result,
+    assert_same_run,
+    results,
+)
 from torch import nn
 
 from cli.training import TrainingConfig
@@ -110,7 +117,7 @@ def test_killed_in_an_epoch_it_goes_on_with_two_processes_and_with_one(run, gpt2
     elsewhere = tmp_path / "elsewhere"
     output = run("language_main", elsewhere, "--resume", killed)
     assert "step 4" in output
-    assert_same_run(elsewhere, gpt2 / "parts")
+    assert_same_result(elsewhere, gpt2 / "parts")
     output = run("language_main", alone, *flags, processes=1)
     assert "processes was 2 and is 1: results agree to tolerance only" in output
     assert "shards" not in {path.name for path in alone.iterdir()}
@@ -120,6 +127,8 @@ def test_killed_in_an_epoch_it_goes_on_with_two_processes_and_with_one(run, gpt2
 def test_damage_to_a_part_is_one_line(run, gpt2, tmp_path):
     """Whoever reads the checkpoint; and the run is not begun anew."""
     folder = shutil.copytree(gpt2 / "parts", tmp_path / "run")
+    model = load_checkpoint(folder / "checkpoint.pt")["model"]
+    assert all(value.isfinite().all() for value in model.values())
     (part,) = folder.glob("shards/*/1.pt")
     whole = part.read_bytes()
     for content, what in (
@@ -128,14 +137,11 @@ def test_damage_to_a_part_is_one_line(run, gpt2, tmp_path):
         (None, "is missing"),
     ):
         part.write_bytes(content) if content else part.unlink()
-        output = run("language_main", folder, *LANGUAGE, "--shard", "--resume", code=2)
-        assert what in output
-        assert "Traceback" not in output
-        output = run(
-            "language_main", tmp_path / "t", "--test_only", "--checkpoint", folder / "checkpoint.pt",
-            processes=1, code=2,
-        )  # fmt: skip
-        assert what in output
+        with pytest.raises(UserError, match=what):
+            load_checkpoint(folder / "checkpoint.pt")
+    output = run("language_main", folder, *LANGUAGE, "--shard", "--resume", code=2)
+    assert "is missing" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("norm", ["gn", pytest.param("bn", marks=pytest.mark.slow)])
@@ -195,6 +201,7 @@ def test_a_hugging_face_network_in_mixed_precision(run, tmp_path):
         assert losses(folders[1]) == pytest.approx(losses(folders[0]), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_one_process_trains_with_shard_as_without(run, tmp_path):
     for name, flags in (("a", ()), ("b", ("--shard",))):
         run("language_main", tmp_path / name, *LANGUAGE, *flags, "--max_steps", "2", processes=1)
@@ -330,7 +337,7 @@ def test_recomputed_blocks_keep_less_and_give_the_same_bits(network):
 
 
 def test_an_input_that_is_written_over_is_refused():
-    """A block that works in place on its own input would compute something else the second time."""
+    """A block that works in place on its own input would compute something else again."""
     from training.recompute import recompute_blocks
 
     class Block(nn.Module):
@@ -344,10 +351,12 @@ def test_an_input_that_is_written_over_is_refused():
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Block(), Block()))
     recompute_blocks(model)
     with pytest.raises(UserError, match="written over"):
-        model(torch.randn(3, 4)).sum().backward()
+        model(torch.randn(3, 4))
 
 
-@pytest.mark.parametrize("module", ["language_main", "vision_main"])
+@pytest.mark.parametrize(
+    "module", ["language_main", pytest.param("vision_main", marks=pytest.mark.slow)]
+)
 def test_runs_with_recomputed_blocks_are_the_same_runs(run, tmp_path, module):
     flags = {"language_main": (*LANGUAGE, "--dropout", "0.2"), "vision_main": RESNET}[module]
     for name, more in (("a", ()), ("b", ("--activation_checkpointing",))):
@@ -356,7 +365,7 @@ def test_runs_with_recomputed_blocks_are_the_same_runs(run, tmp_path, module):
 
 
 def test_a_network_without_blocks_recomputes_nothing(run, tmp_path):
-    flags = (*VISION, "--model", "vgg11", "--activation_checkpointing")
+    flags = (*VISION, "--model", "vgg11", "--resize", "32", "--activation_checkpointing")
     output = run("vision_main", tmp_path / "run", *flags, processes=1, code=2)
     assert "no repeated blocks" in output
     assert not (tmp_path / "run/args.txt").exists()
