@@ -187,7 +187,7 @@ def test_perplexities_that_no_float_holds_are_infinite():
 
 
 def dataset_counts(**facts):
-    from pipelines.text.cache import Counts
+    from pipelines.text.token_folders import Counts
 
     return Counts(**facts)
 

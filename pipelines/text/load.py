@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from cli.language import LanguageDataConfig
 from pipelines.data import TextData
 from pipelines.text import cache
+from pipelines.text.token_folders import Counts, Tokens
 
 if TYPE_CHECKING:
     import torch
 
 
-def prepare_text(config: LanguageDataConfig, progress: bool = True) -> cache.Tokens:
+def prepare_text(config: LanguageDataConfig, progress: bool = True) -> Tokens:
     """Return the tokens of a corpus, made where they do not exist yet; needs no torch."""
     return cache.load(config.dataset, config.tokenizer, config.data_path, progress)
 
@@ -73,7 +74,7 @@ def load_text(
     )
 
 
-def _warn_of_loss(tokenizer: str, counts: dict[str, cache.Counts]) -> None:
+def _warn_of_loss(tokenizer: str, counts: dict[str, Counts]) -> None:
     lossy = [split for split, numbers in counts.items() if not numbers.lossless]
     if lossy:
         print(
@@ -84,7 +85,7 @@ def _warn_of_loss(tokenizer: str, counts: dict[str, cache.Counts]) -> None:
         )
 
 
-def _description(config: LanguageDataConfig, tokens: cache.Tokens, counts: dict[str, Any]) -> str:
+def _description(config: LanguageDataConfig, tokens: Tokens, counts: dict[str, Any]) -> str:
     parts = [
         f"{split} {x.tokens:,} tokens ({x.words:,} words, {x.bytes:,} bytes)"
         for split, x in counts.items()

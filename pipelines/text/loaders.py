@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.text.cache import Counts
+from pipelines.text.token_folders import Counts
 from pipelines.text.tokenizer import Ids
 from utils import mixed_seed, shares
 

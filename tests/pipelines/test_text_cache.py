@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipelines import hub, stamps
-from pipelines.text import cache, corpora, tokenizer
+from pipelines.text import cache, corpora, token_folders, tokenizer
 from utils import UserError, one_at_a_time
 
 ROOT = Path(cache.__file__).parents[2]
@@ -88,7 +88,7 @@ class TestWhatIsKept:
     def test_counts(self, tmp_path):
         write(tmp_path)
         counts = load(tmp_path).counts("val")
-        assert counts == cache.Counts(tokens=24, words=5 + 1, bytes=24)
+        assert counts == token_folders.Counts(tokens=24, words=5 + 1, bytes=24)
 
     def test_the_ids_stay_in_their_file(self, tmp_path):
         write(tmp_path)
@@ -255,9 +255,9 @@ class TestWithoutTheText:
         write(tmp_path)
         made = load(tmp_path)
         meta = made.meta | {"tokenizer": "gpt2", "fingerprint": tokenizer.GPT2_FINGERPRINT}
-        folder = tmp_path / "tokens" / f"text-gpt2-{cache._key(meta)}"
+        folder = tmp_path / "tokens" / f"text-gpt2-{token_folders.key_of(meta)}"
         made.folder.rename(folder)
-        cache._write_meta(folder, meta)
+        token_folders.write_meta(folder, meta)
         for stem in TEXTS:
             (tmp_path / f"{stem}.txt").unlink()
         code = (
@@ -349,7 +349,7 @@ class TestNeverHalfThere:
 
     def test_another_process_was_faster(self, tmp_path, monkeypatch):
         write(tmp_path)
-        real = cache._put_in_place
+        real = token_folders.put_in_place
 
         others = []
 
@@ -358,7 +358,7 @@ class TestNeverHalfThere:
             others.append(folder.stat().st_ino)
             real(temporary, stem, folder)
 
-        monkeypatch.setattr(cache, "_put_in_place", after_another)
+        monkeypatch.setattr(token_folders, "put_in_place", after_another)
         tokens = load(tmp_path)
         assert text_of(tokens) == TEXTS["train"].encode()
         assert [tokens.folder.stat().st_ino] == others  # it may be in use already
@@ -423,7 +423,7 @@ class TestDamage:
 
     def test_what_a_killed_process_left_is_removed_once_it_is_old(self, tmp_path):
         write(tmp_path)
-        for name, age in (("old", 2 * cache.ABANDONED), ("new", 0)):
+        for name, age in (("old", 2 * token_folders.ABANDONED), ("new", 0)):
             folder = tmp_path / "tokens" / f"text-bytes-{name}.tmp"
             folder.mkdir(parents=True)
             (folder / "train.bin").write_bytes(b"half")

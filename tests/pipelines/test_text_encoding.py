@@ -15,7 +15,7 @@ from tokenizers import AddedToken, decoders
 
 import language_main
 from pipelines import stamps
-from pipelines.text import cache, corpora, encoding, tokenizer
+from pipelines.text import cache, corpora, encoding, token_folders, tokenizer
 from pipelines.text.lines import in_lines
 from tasks import language
 
@@ -161,9 +161,11 @@ class TestTheWholeText:
         assert made.folder.name == "text-bytes-1f5b305decc4e824"
         for facts in made.meta["splits"].values():
             del facts["lossless"]
-        cache._write_meta(made.folder, made.meta)
+        token_folders.write_meta(made.folder, made.meta)
         monkeypatch.setattr(tokenizer, "load", None)
-        assert load(tmp_path, "bytes").counts("test") == cache.Counts(4, 4, 4, lossless=True)
+        assert load(tmp_path, "bytes").counts("test") == token_folders.Counts(
+            4, 4, 4, lossless=True
+        )
 
 
 class TestLoss:
@@ -315,7 +317,7 @@ class TestEndOfTextInsideAText:
         ids = tokens.ids("train").tolist()
         assert [place for place, i in enumerate(ids) if i == 50_256] == [0, 3, 7]
         assert ids[1:] == tokenizer.load("gpt2", tmp_path).encode(self.TEXT)  # a prompt too
-        assert tokens.counts("train") == cache.Counts(len(ids) - 1, 5, len(self.TEXT))
+        assert tokens.counts("train") == token_folders.Counts(len(ids) - 1, 5, len(self.TEXT))
 
     def test_bytes(self, tmp_path):
         ids = load(write(tmp_path, self.TEXT), "bytes").ids("train").tolist()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataset import load_text
-from pipelines.text.cache import Counts
 from pipelines.text.loaders import IGNORED, EvalLoader, TrainLoader
+from pipelines.text.token_folders import Counts
 
 lengths = st.integers(2, 60)
 blocks = st.integers(1, 20)
