@@ -4,10 +4,7 @@ The library keeps them as Arrow files, which are mapped into memory; an image is
 """
 
 import hashlib
-import importlib
-import importlib.util
 import re
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines import hub
+from pipelines import datasets_library, hub
 from pipelines.images.folders import VAL_NAMES, Files, Splits
 from pipelines.images.interfaces import Indices
 from pipelines.images.labels import Labels, numbered
@@ -24,9 +21,6 @@ from pipelines.stamps import stamp_of
 from utils import UserError, is_main, may_draw, printable
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": (*VAL_NAMES, "dev"), "test": ("test",)}
-SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes
-SHARD = re.compile(r"(.*)-\d+-of-(\d+)\.(parquet|arrow)")
-REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 IDENTIFIED = 100  # images whose content tells one set from another
 LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")  # without a type that says so
 
@@ -109,7 +103,7 @@ class _Loaded(NamedTuple):
 def is_copy(folder: Path) -> bool:
     """Return whether a folder holds what save_to_disk wrote, or Parquet files of a repository."""
     places = (folder, folder / "data", folder / "train")
-    return any((folder / name).is_file() for name in SAVED) or any(
+    return any((folder / name).is_file() for name in datasets_library.SAVED) or any(
         any(place.glob("*.parquet")) for place in places
     )
 
@@ -144,7 +138,7 @@ def find(
         UserError: it is not there, or is not what is needed; with the remedy.
     """
     dataset = f"--dataset hf/{name}" + (f":{variant}" if variant else "")
-    with _one_line(dataset), _bars(progress):
+    with datasets_library.one_line(dataset), _bars(progress):
         loaded = _load(dataset, name, variant, Path(data_path))
     return _splits(dataset, loaded, image_column, label_column, named)
 
@@ -155,29 +149,14 @@ def find_copy(folder: Path, progress: bool) -> Splits:
     Raises:
         UserError: it is not what is needed.
     """
-    with _one_line(str(folder)), _bars(progress):
+    with datasets_library.one_line(str(folder)), _bars(progress):
         loaded = _load_folder(folder, "")
     return _splits(str(folder), loaded, None, None, {})
 
 
 @contextmanager
-def _one_line(origin: str) -> Iterator[None]:
-    """Turn what `datasets` and those below it raise into one line."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        cause = error.__cause__ or error  # DatasetGenerationError alone says nothing
-        raise UserError(
-            f"{origin}: cannot be loaded ({hub.one_line(cause)[:400]}); if a file is damaged, copy"
-            " or download it again"
-        ) from None
-
-
-@contextmanager
 def _bars(progress: bool) -> Iterator[None]:
-    library = _library()
+    library = datasets_library.load()
     draws = library.utils.logging.is_progress_bar_enabled()
     if not (progress and may_draw()):
         library.utils.logging.disable_progress_bar()
@@ -188,17 +167,11 @@ def _bars(progress: bool) -> Iterator[None]:
             library.utils.logging.enable_progress_bar()
 
 
-def _library() -> Any:
-    if importlib.util.find_spec("datasets") is None:
-        raise UserError("--dataset hf/...: datasets is not installed: pip install datasets")
-    return importlib.import_module("datasets")  # slow, and needed for these sets alone
-
-
 def _load(dataset: str, name: str, variant: str, data_path: Path) -> _Loaded:
     for folder in (data_path / name, Path(name)):
         if folder.is_dir() and (is_copy(folder) or any(folder.rglob("*.parquet"))):
             return _load_folder(folder, variant)
-    if Path(name).is_absolute() or not REPOSITORY.fullmatch(name):
+    if Path(name).is_absolute() or not datasets_library.REPOSITORY.fullmatch(name):
         raise UserError(
             f"{dataset}: no folder with a saved data set (dataset_dict.json) or Parquet files, and"
             " no name of a repository; folders are looked for below --data_path, then from the"
@@ -209,33 +182,21 @@ def _load(dataset: str, name: str, variant: str, data_path: Path) -> _Loaded:
 
 
 def _load_folder(folder: Path, variant: str) -> _Loaded:
-    library = _library()
+    library = datasets_library.load()
     origin = printable(str(folder))
-    if any((folder / name).is_file() for name in SAVED):
+    if any((folder / name).is_file() for name in datasets_library.SAVED):
         saved = library.load_from_disk(str(folder), keep_in_memory=False)
         tables = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
         return _Loaded(dict(tables), folder, origin)
-    _check_all_shards(folder)
+    datasets_library.check_all_shards(folder)
     tables = library.load_dataset(str(folder), variant or None, keep_in_memory=False)
     return _Loaded(dict(tables), folder, origin)
 
 
-def _check_all_shards(folder: Path) -> None:
-    """Refuse a folder in which a part of a split is missing, by the names of the files."""
-    matches = [SHARD.fullmatch(str(path)) for path in folder.rglob("*.parquet")]
-    counts = Counter((match[1], int(match[2])) for match in matches if match)
-    for (stem, of), count in counts.items():
-        if count != of:
-            raise UserError(
-                f"{printable(stem)}-*.parquet: {of} files belong together, of which {count} are"
-                " there; copy all of them"
-            )
-
-
 def _from_hub(dataset: str, name: str, variant: str) -> dict[str, Any]:
     """Return the splits of a repository: prepared on this machine before, or else downloaded."""
-    library = _library()
-    with _offline(library):
+    library = datasets_library.load()
+    with datasets_library.offline(library):
         try:
             return dict(library.load_dataset(name, variant or None, keep_in_memory=False))
         except Exception:  # of many kinds: it has not been prepared here
@@ -251,22 +212,6 @@ def _from_hub(dataset: str, name: str, variant: str) -> dict[str, Any]:
     if is_main():
         print(f"loading {name} from Hugging Face")
     return dict(library.load_dataset(name, variant or None, keep_in_memory=False))
-
-
-@contextmanager
-def _offline(library: Any) -> Iterator[None]:
-    """Keep `datasets` from asking the network, which it tries for minutes."""
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")  # the second up to datasets 2.20
-    before = {
-        name: getattr(library.config, name) for name in names if hasattr(library.config, name)
-    }
-    try:
-        for name in before:
-            setattr(library.config, name, True)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(library.config, name, value)
 
 
 # --- splits and columns ---
@@ -344,7 +289,7 @@ def _part(dataset: str, tables: dict[str, Any], spec: str) -> _Part:
     """Return the part of a split that `name`, `name[:90%]` or `name[100:]` stands for."""
     lengths = {name: len(table) for name, table in tables.items()}
     try:
-        (part,) = _library().ReadInstruction.from_spec(spec).to_absolute(lengths)
+        (part,) = datasets_library.load().ReadInstruction.from_spec(spec).to_absolute(lengths)
     except (AssertionError, ValueError) as error:
         there = ", ".join(lengths)
         reason = hub.one_line(error)
@@ -427,8 +372,8 @@ def _labels(where: str, part: _Part, label: str, remedy: str) -> Labels:
 
 def _encoded(dataset: str, table: Any, column: str) -> Any:
     """Return a table of the images alone, as they are encoded."""
-    image = _library().Image(decode=False)
-    with _one_line(f"{dataset}, column {column}"):
+    image = datasets_library.load().Image(decode=False)
+    with datasets_library.one_line(f"{dataset}, column {column}"):
         if table._indices is not None:  # rows chosen out of a file, which was saved so
             table = table.flatten_indices()
         return table.select_columns([column]).cast_column(column, image)
