@@ -9,7 +9,7 @@ Importing it loads nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.converters import mapping_text, path
@@ -22,11 +22,12 @@ from cli.datasets import (
     PUBLISHED,
     VISION_DATASETS,
     image_dataset,
+    text_dataset,
 )
 from cli.language import LanguageDataConfig
 from cli.vision import VisionDataConfig
 from pipelines.data import ImageData, TextData
-from utils import UserError, nearest, user_errors
+from utils import UserError, user_errors
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +63,9 @@ def load_text(
     progress: bool = True,
     rank: int = 0,
     world_size: int = 1,
+    **options: Any,
 ) -> TextData:
-    """Load the corpus called `name`, one of LANGUAGE_DATASETS.
+    """Load the corpus called `name`: one of LANGUAGE_DATASETS, or of cli.datasets.TEXT_FORMS.
 
     The tokens are made once and kept in `data_path`.
 
@@ -78,16 +80,18 @@ def load_text(
         device: where batches are put.
         progress: show a bar while tokens are made.
         rank, world_size: this process's share of each batch.
+        options: further fields of `cli.language.LanguageDataConfig`: text_column, held_out, pack.
 
     Raises:
         UserError: for everything that the user can fix.
     """
     config = LanguageDataConfig(
-        dataset=name,
+        dataset=_as_dataset(name, text_dataset),
         data_path=_as_path(data_path),
         tokenizer=_as_path(tokenizer),
         batch_size=batch_size,
         eval_stride=eval_stride,
+        **options,
     )
     _check_text(config, block_size)
     from pipelines.text import load  # loads NumPy, which --help does without
@@ -140,7 +144,10 @@ def load_images(
     if options.get("splits") is not None:
         options["splits"] = mapping_text(options["splits"])
     config = VisionDataConfig(
-        dataset=_as_dataset(name), data_path=_as_path(data_path), batch_size=batch_size, **options
+        dataset=_as_dataset(name, image_dataset),
+        data_path=_as_path(data_path),
+        batch_size=batch_size,
+        **options,
     )
     _check_images(config)
     from pipelines.images import load  # loads torch, which --help does without
@@ -173,20 +180,19 @@ def _as_path(text: object) -> str:
         return path(str(text))
 
 
-def _as_dataset(name: str) -> str:
+def _as_dataset(name: str, convert: Callable[[str], str]) -> str:
     try:
-        return image_dataset(name)
+        return convert(name)
     except ValueError as error:
         raise UserError(f"--dataset {name}: {error}") from None
 
 
 def _check_text(config: LanguageDataConfig, block_size: int) -> None:
-    if config.dataset not in LANGUAGE_DATASETS:
-        raise UserError(f"--dataset {config.dataset}: {nearest(config.dataset, LANGUAGE_DATASETS)}")
     if config.batch_size < 1:
         raise UserError(f"--batch_size {config.batch_size}: must be at least 1")
     if block_size < 1:
         raise UserError(f"--max_seq_length {block_size}: must be at least 1 token")
+    config.check_documents()
     config.check_stride(block_size)
 
 

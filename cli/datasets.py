@@ -11,7 +11,10 @@ from cli.converters import one_of, path
 VISION_DATASETS = (
     "cifar10", "cifar100", "cifar10-lt", "cifar100-lt", "digits", "imagefolder", "imagenet",
 )  # fmt: skip
-LANGUAGE_DATASETS = ("wikitext103", "wikitext103-raw", "text", "pydoc")
+LANGUAGE_DATASETS = (
+    "wikitext103", "wikitext103-raw", "wikitext2", "wikitext2-raw", "openwebtext", "fineweb-10b",
+    "fineweb-edu-10b", "tinystories", "ptb", "enwik8", "text8", "text", "pydoc",
+)  # fmt: skip
 
 DEFAULT_DATA_PATH = "./Data"
 IMAGE_FOLDERS = ("imagefolder", "imagenet")  # any images that lie in --data_path
@@ -39,6 +42,13 @@ PUBLISHED: dict[str, Normalisation] = {
 # --- data sets of other libraries ---
 
 SOURCE_FORMS = "torchvision/NAME[:VARIANT], hf/NAME[:CONFIG], wds/PATTERN"
+TEXT_FORMS = "hf/NAME[:CONFIG], jsonl/PATTERN, parquet/PATTERN, folder/PATH, bin/PATTERN"
+TEXT_LIBRARIES = ("hf", "jsonl", "parquet", "folder", "bin")
+HELD_OUT = 0.0005  # of the documents; nanoGPT's share of OpenWebText
+WITH_VARIANTS = (
+    "torchvision",
+    "hf",
+)  # what stands behind a colon; elsewhere it is of a file's name
 ROLES = ("train", "val", "test")  # of splits; the keys of --splits
 STREAM = re.compile(r"pipe:|\w+://|.*::|-$")  # WebDataset's other ways to name shards
 
@@ -87,7 +97,7 @@ class SourceName(NamedTuple):
     """Hold the parts of a data set's name.
 
     Attributes:
-        library: "torchvision", "hf" or "wds"; "" for our own sets.
+        library: what stands before the slash of SOURCE_FORMS and TEXT_FORMS; "" for our own sets.
         name: the name in the library, a folder or a pattern.
         variant: what stands behind the colon; "" where nothing does.
     """
@@ -97,13 +107,22 @@ class SourceName(NamedTuple):
     variant: str = ""
 
 
+# Corpora of documents that have a name here, by their place on Hugging Face's hub.
+HUB_CORPORA = {
+    "openwebtext": SourceName("hf", "Skylion007/openwebtext"),
+    "fineweb-10b": SourceName("hf", "HuggingFaceFW/fineweb", "sample-10BT"),
+    "fineweb-edu-10b": SourceName("hf", "HuggingFaceFW/fineweb-edu", "sample-10BT"),
+    "tinystories": SourceName("hf", "roneneldan/TinyStories"),
+}
+
+
 def source_name(dataset: str) -> SourceName:
-    """Take the name of a data set apart, as `image_dataset` returns it."""
+    """Take the name of a data set apart, as `image_dataset` or `text_dataset` returns it."""
     library, slash, name = dataset.partition("/")
     if not slash:
         return SourceName("", dataset)
     folder, colon, variant = name.rpartition(":")
-    if library == "wds" or not colon or "/" in variant:
+    if library not in WITH_VARIANTS or not colon or "/" in variant:
         return SourceName(library, name)
     return SourceName(library, folder, variant)
 
@@ -126,6 +145,24 @@ def image_dataset(text: str) -> str:
             " download them first, and give the pattern of the files"
         )
     return f"{library}/{path(name)}"
+
+
+def text_dataset(text: str) -> str:
+    """Return the name of a corpus: ours, or a form of TEXT_FORMS.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    form, slash, name = text.partition("/")
+    if not (slash and name) or form.lower() not in TEXT_LIBRARIES:
+        return one_of(*LANGUAGE_DATASETS, *TEXT_FORMS.split(", "))(text)
+    return f"{form.lower()}/{path(name)}"
+
+
+def holds_documents(dataset: str) -> bool:
+    """Return whether a corpus is read document by document, each of which is a text by itself."""
+    library = source_name(dataset).library
+    return dataset in HUB_CORPORA or (library in TEXT_LIBRARIES and library != "bin")
 
 
 def _torchvision_name(text: str) -> str:
@@ -159,4 +196,4 @@ def holds_encoded_images(dataset: str) -> bool:
 
 def is_in_data_path(dataset: str) -> bool:
     """Return whether --data_path says which data they are, and not the name alone."""
-    return dataset in OWN_FILES or source_name(dataset).library in ("hf", "wds")
+    return dataset in OWN_FILES or source_name(dataset).library not in ("", "torchvision")

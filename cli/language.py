@@ -20,7 +20,14 @@ from cli.converters import (
     share,
     weights_path,
 )
-from cli.datasets import DEFAULT_DATA_PATH, LANGUAGE_DATASETS
+from cli.datasets import (
+    DEFAULT_DATA_PATH,
+    HELD_OUT,
+    LANGUAGE_DATASETS,
+    TEXT_FORMS,
+    holds_documents,
+    text_dataset,
+)
 from cli.fields import Effect, Evaluated, flag
 from cli.further_tests import further_texts
 from cli.network import ModelConfig
@@ -185,8 +192,9 @@ class LanguageDataConfig(DataConfig):
     """Hold the flags that decide the text and its tokens."""
 
     dataset: str = flag(
-        "wikitext103", one_of(*LANGUAGE_DATASETS), "Dataset",
-        f"data set: {', '.join(LANGUAGE_DATASETS)}",
+        "wikitext103", text_dataset, "Dataset",
+        f"data set: {', '.join(LANGUAGE_DATASETS)}; or {TEXT_FORMS} (documents of Hugging Face's "
+        "datasets, of files, or tokens of nanoGPT and llm.c: docs/language.md)",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     data_path: str = flag(
@@ -210,6 +218,47 @@ class LanguageDataConfig(DataConfig):
         "--dataset has them, or a folder of text; NAME:PATH where it is not in --data_path",
         Effect.NOTHING,
     )  # fmt: skip
+
+    text_column: str | None = flag(
+        None, str, "Dataset",
+        "hf, jsonl, parquet: the column or key of the text (text, or the only one with texts)",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    held_out: float = flag(
+        HELD_OUT, share, "Dataset",
+        "share of the training documents that is held out for validation, and as much for the "
+        "test, where there is no such split; the documents' content decides which",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+    pack: str = flag(
+        "across", one_of("across", "inside"), "Dataset",
+        "blocks of tokens go across the ends of documents, or stay inside one, the last of each "
+        "padded with what is not scored",
+        evaluated=Evaluated.DATA,
+    )  # fmt: skip
+
+    def check_documents(self) -> None:
+        """Refuse flags that the data set has no use for.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.text_column is not None and (
+            not holds_documents(self.dataset) or self.dataset.startswith("folder/")
+        ):
+            raise UserError(
+                f"--text_column is for columns of documents, and {self.dataset} has none; leave it "
+                "out"
+            )
+        if self.held_out != HELD_OUT and not holds_documents(self.dataset):
+            raise UserError(
+                f"--held_out is for corpora of documents, which {self.dataset} is not; leave it out"
+            )
+        if self.held_out >= 0.5:
+            raise UserError(
+                f"--held_out {self.held_out}: leaves no document for training, since validation "
+                "and test may have as much each; give less than 0.5"
+            )
 
     def check_stride(self, block_size: int) -> None:
         """Refuse a stride of evaluation that is longer than a window.
@@ -284,4 +333,5 @@ class LanguageConfig(Config):
 
     def check(self) -> None:
         super().check()
+        self.data.check_documents()
         self.data.check_stride(self.model.max_seq_length)

@@ -36,7 +36,16 @@ SAMPLED_TOKENS = 200  # of a continuation, for --sample
 
 
 class LanguageModelling:
-    """Predict the next token: the loss per token in nats, and what follows from it."""
+    """Predict the next token: the loss per token in nats, and what follows from it.
+
+    Args:
+        targets_per_block: the mean over the training blocks, where it is not the same for all of
+            them. The loss of a batch is then divided by this mean and not by its own targets, so
+            that each target counts the same, on whichever process or in whichever batch it is.
+    """
+
+    def __init__(self, targets_per_block: float | None = None):
+        self.targets_per_block = targets_per_block
 
     counted = "tokens"
     test_each_epoch = False
@@ -46,7 +55,10 @@ class LanguageModelling:
         logits = model(ids).float()  # (B, T, vocabulary)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         count = (targets != IGNORED).sum()
-        return loss, torch.stack([loss.detach() * count, count])
+        nats = loss.detach() * count
+        if self.targets_per_block is not None:
+            loss = loss * count / (len(ids) * self.targets_per_block)
+        return loss, torch.stack([nats, count])
 
     def metrics(self, sums: list[float], loader: Any) -> dict[str, float]:
         """Return loss and perplexity per token; per word and byte by the split's own counts.
@@ -150,15 +162,18 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         return model
 
     def task(self, data: TextData) -> LanguageModelling:
-        return LanguageModelling()
+        return LanguageModelling(getattr(data.train, "targets_per_block", None))
 
     def resolved(self, data: TextData) -> dict[str, Any]:
-        return {
+        facts = {
             **self.model_options(data),
             "tokenizer_fingerprint": data.fingerprint,
             "text": data.description,
             "counts": {split: numbers.facts() for split, numbers in data.counts.items()},
         }
+        if data.counts["train"].documents is not None:
+            facts["text_digests"] = data.digests
+        return facts
 
     def settings(self, data: TextData) -> dict[str, Any]:
         return {

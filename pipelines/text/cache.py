@@ -38,20 +38,24 @@ def load(name: str, tokenizer_name: str, data_path: str | Path, progress: bool =
     cached = token_folders.cached(stem, wanted)
     with reading(data_path):
         corpus = corpora.find(name, data_path)
-    if tokens := _valid_unread(cached, corpus):
+    if tokens := valid_unread(cached, corpus):
         return tokens
-    if corpus is None and name == "text":
+    if corpus is None and name not in corpora.FORMS:
         corpora.fetch(name, data_path)  # raises: nobody else has this text
     with one_at_a_time(stem.with_name(f".{stem.name}lock")):
         cached = token_folders.cached(stem, wanted)  # by now another process may have made them
-        tokens = _valid_unread(cached, corpus) or _valid_by_content(cached, corpus, progress)
+        tokens = valid_unread(cached, corpus) or _valid_by_content(cached, corpus, progress)
         return tokens or _create(stem, wanted, tokenizer_name, corpus, data_path, progress)
 
 
-def _valid_unread(cached: list[Tokens], corpus: Corpus | None) -> Tokens | None:
+def valid_unread(cached: list[Tokens], corpus: Any) -> Tokens | None:
     """Return the first of the cached tokens that are right by the stamps of the files, or None.
 
     Without a text the newest are right.
+
+    Args:
+        cached: tokens of that name and tokenizer.
+        corpus: what has the stamps of the files of the text; None where there is none.
     """
     if corpus is None:
         return cached[0].alone() if cached else None

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from pipelines import hub
 from pipelines.stamps import stamp
+from pipelines.text import standard_sets
 from pipelines.text.forms import (
     MemorySplit,
     ParquetSplit,
@@ -27,10 +28,15 @@ from utils import UserError
 SPLITS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 
 WIKITEXT_REPOSITORIES = ("Salesforce/wikitext", "wikitext")
-FORMS = {"wikitext103": "wikitext-103-v1", "wikitext103-raw": "wikitext-103-raw-v1"}
+FORMS = {
+    "wikitext103": "wikitext-103-v1",
+    "wikitext103-raw": "wikitext-103-raw-v1",
+    "wikitext2": "wikitext-2-v1",
+    "wikitext2-raw": "wikitext-2-raw-v1",
+}
 WIKITEXT_START = b" \n = "  # a blank line and the title of an article
 # {name: the ending of its own files, the ending of the other form's}
-ENDINGS = {"wikitext103": (".tokens", ".raw"), "wikitext103-raw": (".raw", ".tokens")}
+ENDINGS = {name: (".raw", ".tokens") if "raw" in name else (".tokens", ".raw") for name in FORMS}
 
 # [path, *stamp] of a file. A list, because it is compared with what was stored as JSON.
 StampedPath: TypeAlias = list[Any]
@@ -52,7 +58,12 @@ class Corpus:
 
     def stamps(self) -> list[StampedPath]:
         """Return the stamp of every file."""
-        return [_stamp(path) for split in self.splits.values() for path in split.files]
+        return stamps_of(path for split in self.splits.values() for path in split.files)
+
+
+def stamps_of(files: Iterable[Path]) -> list[StampedPath]:
+    """Return the stamps of files."""
+    return [_stamp(path) for path in files]
 
 
 def _stamp(path: Path) -> StampedPath:
@@ -94,12 +105,21 @@ def find(name: str, data_path: str | Path) -> Corpus | None:
     folder = _listed(Path(data_path))
     if name in FORMS:
         return _find_wikitext(name, folder)
+    if name in standard_sets.SOURCES:
+        splits = standard_sets.find(name, data_path)
+        return Corpus(name, str(data_path), splits) if splits else None
     return _complete(name, folder, _text_files(folder, ["{}.txt"]))
 
 
 def _find_wikitext(name: str, folder: _Folder) -> Corpus | None:
-    """Find WikiText: in a folder or in files of its own names, else in files of other names."""
+    """Find WikiText: in a folder or in files of its own names, else in files of other names.
+
+    The files of WikiText-2 have the names of WikiText-103's: without a folder that says which they
+    are, they are the latter.
+    """
     places = [_listed(path) for path in _wikitext_folders(name, folder.path)]
+    if "103" not in name and folder.path.resolve().name not in {each.path.name for each in places}:
+        folder = _Folder(places[0].path / "none", frozenset())
     patterns = [*_own_names(name), "{}.txt", *_other_names(name)]
     copies = [(place, _splits_in(place, patterns)) for place in places]
     here = _splits_in(folder, _own_names(name))
@@ -181,6 +201,8 @@ def fetch(name: str, data_path: str | Path) -> Corpus:
     """
     if name == "text":
         raise _missing(name, "train", data_path)
+    if name in standard_sets.SOURCES:
+        raise standard_sets.missing(name, data_path)
     form = FORMS[name]
     try:
         copy = hub.fetch(WIKITEXT_REPOSITORIES, "dataset", [f"{form}/*"], _whole_copy_of(form))
@@ -188,8 +210,8 @@ def fetch(name: str, data_path: str | Path) -> Corpus:
         raise UserError(
             f"--dataset {name}: nothing in {Path(data_path, form)}, and not available from Hugging"
             f" Face ({error}); copy the folder {form} of"
-            f" https://huggingface.co/datasets/{WIKITEXT_REPOSITORIES[0]} there (or"
-            " wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens)"
+            f" https://huggingface.co/datasets/{WIKITEXT_REPOSITORIES[0]} there (or put"
+            " wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens into such a folder)"
         ) from None
     return Corpus(form, f"{copy / form}", _parquet_files(_listed(copy / form)))
 
@@ -225,7 +247,7 @@ def check(name: str, corpus: Corpus) -> None:
     if name not in FORMS:
         return
     unknown_words = any(b" <unk> " in head for _, head in heads)
-    held = "wikitext103" if unknown_words else "wikitext103-raw"
+    held = name.removesuffix("-raw") + ("" if unknown_words else "-raw")
     if held != name:
         raise UserError(
             f"--dataset {name}: {corpus.origin} holds {FORMS[held]}, with"

@@ -10,7 +10,7 @@ same tokens on both sides.
 import sys
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 AHEAD = 2  # lists given to the tokenizer while the one before is written
 WINDOW = 2**16  # characters of a window without its overlap, at least
 OVERLAP = 2**10  # characters, half of which two windows must have the same tokens of
+LONG = 2**20  # characters of a document, beyond which it is given in windows too
 WINDOWS = 16  # given to the library at once, which takes a thread for each
 
 Item = TypeVar("Item")
@@ -60,7 +61,7 @@ def encode(chunks: Iterable[list[bytes]], encoder: Tokenizer) -> Iterator[Encode
 
 def _by_lines(chunks: Iterable[list[bytes]], encoder: Tokenizer) -> Iterator[Encoded]:
     done = 0
-    for lines, ids in _computed_ahead(encoder.encode_lines, chunks):
+    for lines, ids in computed_ahead(encoder.encode_lines, chunks):
         try:
             yield Encoded(ids.result(), sum(map(len, lines)))
         except UnicodeDecodeError:
@@ -69,7 +70,33 @@ def _by_lines(chunks: Iterable[list[bytes]], encoder: Tokenizer) -> Iterator[Enc
         done += sum(map(len, lines))
 
 
-def _computed_ahead(
+def encode_documents(texts: Sequence[str], encoder: Tokenizer) -> list[Encoded]:
+    """Return the ids of each document, which are those of the whole of it, whatever its length."""
+    if not isinstance(encoder, FastTokenizer):
+        return [Encoded(encoder.encode_lines([text.encode()]), len(text)) for text in texts]
+    short = iter(_of_each([text for text in texts if len(text) <= LONG], encoder))
+    return [_of_one(text, encoder) if len(text) > LONG else next(short) for text in texts]
+
+
+def _of_each(texts: list[str], encoder: FastTokenizer) -> list[Encoded]:
+    if encoder.keeps_all:  # decoding is for nothing
+        return [
+            Encoded(ids, len(text)) for text, ids in zip(texts, encoder.ids_of(texts), strict=True)
+        ]
+    found = encoder.encode_texts(texts)
+    return [
+        Encoded(_ids(each, 0), len(text), _restores(_Window(text, "", True), back))
+        for text, (each, back) in zip(texts, found, strict=True)
+    ]
+
+
+def _of_one(text: str, encoder: FastTokenizer) -> Encoded:
+    parts = list(_of_the_whole([[text.encode()]], encoder))
+    lossless = all(part.lossless for part in parts)
+    return Encoded(np.concatenate([part.ids for part in parts]), len(text), lossless)
+
+
+def computed_ahead(
     function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Future[Result]]]:
     """Yield each item, in order, with the future of what the function returns for it.
@@ -124,7 +151,7 @@ def _of_the_whole(chunks: Iterable[list[bytes]], encoder: FastTokenizer) -> Iter
     batches = _in_batches(_windows(_pieces(chunks)))
     found = (
         (window, *result)
-        for windows, results in _computed_ahead(encoded, batches)
+        for windows, results in computed_ahead(encoded, batches)
         for window, result in zip(windows, results.result(), strict=True)
     )
     start, misfits = 0, 0  # where the window's tokens begin that are not the window's before

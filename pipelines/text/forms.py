@@ -60,6 +60,30 @@ class TextSplit:
 
 
 @dataclass(frozen=True)
+class PartSplit:
+    """Read `length` bytes of a text file, from byte `start` on."""
+
+    path: Path
+    start: int
+    length: int
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    def size(self) -> int:
+        return self.length
+
+    def blocks(self) -> Iterator[bytes]:
+        left = self.length
+        with reading(self.path), open(self.path, "rb") as file:
+            file.seek(self.start)
+            while block := file.read(min(BLOCK_BYTES, left)):
+                left -= len(block)
+                yield block
+
+
+@dataclass(frozen=True)
 class ParquetSplit:
     """Read Parquet files in order, with a line in each row of the column `text`."""
 

@@ -52,6 +52,11 @@ def _character_start(line: bytes, end: int) -> int:
     return next(starts, end)  # none: not UTF-8
 
 
+def words_of(text: bytes) -> int:
+    """Return how many words a text has: pieces between ASCII white space, and line ends."""
+    return len(text.split()) + text.count(b"\n")
+
+
 class Tally:
     """Count words and bytes of a text, and hash it, while its blocks are read.
 
@@ -74,7 +79,7 @@ class Tally:
         for block in blocks:
             self._hash.update(block)
             self.bytes += len(block)
-            self.words += len(block.split()) + block.count(b"\n")
+            self.words += words_of(block)
             if self._in_word and not block[:1].isspace():
                 self.words -= 1  # the last word of the block before goes on
             self._in_word = not block[-1:].isspace()

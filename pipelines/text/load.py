@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cli.datasets import holds_documents, source_name
 from cli.language import LanguageDataConfig
 from pipelines.data import TextData
-from pipelines.text import cache
+from pipelines.text import cache, document_cache, token_files
 from pipelines.text.token_folders import Counts, Tokens
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 def prepare_text(config: LanguageDataConfig, progress: bool = True) -> Tokens:
     """Return the tokens of a corpus, made where they do not exist yet; needs no torch."""
+    if source_name(config.dataset).library == "bin":
+        return token_files.load(config.dataset, config.tokenizer, config.data_path)
+    if holds_documents(config.dataset):
+        return document_cache.load(
+            config.dataset, config.tokenizer, config.data_path, config.text_column,
+            config.held_out, progress,
+        )  # fmt: skip
     return cache.load(config.dataset, config.tokenizer, config.data_path, progress)
 
 
@@ -44,26 +52,33 @@ def load_text(
     """
     # Loaders bring torch; a user who is told that a file is missing need not wait for it.
     tokens = prepare_text(config, progress)
-    from pipelines.text.loaders import EvalLoader, TrainLoader  # load torch
+    from pipelines.text import loaders  # load torch
 
     counts = {split: tokens.counts(split) for split in ("train", "val", "test")}
     if rank == 0:
         _warn_of_loss(config.tokenizer, counts)
 
-    def loader(cls: Any, split: str, **order: int) -> Any:
+    meta = tokens.meta
+    inside = config.pack == "inside"
+
+    def loader(cls: Any, split: str, **order: Any) -> Any:
+        ids = tokens.ids(split)
+        if inside:
+            order["starts"] = loaders.document_starts(ids, meta["end_of_text"])
         return cls(
-            tokens.ids(split), counts[split], block_size, config.batch_size, device,
+            ids, counts[split], block_size, config.batch_size, device,
             **order, rank=rank, world_size=world_size,
         )  # fmt: skip
 
+    in_training = loaders.InsideTrainLoader if inside else loaders.TrainLoader
+    in_evaluation = loaders.InsideEvalLoader if inside else loaders.EvalLoader
     stride = config.eval_stride or block_size
-    meta = tokens.meta
     return TextData(
         name=config.dataset,
         form=meta["form"],
-        train=loader(TrainLoader, "train", data_seed=data_seed),
-        val=loader(EvalLoader, "val", stride=stride),
-        test=loader(EvalLoader, "test", stride=stride),
+        train=loader(in_training, "train", data_seed=data_seed),
+        val=loader(in_evaluation, "val", stride=stride),
+        test=loader(in_evaluation, "test", stride=stride),
         tokenizer=config.tokenizer,
         vocab_size=meta["vocab_size"],
         end_of_text=meta["end_of_text"],
@@ -75,7 +90,9 @@ def load_text(
 
 
 def _warn_of_loss(tokenizer: str, counts: dict[str, Counts]) -> None:
-    lossy = [split for split, numbers in counts.items() if not numbers.lossless]
+    lossy = [
+        split for split, numbers in counts.items() if numbers.has_text and not numbers.lossless
+    ]
     if lossy:
         print(
             f"warning: --tokenizer {tokenizer}: decoding its tokens does not give the text back"
@@ -86,10 +103,13 @@ def _warn_of_loss(tokenizer: str, counts: dict[str, Counts]) -> None:
 
 
 def _description(config: LanguageDataConfig, tokens: Tokens, counts: dict[str, Any]) -> str:
-    parts = [
-        f"{split} {x.tokens:,} tokens ({x.words:,} words, {x.bytes:,} bytes)"
-        for split, x in counts.items()
-    ]
+    parts = [f"{split} {x.tokens:,} tokens{_of_what(x)}" for split, x in counts.items()]
     name, form = config.dataset, tokens.meta["form"]
     label = name if form == name else f"{name} ({form})"
     return f"{label}, tokenizer {config.tokenizer}: {', '.join(parts)}, from {tokens.origin}"
+
+
+def _of_what(counts: Counts) -> str:
+    documents = [] if counts.documents is None else [f"{counts.documents:,} documents"]
+    text = [f"{counts.words:,} words", f"{counts.bytes:,} bytes"] if counts.has_text else []
+    return f" ({', '.join([*documents, *text])})"

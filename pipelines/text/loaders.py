@@ -26,6 +26,7 @@ from pipelines.text.tokenizer import Ids
 from utils import mixed_seed, shares
 
 IGNORED = -100  # cross_entropy's own ignore_index
+SCANNED = 2**22  # ids looked at together
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs, targets
 Places: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -153,3 +154,124 @@ class EvalLoader(_Loader):
             targets[places[:, 1:] >= len(self._ids)] = IGNORED
             targets[windows > 0, : self._block_size - self._stride] = IGNORED
             yield self._on_device(inputs, targets)
+
+
+# --- blocks that stay inside documents ---
+
+
+def document_starts(ids: Ids, end_of_text: int) -> Places:
+    """Return the places of end of text, each of which stands in front of a document."""
+    found = [
+        start + np.flatnonzero(ids[start : start + SCANNED] == end_of_text)
+        for start in range(0, len(ids), SCANNED)
+    ]
+    return np.concatenate(found)
+
+
+class _InsideLoader(_Loader):
+    """Cut each document into windows of its own; the last of each is padded.
+
+    A window's inputs begin with the end of text before the document, or go on in it. What is padded
+    is end of text among the inputs and IGNORED among the targets.
+
+    Args:
+        starts: where documents begin, from `document_starts`.
+        targets: how many targets each has: its tokens and the end of text behind it.
+        stride: tokens from one window of a document to the next.
+    """
+
+    def __init__(
+        self,
+        ids: Ids,
+        counts: Counts,
+        block_size: int,
+        batch_size: int,
+        device: str | torch.device,
+        starts: Places,
+        targets: Places,
+        stride: int,
+        rank: int,
+        world_size: int,
+    ):
+        further = -(-(targets - block_size) // stride)
+        windows = np.where(targets > 0, 1 + np.maximum(0, further), 0)
+        self._ends = np.cumsum(windows)
+        self._first = self._ends - windows
+        total = int(self._ends[-1])
+        super().__init__(ids, counts, total, block_size, batch_size, device, rank, world_size)
+        self._starts, self._targets, self._stride = starts, targets, stride
+        self.targets_per_block = float(targets.sum() / total)
+
+    def _batch(self, windows: Places) -> Batch:
+        documents = np.searchsorted(self._ends, windows, side="right")
+        numbers = windows - self._first[documents]  # of each window in its document
+        starts, ends = self._starts[documents], self._starts[documents] + self._targets[documents]
+        places = self._places(starts + numbers * self._stride)  # (B, T + 1)
+        ids = self._ids[places % len(self._ids)].astype(np.int64)
+        inputs, targets = ids[:, :-1], ids[:, 1:].copy()
+        padded = places[:, 1:] > ends[:, None]
+        inputs[padded] = int(self._ids[0])  # end of text
+        targets[padded] = IGNORED
+        targets[numbers > 0, : self._block_size - self._stride] = IGNORED
+        return self._on_device(inputs, targets)
+
+
+class InsideTrainLoader(_InsideLoader):
+    """Yield every token as a target exactly once per epoch, windows in a shuffled order.
+
+    The order is a function of (data_seed, epoch). The last document's end is the end of text with
+    which the split begins, as in TrainLoader.
+    """
+
+    def __init__(
+        self,
+        ids: Ids,
+        counts: Counts,
+        block_size: int,
+        batch_size: int,
+        device: str | torch.device,
+        starts: Places,
+        data_seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        targets = np.diff(starts, append=len(ids))
+        super().__init__(
+            ids, counts, block_size, batch_size, device, starts, targets, block_size,
+            rank, world_size,
+        )  # fmt: skip
+        self._data_seed = data_seed
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the epoch's batches from number `first` on: inputs and targets."""
+        generator = torch.Generator()  # the CPU's: one order on every kind of device
+        generator.manual_seed(mixed_seed(self._data_seed, epoch))
+        order = torch.randperm(self.num_samples, generator=generator).numpy()
+        for shard in self._shards(first):
+            yield self._batch(order[shard])
+
+
+class InsideEvalLoader(_InsideLoader):
+    """Yield the targets of EvalLoader, each with tokens of its own document alone before it."""
+
+    def __init__(
+        self,
+        ids: Ids,
+        counts: Counts,
+        block_size: int,
+        batch_size: int,
+        device: str | torch.device,
+        starts: Places,
+        stride: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        targets = np.diff(starts, append=len(ids) - 1)  # nothing follows the last document
+        super().__init__(
+            ids, counts, block_size, batch_size, device, starts, targets, stride, rank, world_size
+        )
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches from number `first` on: inputs and targets."""
+        for shard in self._shards(first):
+            yield self._batch(np.arange(shard.start, shard.stop))

@@ -10,6 +10,7 @@ format, name and fingerprint.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from pipelines.stamps import are_settled
+from pipelines.stamps import are_settled, stamp
 from pipelines.text import corpora
 from pipelines.text.corpora import StampedPath
 from pipelines.text.lines import BLOCK_BYTES
@@ -31,6 +32,8 @@ from utils import replacing
 
 META = "meta.json"
 Meta: TypeAlias = Mapping[str, Any]
+UNFINISHED = ".unfinished"  # ends the name of a folder that another process may go on with
+SAME = ("name", "tokenizer", "held_out", "text_column")  # facts of folders that replace each other
 ABANDONED = 3600  # seconds without a write, after which a temporary folder is deleted
 
 
@@ -43,17 +46,25 @@ class Counts:
         words: pieces between white space, and line ends (see lines.Tally).
         bytes: of the text as UTF-8.
         lossless: the tokens are the text: decoding them gives it back.
+        documents: how many there are, where the corpus consists of them.
+        has_text: the text that the tokens were made of is known, so that words and bytes are.
     """
 
     tokens: int
     words: int
     bytes: int
     lossless: bool = True
+    documents: int | None = None
+    has_text: bool = True
 
     def facts(self) -> dict[str, int]:
         """Return what results depend on, for args.txt."""
-        numbers = {"tokens": self.tokens, "words": self.words, "bytes": self.bytes}
-        return numbers if self.lossless else {**numbers, "lossless": False}
+        numbers = {"tokens": self.tokens}
+        if self.has_text:
+            numbers |= {"words": self.words, "bytes": self.bytes}
+        if self.documents is not None:
+            numbers["documents"] = self.documents
+        return numbers if self.lossless or not self.has_text else {**numbers, "lossless": False}
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,9 @@ class Tokens:
         facts = self.meta["splits"][split]
         # An earlier version did not note it; its tokens are used for gpt2 and bytes alone.
         lossless = facts.get("lossless", True)
-        return Counts(facts["tokens"], facts["words"], facts["bytes"], lossless)
+        return Counts(
+            facts["tokens"], facts["words"], facts["bytes"], lossless, facts.get("documents")
+        )
 
     def digests(self) -> dict[str, str]:
         """Return a hash of the text that the ids were made of, by split."""
@@ -95,7 +108,16 @@ class Tokens:
 
 def slug(tokenizer_name: str) -> str:
     """Return the tokenizer's name as part of a folder's."""
-    return re.sub(r"[^A-Za-z0-9._]+", "_", Path(tokenizer_name).resolve().name)
+    return _plain(Path(tokenizer_name).resolve().name)
+
+
+def stem_of(data_path: str | Path, dataset: str, tokenizer_name: str) -> Path:
+    """Return the stem of a corpus's folders, whose name may be a pattern."""
+    return Path(data_path, "tokens", f"{_plain(dataset)[-100:]}-{slug(tokenizer_name)}-")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "_", name)
 
 
 def folder_of(stem: Path, key: str) -> Path:
@@ -126,10 +148,10 @@ def cached(stem: Path, wanted: Meta) -> list[Tokens]:
     return sorted(found, key=lambda tokens: -tokens.meta["made"])
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path, name: str = META) -> dict[str, Any]:
     """Return the content of meta.json, {} where it is missing or damaged."""
     try:
-        meta, checksum = json.loads((folder / META).read_text("utf-8"))
+        meta, checksum = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError, TypeError):
         return {}
     return meta if checksum == _checksum_of(meta) else {}
@@ -142,7 +164,11 @@ def _checksum_of(meta: Any) -> int:
 def is_intact(stem: Path, folder: Path, meta: Meta) -> bool:
     """Return whether the folder is named after what it holds, and holds it undamaged."""
     try:
-        return folder == folder_of(stem, key_of(meta)) and all(
+        if folder != folder_of(stem, key_of(meta)):
+            return False
+        if meta.get("bins") == bin_stamps(folder):  # unchanged since they were written
+            return True
+        return all(
             file_checksum(bin_path(folder, split)) == meta["splits"][split]["checksum"]
             for split in corpora.SPLITS
         )
@@ -150,11 +176,18 @@ def is_intact(stem: Path, folder: Path, meta: Meta) -> bool:
         return False
 
 
-def file_checksum(path: Path) -> int:
+def bin_stamps(folder: Path) -> list[list[int]]:
+    """Return the stamps of the files of ids; they stay the same when the folder is renamed."""
+    return [list(stamp(bin_path(folder, split).stat())) for split in corpora.SPLITS]
+
+
+def file_checksum(path: Path, size: float = math.inf) -> int:
+    """Return the checksum of a file, or of its first `size` bytes."""
     checksum = 0
     with open(path, "rb") as file:
-        while block := file.read(BLOCK_BYTES):
+        while block := file.read(int(min(BLOCK_BYTES, size))):
             checksum = zlib.crc32(block, checksum)
+            size -= len(block)
     return checksum
 
 
@@ -166,8 +199,9 @@ def settled(stamped: list[StampedPath]) -> list[StampedPath] | None:
 # --- writing ---
 
 
-def write_meta(folder: Path, meta: Meta) -> None:
-    with replacing(folder / META) as temporary, open(temporary, "w", encoding="utf-8") as file:
+def write_meta(folder: Path, meta: Meta, name: str = META) -> None:
+    """Write facts into a file of the folder, with their checksum."""
+    with replacing(folder / name) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump([meta, _checksum_of(meta)], file, indent=1)
         to_disk(file)
 
@@ -184,13 +218,13 @@ def to_disk(file: IO[Any]) -> None:
 def remove_older(stem: Path, folder: Path, meta: Meta) -> None:
     """Delete what earlier states of the text have left behind, and killed processes."""
     for other in stem.parent.glob(stem.name + "*"):
-        if other.suffix == ".tmp":
+        if other.suffix in (".tmp", UNFINISHED):
             old = time.time() - max(p.stat().st_mtime for p in (other, *other.iterdir()))
             if old > ABANDONED:
                 shutil.rmtree(other, ignore_errors=True)
             continue
         theirs = read_meta(other)
-        same = all(theirs.get(fact) == meta[fact] for fact in ("name", "tokenizer"))
+        same = all(theirs.get(fact) == meta.get(fact) for fact in SAME)
         if same and other != folder:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -31,6 +31,7 @@ KNOWN = ("gpt2", "bytes")
 
 GPT2_REPOSITORIES = ("openai-community/gpt2", "gpt2")
 GPT2_END_OF_TEXT = "<|endoftext|>"
+GPT2_END_OF_TEXT_ID = 50_256  # the last one
 # A hash of its vocabulary and its merges, not of the files that hold them: see _digest.
 GPT2_FINGERPRINT = "031d296c7c33c915cd7fcc2015283b29"
 BYTES_FINGERPRINT = hashlib.blake2b(b"bytes, end of text 256", digest_size=16).hexdigest()
@@ -96,6 +97,18 @@ def fingerprint(name: str) -> str:
     return digest.hexdigest()
 
 
+def sizes(name: str, data_path: str | Path) -> tuple[int, int]:
+    """Return how many ids a tokenizer has, and its end of text; GPT-2's without its files.
+
+    Raises:
+        UserError: it is missing or broken, with the remedy.
+    """
+    if name == "gpt2":
+        return GPT2_END_OF_TEXT_ID + 1, GPT2_END_OF_TEXT_ID
+    encoder = load(name, data_path)
+    return encoder.vocab_size, encoder.end_of_text
+
+
 def load(name: str, data_path: str | Path) -> Tokenizer:
     """Load the tokenizer called `name`; data_path may have a folder gpt2/ with GPT-2's files.
 
@@ -113,6 +126,18 @@ def _as_utf8(text: str) -> bytes:
     A shell makes such halves of bytes that are no text.
     """
     return text.encode(errors="replace")
+
+
+def load_for_documents(name: str, data_path: str | Path) -> Tokenizer:
+    """Load a tokenizer that is given whole documents, special strings in them as any other text.
+
+    Raises:
+        UserError: it is missing or broken, with the remedy.
+    """
+    encoder = load(name, data_path)
+    if isinstance(encoder, FastTokenizer):
+        encoder.take_documents()
+    return encoder
 
 
 class ByteTokenizer:
@@ -138,6 +163,7 @@ class FastTokenizer:
     Attributes:
         by_lines: the ids of a text are those of its lines, as published results on WikiText have
             them with GPT-2's tokenizer; else those that the library gives for the whole text.
+        keeps_all: its tokens are known to give every text back.
     """
 
     def __init__(
@@ -157,7 +183,7 @@ class FastTokenizer:
             backend.decoder.cleanup = False
         self._backend = backend
         self.label, self.fingerprint, self.end_of_text = label, fingerprint, end_of_text
-        self.by_lines = by_lines
+        self.by_lines = self.keeps_all = by_lines  # GPT-2's does both
         # Ids may have gaps; an embedding needs a row for the largest.
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
@@ -176,6 +202,16 @@ class FastTokenizer:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         ids = chain.from_iterable(encoding.ids for encoding in encodings)
         return np.fromiter(ids, np.uint32)
+
+    def take_documents(self) -> None:
+        """Encode whole texts from now on, as tiktoken's `encode_ordinary` does."""
+        self._backend.encode_special_tokens = True
+        self.by_lines = False
+
+    def ids_of(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the ids of each text by itself."""
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
     def encode_texts(self, texts: Sequence[str]) -> list[tuple["Encoding", str]]:
         """Return the tokens of each text by itself, and what they are decoded to."""
