@@ -1,6 +1,7 @@
 """Find corpora of documents: files of a pattern, copies of Hugging Face's data sets, its hub."""
 
 import glob
+import importlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -178,8 +179,7 @@ def _in_folder(
 def _streamed(
     where: str, library: Any, folder: Path, variant: str, column: str | None
 ) -> dict[str, Documents]:
-    has_card = (folder / "README.md").is_file()  # which names configurations
-    builder = library.load_dataset_builder(str(folder), variant if variant and has_card else None)
+    builder = _builder(library, folder, variant)
     files = {
         str(split): [Path(each) for each in paths]
         for split, paths in (builder.config.data_files or {}).items()
@@ -192,6 +192,23 @@ def _streamed(
             table = builder.as_streaming_dataset(split=found)
             splits[name] = StreamedRows.of(where, table, files[found], column)
     return splits
+
+
+def _builder(library: Any, folder: Path, variant: str) -> Any:
+    """Return the library's builder for a configuration, of which alone the files may be there.
+
+    By itself the library would ask for those of the first one too.
+    """
+    card = folder / "README.md"
+    if variant and card.is_file():
+        content = importlib.import_module("huggingface_hub").DatasetCard.load(card).data
+        configs = library.utils.metadata.MetadataConfigs.from_dataset_card_data(content)
+        patterns = configs.get(variant, {}).get("data_files")
+        if patterns is None:
+            return library.load_dataset_builder(str(folder), variant)  # says which there are
+        files = library.data_files.sanitize_patterns(patterns)
+        return library.load_dataset_builder(str(folder), data_files=files)
+    return library.load_dataset_builder(str(folder))
 
 
 def _split_names(where: str, there: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""Token files of nanoGPT, modded-nanogpt and llm.c are read where they are, or refused."""
+
+import numpy as np
+import pytest
+from helpers.corpora import error_of
+
+from dataset import load_text
+from pipelines.text import token_files
+
+END = 256
+
+
+def write_shard(path, ids, magic=20240520, version=1, dtype=np.uint16, count=None):
+    """Write a shard as llm.c's dev/data/data_common.py does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = np.zeros(256, np.int32)
+    header[:3] = magic, version, len(ids) if count is None else count
+    with open(path, "wb") as file:
+        file.write(header.tobytes())
+        file.write(np.array(ids, dtype).tobytes())
+
+
+def load(folder, name="bin/f", tokenizer="bytes"):
+    return token_files.load(name, tokenizer, folder)
+
+
+def ids_of(folder, split="train"):
+    ids = load(folder).ids(split)
+    return ids[:].tolist()
+
+
+class TestReading:
+    @pytest.mark.parametrize("kind", [(20240520, 1, np.uint16), (20240801, 7, np.uint32)])
+    def test_shards_follow_each_other(self, tmp_path, kind):
+        """A document may go on in the next shard."""
+        ids = [END, 1, 2, 3, END, 4, 5, END, 6]
+        for number, part in enumerate((ids[:3], ids[3:4], ids[4:])):
+            write_shard(tmp_path / "f" / f"x_train_{number:06}.bin", part, *kind)
+        write_shard(tmp_path / "f" / "x_val_000000.bin", [END, 9], *kind)
+        assert ids_of(tmp_path) == ids
+        assert ids_of(tmp_path, "val") == ids_of(tmp_path, "test") == [END, 9]
+        counts = load(tmp_path).counts("train")
+        assert (counts.tokens, counts.documents, counts.has_text) == (8, 3, False)
+        assert counts.facts() == {"tokens": 8, "documents": 3}
+        joined = load(tmp_path).ids("train")
+        places = np.array([[8, 0], [3, 3], [2, 4]])
+        assert np.array_equal(joined[places], np.array(ids)[places])
+
+    def test_nanogpts_files(self, tmp_path):
+        (tmp_path / "f").mkdir()
+        np.array([1, 2, END, 3, END], np.uint16).tofile(tmp_path / "f" / "train.bin")
+        np.array([1, 2], np.uint16).tofile(tmp_path / "f" / "val.bin")
+        assert ids_of(tmp_path) == [END, 1, 2, END, 3]
+        assert ids_of(tmp_path, "val") == [END, 1, 2]
+
+    def test_bits_per_byte_are_withheld_and_the_digest_is_of_the_ids(self, tmp_path):
+        write_shard(tmp_path / "f" / "train.bin", [END, *range(200)])
+        write_shard(tmp_path / "f" / "val.bin", [END, 1, 2])
+        data = load_text("bin/f", str(tmp_path), tokenizer="bytes", block_size=8, batch_size=2)
+        assert not data.counts["val"].lossless
+        assert "bytes)" not in data.description
+        first = load(tmp_path).digests()
+        (tmp_path / "f" / "train.bin").unlink()
+        write_shard(tmp_path / "f" / "train-1.bin", [END, *range(199), 3])
+        assert load(tmp_path).digests()["val"] == first["val"]
+        assert load(tmp_path).digests()["train"] != first["train"]
+
+    def test_gpt2s_need_no_tokenizer_files(self, tmp_path):
+        write_shard(tmp_path / "f" / "train.bin", [50256, 1])
+        write_shard(tmp_path / "f" / "val.bin", [50256, 1])
+        meta = load(tmp_path, tokenizer="gpt2").meta
+        assert (meta["vocab_size"], meta["end_of_text"]) == (50257, 50256)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("options", "parts"),
+        [
+            ({"count": 9}, ["its header says 9 tokens, and 3 are there"]),
+            ({"magic": 20240522}, ["unknown magic number 20240522", "20240520, 20240801"]),
+            ({"version": 2}, ["version 2 in place of 1"]),
+            ({"ids": [END, 300]}, ["holds the id 300", "--tokenizer bytes has 257 ids"]),
+            ({"ids": []}, ["holds no tokens"]),
+            ({"ids": [END]}, ["holds no tokens but end of text"]),
+            ({"magic": 20240801, "version": 7, "dtype": np.uint32}, ["32 bits", "16"]),
+        ],
+    )
+    def test_of_a_shard(self, tmp_path, options, parts):
+        write_shard(tmp_path / "f" / "val.bin", [END, 1])
+        write_shard(tmp_path / "f" / "train.bin", **{"ids": [END, 1, 2]} | options)
+        message = error_of("bin/f", tmp_path)
+        assert all(part in message for part in parts), message
+        assert str(tmp_path / "f" / "train.bin") in message
+
+    def test_a_file_that_is_cut(self, tmp_path):
+        write_shard(tmp_path / "f" / "val.bin", [END, 1])
+        path = tmp_path / "f" / "train.bin"
+        write_shard(path, [END, 1, 2])
+        path.write_bytes(path.read_bytes()[:-1])
+        assert "3 tokens, and 2.5 are there" in error_of("bin/f", tmp_path)
+        path.write_bytes(b"\1\0\2")
+        assert "3 bytes" in error_of("bin/f", tmp_path)
+
+    def test_of_a_pattern(self, tmp_path):
+        assert "no file matches" in error_of("bin/f/*.bin", tmp_path)
+        write_shard(tmp_path / "f" / "train.bin", [END, 1])
+        assert "for validation" in error_of("bin/f/*.bin", tmp_path)
