@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataset import load_text
-from pipelines.text.loaders import IGNORED, EvalLoader, TrainLoader
+from pipelines.text.loaders import (
+    IGNORED,
+    EvalLoader,
+    InsideEvalLoader,
+    InsideTrainLoader,
+    TrainLoader,
+    document_starts,
+)
 from pipelines.text.token_folders import Counts
 
 lengths = st.integers(2, 60)
@@ -215,3 +222,66 @@ def test_the_front_door_gives_shares(tmp_path):
         shares = [getattr(data, split).batches(1) for data in two]
         together = [map(torch.cat, zip(*batch, strict=True)) for batch in zip(*shares, strict=True)]
         assert same_batches(together, getattr(one, split).batches(1))
+
+
+END = 999  # of text
+document_lengths = st.lists(st.integers(0, 25), min_size=1, max_size=6).filter(any)
+
+
+def documents_of(lengths):
+    """Return ids of documents, each token of which is its own place, END in front of each."""
+    ids, starts = [], []
+    for length in lengths:
+        starts.append(len(ids))
+        ids += [END, *range(len(ids) + 1, len(ids) + 1 + length)]
+    return np.array(ids, np.uint16), starts
+
+
+def windows_inside(ids, starts, block_size, stride, is_ring):
+    """Return (inputs, targets) of each window, found one document and one token at a time."""
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+        tokens = ids[start:end].tolist() + ([END] if end < len(ids) or is_ring else [])
+        place, scored = 0, 1
+        while scored < len(tokens):
+            inputs = tokens[place : min(place + block_size, len(tokens) - 1)]
+            targets = [IGNORED] * (scored - place - 1) + tokens[scored : place + block_size + 1]
+            padding = block_size - len(inputs)
+            found.append((inputs + [END] * padding, targets + [IGNORED] * padding))
+            place, scored = place + stride, place + block_size + 1
+    return found
+
+
+class TestInsideDocuments:
+    @given(data=st.data(), lengths=document_lengths, block_size=blocks, batch_size=batches)
+    def test_evaluation(self, data, lengths, block_size, batch_size):
+        stride = data.draw(st.integers(1, block_size))
+        ids, starts = documents_of(lengths)
+        places = document_starts(ids, END)
+        assert places.tolist() == starts
+        loader = InsideEvalLoader(ids, COUNTS, block_size, batch_size, "cpu", places, stride)
+        inputs, targets = epoch_of(loader)
+        expected = windows_inside(ids, starts, block_size, stride, is_ring=False)
+        assert [(x, y) for x, y in zip(inputs.tolist(), targets.tolist(), strict=True)] == expected
+        scored = epoch_of(EvalLoader(ids, COUNTS, block_size, batch_size, "cpu", stride))[1]
+        assert torch.equal(targets[targets != IGNORED], scored[scored != IGNORED])
+
+    @given(lengths=document_lengths, block_size=blocks, batch_size=batches)
+    def test_training(self, lengths, block_size, batch_size):
+        ids, starts = documents_of(lengths)
+        places = document_starts(ids, END)
+        loader = InsideTrainLoader(ids, COUNTS, block_size, batch_size, "cpu", places, 0)
+        expected = windows_inside(ids, starts, block_size, block_size, is_ring=True)
+        inputs, targets = epoch_of(loader, 1)
+        got = [(x, y) for x, y in zip(inputs.tolist(), targets.tolist(), strict=True)]
+        assert sorted(got) == sorted(expected)
+        assert int((targets != IGNORED).sum()) == len(ids)
+        assert loader.targets_per_block == pytest.approx(len(ids) / len(expected))
+        rest = list(loader.batches(1, 1))
+        assert same_batches(rest, list(loader.batches(1))[1:])
+        parts = [InsideTrainLoader(ids, COUNTS, block_size, batch_size, "cpu", places, 0, rank, 2)
+                 for rank in (0, 1)]  # fmt: skip
+        shared = [
+            torch.cat([a, b]) for (_, a), (_, b) in zip(*(p.batches(1) for p in parts), strict=True)
+        ]
+        assert torch.equal(torch.cat(shared), targets)
