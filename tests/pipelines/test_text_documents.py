@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from helpers.close_runs import losses
 from helpers.corpora import DATA, error_of, load, needs_data
 
 import dataset
+import language_main
 from pipelines import hub
 from pipelines.text import document_cache, document_corpora, encoding
 from pipelines.text.documents import in_batches
@@ -479,6 +482,44 @@ class TestHub:
         monkeypatch.setattr(hub, "fetch", fetch)
         assert texts_of(load_ids("fineweb-10b", tmp_path / "data")) == TEXTS["train"]
         assert sorted(fetched) == ["README.md", *(f"sample/10BT/{name}" for name in files)]
+
+
+# --- as a user runs it ---
+
+RUN = (
+    "--tokenizer", "bytes", "--num_layers", "1", "--embedding_dim", "16", "--max_seq_length", "32",
+    "--num_attention_heads", "2", "--batch_size", "7", "--grad_accum_steps", "2", "--dropout", "0",
+    "--max_steps", "6", "--num_epochs", "9", "--device", "cpu", "--pack", "inside",
+)  # fmt: skip
+
+
+def test_blocks_inside_documents_give_the_same_losses_in_any_number_of_processes(forked, tmp_path):
+    """Their numbers of targets differ, of which the mean over a process's share knows nothing."""
+    texts = [text * (1 + number % 3) for number, text in enumerate(made_documents(200))]
+    write_json(tmp_path / "a.jsonl", texts)
+    for count in (1, 2):
+        flags = ("--dataset", "jsonl/a.jsonl", "--held_out", "0.1", "--data_path", tmp_path)
+        codes, output = forked(
+            "language_main", *flags, *RUN, "--output_dir", tmp_path / str(count), processes=count
+        )
+        assert codes == [0] * count, output
+    one, two = (losses(tmp_path / str(count)) for count in (1, 2))
+    assert len(one) >= 3
+    assert one == pytest.approx(two, rel=2e-5)
+    content = yaml.safe_load((tmp_path / "1" / "args.txt").read_text())["resolved"]
+    train = content["counts"]["train"]
+    assert sum(counts["documents"] for counts in content["counts"].values()) == len(texts)
+    assert train["tokens"] == train["bytes"] + train["documents"] - 1
+    assert {len(digest) for digest in content["text_digests"].values()} == {32}
+
+
+def test_a_vocabulary_that_is_too_small(mistake_in, tmp_path):
+    write_json(tmp_path / "a.jsonl", made_documents(200))
+    flags = ("--dataset", "jsonl/a.jsonl", "--held_out", "0.1", "--data_path", tmp_path)
+    message = mistake_in(
+        language_main, *flags, *RUN, "--vocab_size", "256", "--output_dir", tmp_path / "run"
+    )
+    assert "--vocab_size 256: --tokenizer bytes has 257 ids" in message
 
 
 # --- memory ---

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset import load_text
@@ -253,6 +253,7 @@ def windows_inside(ids, starts, block_size, stride, is_ring):
 
 
 class TestInsideDocuments:
+    @settings(deadline=None)
     @given(data=st.data(), lengths=document_lengths, block_size=blocks, batch_size=batches)
     def test_evaluation(self, data, lengths, block_size, batch_size):
         stride = data.draw(st.integers(1, block_size))
@@ -266,6 +267,7 @@ class TestInsideDocuments:
         scored = epoch_of(EvalLoader(ids, COUNTS, block_size, batch_size, "cpu", stride))[1]
         assert torch.equal(targets[targets != IGNORED], scored[scored != IGNORED])
 
+    @settings(deadline=None, max_examples=50)
     @given(lengths=document_lengths, block_size=blocks, batch_size=batches)
     def test_training(self, lengths, block_size, batch_size):
         ids, starts = documents_of(lengths)
