@@ -103,6 +103,16 @@ def check_fits(folder: str | Path, shape: dict[str, int]) -> None:
         )
 
 
+def to_hugging_face(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of our GPT-2 by Hugging Face's names, in the layout of its Conv1D."""
+    theirs = {}
+    for key, value in tensors.items():
+        if key.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
+            value = value.mT  # (in, out)
+        theirs[f"transformer.{key.replace('wpe', 'wpe.weight')}"] = value
+    return theirs
+
+
 def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     """Return all tensors of model.safetensors, or of the files that its index names, by their key.
 

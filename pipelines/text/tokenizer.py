@@ -197,6 +197,10 @@ class FastTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode(ids, skip_special_tokens=False)
 
+    def serialised(self) -> str:
+        """Return it as the text of a tokenizer.json."""
+        return self._backend.to_str()
+
     def encode_lines(self, lines: Sequence[bytes]) -> Ids:
         texts = [line.decode() for line in lines]
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)

@@ -1,0 +1,67 @@
+"""Load a run's network, write it, and have a fresh process check it before it is put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from exporting import classifiers, graphs, hugging_face
+from exporting.checking import check
+from exporting.loading import Trained, load
+from exporting.writing import require, whole_file, whole_folder
+from utils import UserError, one_line_warnings
+
+Write = Callable[[Trained, Path, str], dict[str, Any]]
+# What writes each format, which returns what its check has to know.
+WRITERS: dict[str, Write] = {
+    "hf": hugging_face.write,
+    "timm": classifiers.write,
+    "torchvision": classifiers.write,
+    "onnx": graphs.write,
+    "pt2": graphs.write,
+}
+PACKAGES = {
+    "hf": [("transformers", "5")],
+    "timm": [("timm", "")],
+    "torchvision": [("torchvision", "")],
+    "onnx": [("onnx", ""), ("onnxscript", "")],
+    "pt2": [],
+}
+CHECKED_BY = {"onnx": "onnxruntime"}
+
+
+def export(arguments: Any) -> None:
+    """Write an export, and say how far its outputs are from the network's.
+
+    Args:
+        arguments: the command line, `export.Arguments`.
+
+    Raises:
+        UserError: the network has no such form, a package is missing, the target cannot be written,
+            or the fresh process gets other outputs. Nothing is written then.
+    """
+    to, target = arguments.to, arguments.target
+    for package, oldest in PACKAGES[to]:
+        require(package, oldest, f"--to {to}")
+    if arguments.check and to in CHECKED_BY:
+        _require_for_check(CHECKED_BY[to], to)
+    trained = load(arguments.checkpoint, arguments.ema, arguments.activation)
+    if trained.is_language != (to == "hf") and to not in graphs.FORMATS:
+        raise UserError(
+            f"--to {to}: {arguments.checkpoint} is of a {trained.config.KIND} model; take "
+            + ("hf, onnx or pt2" if trained.is_language else "timm, torchvision, onnx or pt2")
+        )
+    place = whole_file if to in graphs.FORMATS else whole_folder
+    with place(target) as temporary:
+        with one_line_warnings():
+            wanted = WRITERS[to](trained, temporary, to)
+        said = check(trained, temporary, to, wanted) if arguments.check else "not checked"
+    print(f"Wrote {target}: {said}")
+
+
+def _require_for_check(package: str, to: str) -> None:
+    try:
+        require(package, flag=f"the check of --to {to}")
+    except UserError as error:
+        raise UserError(f"{error}, or give --no_check") from None

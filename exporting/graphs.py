@@ -1,0 +1,94 @@
+"""Write a network as a graph of operations: ONNX, or torch.export's pt2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from exporting import card
+from exporting.loading import Trained
+from exporting.writing import EXPORT
+from models.third_party import as_value_error
+from utils import user_errors
+
+FORMATS = ("onnx", "pt2")
+# A file of ONNX holds 2 GiB; of more, the weights would be in a second file.
+LARGEST_ONNX = 2**31 - 2**24
+
+
+def write(trained: Trained, path: Path, to: str) -> dict[str, Any]:
+    """Write the graph for any number of inputs, and for a language model of any length.
+
+    Raises:
+        UserError: the network cannot be traced, or is too large for ONNX.
+    """
+    facts = json.dumps(card.facts(trained, to), ensure_ascii=False)
+    with user_errors(), quiet():
+        if to == "onnx":
+            _write_onnx(trained, path, facts)
+        else:
+            with as_value_error("--to pt2: torch.export cannot trace the network ({})"):
+                program = torch.export.export(
+                    _plain(trained.model), trained_inputs(trained), dynamic_shapes=shapes(trained)
+                )
+                torch.export.save(program, path, extra_files={EXPORT: facts})
+    return {}
+
+
+def _write_onnx(trained: Trained, path: Path, facts: str) -> None:
+    size = sum(p.numel() * p.element_size() for p in trained.model.parameters())
+    if size > LARGEST_ONNX:
+        raise ValueError(
+            f"--to onnx: the weights take {size:,} bytes, and a file of ONNX holds 2 GiB: --to pt2"
+        )
+    names = ("input_ids", "logits") if trained.is_language else ("images", "logits")
+    with as_value_error("--to onnx: the network cannot be written in ONNX ({}): --to pt2"):
+        program: Any = torch.onnx.export(
+            _plain(trained.model), trained_inputs(trained), dynamo=True, verbose=False,
+            dynamic_shapes=shapes(trained), input_names=[names[0]], output_names=[names[1]],
+        )  # fmt: skip
+        program.model.metadata_props[EXPORT] = facts
+        program.save(path, external_data=False)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Return the network with its weights in the usual order of memory."""
+    return model.to(memory_format=torch.contiguous_format)
+
+
+def trained_inputs(trained: Trained) -> tuple[torch.Tensor]:
+    """Return the inputs to trace."""
+    return (trained.examples()[0],)
+
+
+def shapes(trained: Trained) -> tuple[dict[int, Any]]:
+    """Return which dimensions of the input may have any size."""
+    batch = torch.export.Dim("batch")
+    if not trained.is_language:
+        return ({0: batch},)
+    longest = trained.config.model.max_seq_length
+    return ({0: batch, 1: torch.export.Dim("length", max=longest)},)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the tracers print of their own to themselves."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,133 @@
+"""Rebuild the network of a checkpoint, as --test_only does."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cli.language import LanguageConfig
+from cli.parser import parse
+from cli.vision import VisionConfig
+from run_folder.checkpoint import load_checkpoint
+from tasks.language import LanguageProgram
+from tasks.vision import VisionProgram
+from training import custom_activation, resuming, test_only
+from utils import UserError
+
+LANGUAGE = "language"
+KINDS: dict[str, tuple[Any, Any]] = {
+    "vision": (VisionConfig, VisionProgram),
+    LANGUAGE: (LanguageConfig, LanguageProgram),
+}
+EXAMPLE_TOKENS = 24  # at most, of an input that outputs are compared on
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Hold a run's network and what there is to say of it.
+
+    Attributes:
+        path: Of the checkpoint.
+        checkpoint: Its content.
+        program: The configured program.
+        model: The network, in evaluation mode on the CPU.
+    """
+
+    path: Path
+    checkpoint: dict[str, Any]
+    program: Any
+    model: nn.Module
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.checkpoint["settings"]
+        return found
+
+    @property
+    def config(self) -> Any:
+        return self.program.config
+
+    @property
+    def is_language(self) -> bool:
+        return bool(self.config.KIND == LANGUAGE)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the checkpoint's file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def examples(self) -> list[Tensor]:
+        """Return inputs to compare outputs on: two batches of different sizes."""
+        draw = torch.Generator().manual_seed(0)
+        if self.is_language:
+            longest = min(EXAMPLE_TOKENS, self.config.model.max_seq_length)
+            sizes = ((2, longest), (3, max(2, longest // 2)))
+            vocabulary = self.settings["model_options"]["vocab_size"]
+            return [torch.randint(vocabulary, size, generator=draw) for size in sizes]
+        size = self.settings["image_size"]
+        return [torch.randn(count, 3, size, size, generator=draw) for count in (2, 3)]
+
+    @torch.no_grad()
+    def outputs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the examples, each with what the network gives for it."""
+        return [(x, self.model(x)) for x in self.examples()]
+
+
+def load(path: Path, ema: bool, activation: str | None) -> Trained:
+    """Return the network of a checkpoint. The data that it was trained on is not needed.
+
+    Args:
+        path: of the checkpoint.
+        ema: take the averaged weights.
+        activation: the user's own, whose code the user thereby lets run.
+
+    Raises:
+        UserError: it is no checkpoint of this project, has no such weights, or is halfway from one
+            activation to another; as --test_only.
+    """
+    checkpoint = load_checkpoint(path)
+    settings = checkpoint["settings"]
+    kind = settings.get("kind", "vision")
+    if kind not in KINDS:
+        raise UserError(f"{path}: of an unknown kind, {kind!r}; export it with its own version")
+    if "gradual" in checkpoint:
+        raise UserError(
+            f"{path} is {checkpoint['gradual']['t']:.1%} of the way to its activation, and no other "
+            "program has such a mixture; train it to the end of --replace_gradually"
+        )
+    config_class, program_class = KINDS[kind]
+    words = ["--test_only", "--checkpoint", str(path), "--device", "cpu", "--no-use_compiled"]
+    words += ["--activation", activation] if activation else []
+    command = parse(config_class, "Export.", words)
+    config = program_class.tested_config(
+        command, settings, test_only.tested_values(command, settings, path)
+    )
+    command.check_code(config)
+    program = program_class(config)
+    custom_activation.check_source(program.custom, settings, path)
+    program._begin(settings)
+    program.gradual = None
+    model = program.network_for(*_sizes(settings, kind))
+    with resuming.fitting_weights(path):
+        model.load_state_dict(_weights(checkpoint, ema, path))
+    return Trained(path, checkpoint, program, model.eval())
+
+
+def _sizes(settings: dict[str, Any], kind: str) -> tuple[int, ...]:
+    if kind == LANGUAGE:
+        return (settings["model_options"]["vocab_size"],)
+    return settings["num_classes"], settings["image_size"]
+
+
+def _weights(checkpoint: dict[str, Any], ema: bool, path: Path) -> dict[str, Tensor]:
+    if not ema:
+        trained: dict[str, Tensor] = checkpoint["model"]
+        return trained
+    if "ema" not in checkpoint:
+        raise UserError(f"--ema: {path} has no averaged weights; leave it out")
+    averaged: dict[str, Tensor] = checkpoint["ema"]["model"]
+    return averaged
