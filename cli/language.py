@@ -102,7 +102,8 @@ class LanguageModelConfig(ModelConfig):
     init_from: str | None = flag(
         None, weights_path, "Model",
         "folder or checkpoint of another run to start from: a new run with the weights of that "
-        "one; or folder of a Hugging Face GPT-2: config.json and model.safetensors",
+        "one; or folder of a Hugging Face GPT-2: config.json and model.safetensors; hf/: of any "
+        "checkpoint of that network, or of what export.py wrote",
     )  # fmt: skip
 
     @property
@@ -112,7 +113,7 @@ class LanguageModelConfig(ModelConfig):
 
     @property
     def published_start(self) -> str | None:
-        """Return --init_from where it is the folder of a Hugging Face GPT-2."""
+        """Return the Hugging Face folder that the weights start from; None for another start."""
         return self.init_from if self.start is None else None
 
     def shape(self) -> dict[str, int]:
@@ -126,13 +127,9 @@ class LanguageModelConfig(ModelConfig):
         """
         sizes = {name: getattr(self, name) for name in SIZES}
         folder = self.published_start
-        if folder is None:
+        if folder is None or self.is_third_party:
             with user_errors():
                 return models.resolve_shape(self.model, **sizes)
-        if self.is_third_party:
-            raise UserError(
-                f"--init_from does not apply to {self.model}, which starts untrained: leave it out"
-            )
         with user_errors():
             theirs = models.hugging_face_shape(folder)
             shape = {name: theirs[name] if size is None else size for name, size in sizes.items()}
@@ -145,37 +142,33 @@ class LanguageModelConfig(ModelConfig):
         """Return the kind of norms, auto resolved.
 
         Raises:
-            UserError: the model cannot have them, or those of --init_from would be lost.
+            UserError: the model cannot have them.
         """
         with user_errors():
             norm = models.resolve_norm(self.model, self.norm)
-        if norm != "layer" and self.published_start is not None:
-            has = "norms" if norm == "none" else "LayerNorm"
-            raise UserError(f"--init_from {self.init_from} has {has}; leave out --norm {norm}")
         return norm
 
     def resolved_blocks(self) -> dict[str, Any]:
         """Return the options of the blocks that differ from the published network's.
 
         Raises:
-            UserError: the model cannot have them, or those of --init_from are others.
+            UserError: the model cannot have them.
         """
         given = {name: getattr(self, name) for name in models.PUBLISHED_BLOCKS}
         with user_errors():
             models.check_own_blocks(self.model, **given)
             if self.is_third_party:
                 return {}
-            blocks = models.resolve_blocks(self.shape(), **given, bias=not self.no_bias)
-        if blocks and self.published_start is not None:
-            flags = ", ".join(f"--{name}" for name in blocks if given[name])
-            raise UserError(f"--init_from {self.init_from} has GPT-2's blocks; leave out {flags}")
-        return blocks
+            return models.resolve_blocks(self.shape(), **given, bias=not self.no_bias)
 
-    def _check_biases(self) -> None:
+    def _check_start(self) -> None:
+        """Refuse other blocks than those of the GPT-2 to start from have."""
+        if self.published_start is None or self.is_third_party:
+            return
+        given = {"norm": self.resolved_norm(), "bias": not self.no_bias}
+        usual = models.PUBLISHED_BLOCKS | {"mlp_width": 4 * self.shape()["embedding_dim"]}
         with user_errors():
-            models.check_biases(self.model, not self.no_bias)
-        if self.no_bias and self.published_start is not None:
-            raise UserError(f"--init_from {self.init_from} has biases; leave out --no_bias")
+            models.check_options(self.published_start, {**given, **usual, **self.resolved_blocks()})
 
     def check(self) -> None:
         super().check()
@@ -183,8 +176,10 @@ class LanguageModelConfig(ModelConfig):
             raise UserError("--init_from replaces what --init_gain scales; leave out one of them")
         self.shape()
         self.resolved_norm()
-        self._check_biases()
+        with user_errors():
+            models.check_biases(self.model, not self.no_bias)
         self.resolved_blocks()
+        self._check_start()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from exporting.loading import Trained
 from run_folder.folder import RunFolder
 from zilu import __version__
 
+# Of the environment: what says nothing of anybody's folders.
+SHOWN = ("git_commit", "python", "torch", "torchvision", "transformers", "platform", "device")
+
 
 def facts(trained: Trained, to: str) -> dict[str, Any]:
     """Return in plain values what an export is and where it came from."""
@@ -88,7 +91,7 @@ def text(trained: Trained, title: str, code: str, notes: list[str], header: str 
         "\n## How it was made\n\n",
         f"Trained and exported with the toolkit ZiLU-Activation {known['zilu']} from a checkpoint "
         f"with SHA-256 `{known['checkpoint_sha256']}`, in this environment:\n\n",
-        *(f"- {name}: {value}\n" for name, value in known["environment"].items()),
+        *(f"- {name}: {known['environment'][name]}\n" for name in SHOWN if name in known["environment"]),
     ]  # fmt: skip
     if numbers:
         parts += ["\n## What the activations have learned\n\n", *(f"- {x}\n" for x in numbers)]

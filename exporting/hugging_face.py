@@ -108,6 +108,7 @@ def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     library = importlib.import_module("safetensors.torch")
     plain = {name: value.detach().contiguous() for name, value in tensors.items()}
     library.save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / WEIGHTS)  # which it makes for its owner alone
 
 
 # --- a network of transformers ---
@@ -176,7 +177,7 @@ def _card(trained: Trained, module: str | None, name: str) -> str:
     code = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust})\n'
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})\n'
     )
     notes = [f"transformers {OLDEST} or newer; written with, and checked in, {version}."]
     if module is None:

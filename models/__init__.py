@@ -41,7 +41,7 @@ from models.catalogue import (
     resolve_shape,
 )
 from models.gpt2_blocks import MLPS, POSITIONS, PUBLISHED_BLOCKS, resolve_blocks
-from models.gpt2_checkpoint import check_fits, hugging_face_shape
+from models.gpt2_checkpoint import check_fits, check_options, hugging_face_shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,6 +67,7 @@ __all__ = [
     "build_model",
     "check_biases",
     "check_fits",
+    "check_options",
     "check_own_blocks",
     "hugging_face_shape",
     "is_third_party",

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from models.generation import Choice, sampled
+from models.gpt2_checkpoint import read_tensors
 from models.operations import FORWARD_AND_BACKWARD, forward_flops
 from models.third_party import as_value_error, check_installed, with_activation
 from utils import read_json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and is optional
 # What configurations call the largest number of positions. Others have no such limit.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 CACHES = ("cache", "past_key_values")  # names of the argument, and of the output; the older last
+EXPORTED = "zilu_hf"  # what export.py writes of these networks
 DROPOUT = r".*(dropout|pdrop)(_prob)?"
 EXAMPLE_LENGTH = 16  # tokens
 # As a share of the largest logit: rounding stays below it, attention to later tokens above.
@@ -227,6 +229,60 @@ def build(
     if has_experts:
         warnings.warn("the loss that balances experts is not used", stacklevel=2)
     return with_activation(f"hf/{folder}", model.train(), activation, ids[:, :EXAMPLE_LENGTH])
+
+
+def load_weights(model: CausalLM, folder: str | Path) -> None:
+    """Copy the weights of a checkpoint folder into `model`, in place; activations keep their own.
+
+    Args:
+        model: of the checkpoint's configuration, but for its activations.
+        folder: as save_pretrained or export.py wrote it.
+
+    Raises:
+        ValueError: it cannot be read, or is of another network; one line with the remedy.
+    """
+    network: Any = model.network
+    complaint = f"--init_from {folder}: its weights cannot be read ({{}}): take another checkpoint"
+    with as_value_error(complaint):
+        theirs = _tensors_of(folder, network.config)
+    sites = tuple(f"{site.path}.".removeprefix("network.") for site in model.replacement.replaced)  # type: ignore[union-attr]
+    ours = {k: x for k, x in network.state_dict().items() if not k.startswith(sites)}
+    theirs = {k: x for k, x in theirs.items() if not k.startswith(sites)}
+    tied = network.all_tied_weights_keys
+    missing = ours.keys() - theirs - tied.keys()
+    further = theirs.keys() - ours
+    for problem, keys in (("lacks", missing), ("also has", further)):
+        if keys:
+            raise ValueError(
+                f"--init_from {folder} {problem} {min(keys)} ({len(keys)} such): it is of another "
+                "network than --model; take a checkpoint of that one"
+            )
+    for key, value in theirs.items():
+        if ours[key].shape != value.shape:
+            raise ValueError(
+                f"--init_from {folder}: {key} is {tuple(value.shape)} there and "
+                f"{tuple(ours[key].shape)} here; take the tokenizer and the sizes that it was "
+                "trained with"
+            )
+    network.load_state_dict(theirs, strict=False)
+
+
+def _tensors_of(folder: str | Path, config: "PretrainedConfig") -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint by the names that a network of `config` has."""
+    content = read_configuration(folder)
+    if content.get("model_type") == EXPORTED:
+        tensors = read_tensors(folder)
+        return {name.removeprefix("network."): value for name, value in tensors.items()}
+    # transformers knows old names, and takes several files together.
+    own = _transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
+    if own.model_type != config.model_type:
+        raise ValueError(f"a {own.model_type}, not a {config.model_type}")
+    network, found = _transformers().AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    if lacking := sorted(found["missing_keys"]):
+        raise ValueError(f"it lacks {lacking[0]} ({len(lacking)} such)")
+    return network.state_dict()
 
 
 @torch.no_grad()

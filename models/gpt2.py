@@ -21,7 +21,13 @@ from torch import nn
 
 from models.generation import Choice, Past, sampled
 from models.gpt2_blocks import usual_mlp_width
-from models.gpt2_checkpoint import check_fits, read_tensors
+from models.gpt2_checkpoint import (
+    EXPORTED,
+    check_fits,
+    check_options,
+    read_config,
+    read_tensors,
+)
 from models.mlp import GatedMLP, linear, plain_mlp
 from models.neighbours import Layer, Neighbours, named_own_modules
 from models.norms import layer_norm
@@ -77,17 +83,16 @@ class Block(nn.Module):
         activation: Callable[[], nn.Module],
         norm: str,
         bias: bool,
-        mlp: str = "plain",
-        mlp_width: int | None = None,
-        qk_norm: bool = False,
+        mlp: str,
+        mlp_width: int,
+        qk_norm: bool,
     ):
         super().__init__()
         self.ln_1 = layer_norm(width, norm, EPS, bias)
         self.attn = Attention(width, heads, dropout, bias, qk_norm)
         self.ln_2 = layer_norm(width, norm, EPS, bias)
-        hidden = mlp_width or usual_mlp_width(width, mlp, bias)
         make = GatedMLP if mlp == "glu" else plain_mlp
-        self.mlp = make(width, hidden, activation, dropout, bias)
+        self.mlp = make(width, mlp_width, activation, dropout, bias)
 
     def forward(
         self, x: torch.Tensor, rotate: Rotation | None = None, past: Past | None = None
@@ -135,7 +140,9 @@ class GPT2(nn.Module):
         qk_norm: bool = False,
     ):
         super().__init__()
-        self.norm, self.bias = norm, bias
+        mlp_width = mlp_width or usual_mlp_width(embedding_dim, mlp, bias)
+        self.options = {"norm": norm, "bias": bias, "mlp": mlp, "mlp_width": mlp_width}
+        self.options |= {"positions": positions, "qk_norm": qk_norm}
         self.max_seq_length, self.embedding_dim = max_seq_length, embedding_dim
         self.num_attention_heads = num_attention_heads
         self.wte = nn.Embedding(vocab_size, embedding_dim)
@@ -271,15 +278,10 @@ def load_hugging_face(model: GPT2, folder: str | Path) -> None:
         ValueError: the folder holds no GPT-2 checkpoint, a broken one or one of another shape, or
             the model has no norms or no biases; one line with the remedy.
     """
-    if model.norm != "layer":
-        has = "norms" if model.norm == "none" else "LayerNorm"
-        raise ValueError(f"--init_from {folder} has {has}: leave out --norm {model.norm}")
-    if model.wpe is None:
-        raise ValueError(f"--init_from {folder} has learned positions: leave out --positions rope")
-    if not model.bias:
-        raise ValueError(f"--init_from {folder} has biases: leave out --no_bias")
+    check_options(folder, model.options)
     check_fits(folder, model.shape)
-    theirs = _our_layout(read_tensors(folder), len(model.wpe))
+    kind = read_config(folder)["model_type"]
+    theirs = _our_layout(read_tensors(folder), model.max_seq_length, kind)
     ours = {key: p for key, p in model.state_dict().items() if ".mlp.act." not in key}
     for problem, keys in (("lacks", ours.keys() - theirs), ("also has", theirs.keys() - ours)):
         if keys:
@@ -296,8 +298,13 @@ def load_hugging_face(model: GPT2, folder: str | Path) -> None:
     model.load_state_dict(theirs, strict=False)
 
 
-def _our_layout(tensors: dict[str, torch.Tensor], max_seq_length: int) -> dict[str, torch.Tensor]:
+def _our_layout(
+    tensors: dict[str, torch.Tensor], max_seq_length: int, kind: str = "gpt2"
+) -> dict[str, torch.Tensor]:
     """Return Hugging Face's tensors under our keys, in the layout of nn.Linear."""
+    if kind == EXPORTED:  # they are ours, but for activations that may be others here
+        kept = {key: x for key, x in tensors.items() if ".mlp.act." not in key}
+        return kept | {"wpe": kept["wpe"][:max_seq_length]}
     ours = {}
     for key, value in tensors.items():
         key = key.removeprefix("transformer.")

@@ -8,9 +8,11 @@ from __future__ import annotations  # `torch` below is known to type checkers on
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.gpt2_blocks import PUBLISHED_BLOCKS
 from utils import read_json
 
 if TYPE_CHECKING:
@@ -23,6 +25,15 @@ SIZES = {
     "embedding_dim": "n_embd",
     "num_attention_heads": "n_head",
     "num_layers": "n_layer",
+}
+# What an exported folder calls them where no plain GPT-2 is the network.
+EXPORTED = "zilu_gpt2"
+EXPORTED_SIZES = {
+    "vocab_size": "vocab_size",
+    "max_seq_length": "max_position_embeddings",
+    "embedding_dim": "hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_layers": "num_hidden_layers",
 }
 # Settings that make another network of the same weights, and the one value that GPT-2 has.
 FIXED = {
@@ -43,17 +54,13 @@ def hugging_face_shape(folder: str | Path) -> dict[str, int]:
         ValueError: no folder, no config.json, a broken one, or another network than models.gpt2.
     """
     path = Path(folder) / "config.json"
-    if not path.parent.is_dir():
-        raise ValueError(f"--init_from {folder}: no such folder; {WANTED}")
-    config = _read_json(path)
-    kind = config.get("model_type")
-    if kind != "gpt2":
-        raise ValueError(f"--init_from: {path} has model_type {kind!r}, not 'gpt2'; {WANTED}")
-    shape: dict[str, Any] = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
+    config = read_config(folder)
+    names = EXPORTED_SIZES if config["model_type"] == EXPORTED else SIZES
+    shape: dict[str, Any] = {ours: config.get(theirs) for ours, theirs in names.items()}
     for ours, value in shape.items():
         if type(value) is not int or value < 1:
             raise ValueError(
-                f"--init_from: {path} must have a whole number above 0 as {SIZES[ours]}, "
+                f"--init_from: {path} must have a whole number above 0 as {names[ours]}, "
                 f"not {value!r}: copy or download it again"
             )
     if shape["embedding_dim"] % shape["num_attention_heads"]:
@@ -70,6 +77,74 @@ def hugging_face_shape(folder: str | Path) -> dict[str, int]:
                 f"{json.dumps(only)}: take another checkpoint"
             )
     return shape
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Return the config.json of a GPT-2, Hugging Face's or one that export.py wrote.
+
+    Raises:
+        ValueError: no folder, no config.json, a broken one, or another network.
+    """
+    path = Path(folder) / "config.json"
+    if not path.parent.is_dir():
+        raise ValueError(f"--init_from {folder}: no such folder; {WANTED}")
+    config = _read_json(path)
+    kind = config.get("model_type")
+    if kind not in ("gpt2", EXPORTED):
+        raise ValueError(f"--init_from: {path} has model_type {kind!r}, not 'gpt2'; {WANTED}")
+    return config
+
+
+def options_of(folder: str | Path) -> dict[str, Any]:
+    """Return the keys of HAS, and `mlp_width`, with the values that the GPT-2 in `folder` has.
+
+    Raises:
+        ValueError: as `hugging_face_shape`.
+    """
+    width = hugging_face_shape(folder)["embedding_dim"]
+    published = {"norm": "layer", "bias": True, **PUBLISHED_BLOCKS, "mlp_width": 4 * width}
+    config = read_config(folder)
+    if config["model_type"] != EXPORTED:
+        return published
+    return {name: config.get(name, value) for name, value in published.items()}
+
+
+# What a GPT-2 has by its options, and the flag for the same.
+HAS = {
+    "norm": {
+        "layer": "LayerNorm: leave out --norm",
+        "rms": "RMSNorm: give --norm rms",
+        "none": "no norms: give --norm none",
+    },
+    "bias": {True: "biases: leave out --no_bias", False: "no biases: give --no_bias"},
+    "mlp": {"plain": "plain MLPs: leave out --mlp", "glu": "gated MLPs: give --mlp glu"},
+    "positions": {
+        "learned": "learned positions: leave out --positions",
+        "rope": "rotated queries and keys: give --positions rope",
+    },
+    "qk_norm": {
+        False: "no norms of queries and keys: leave out --qk_norm",
+        True: "norms of queries and keys: give --qk_norm",
+    },
+}
+
+
+def check_options(folder: str | Path, options: Mapping[str, Any]) -> None:
+    """Refuse a network whose blocks are others than those of the GPT-2 in `folder`.
+
+    Args:
+        folder: the checkpoint's.
+        options: the network's, by the keys of `options_of`.
+
+    Raises:
+        ValueError: with the flag that fixes it; or as `options_of`.
+    """
+    for name, theirs in options_of(folder).items():
+        if options[name] == theirs:
+            continue
+        width = f"MLPs of {theirs} features: give --mlp_width {theirs}"
+        has = width if name == "mlp_width" else HAS[name].get(theirs, f"an unknown {name}")
+        raise ValueError(f"--init_from {folder} has {has}")
 
 
 def check_fits(folder: str | Path, shape: dict[str, int]) -> None:

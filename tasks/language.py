@@ -155,9 +155,11 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
             if config.mlp == "glu" and config.mlp_width is None:
                 warn_of_parameters(model, config.shape(), config.no_bias)
         if (folder := config.published_start) is not None:
-            assert isinstance(model, GPT2), "--init_from is refused for other networks"
-            with user_errors():
-                load_hugging_face(model, folder)
+            with user_errors(), one_line_warnings():
+                if isinstance(model, GPT2):
+                    load_hugging_face(model, folder)
+                else:
+                    causal_lm.load_weights(model, folder)
         self.scale_weights(model)
         return model
 

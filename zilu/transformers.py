@@ -1,6 +1,8 @@
 """Let Hugging Face's configurations name the activations, as `activation_function="zilu"`."""
 
 import functools
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -19,6 +21,9 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False, save: str
     The names are zilu, zilu_approx, gelu_s, silu_s, arctan, arctan_approx, iglu, iglu_approx and
     squareplus. A configuration saves the name but not sigma, so register again before loading.
     Models built earlier keep their sigma. A name that transformers itself uses keeps its meaning.
+
+    Folders that `export.py RUN --to hf` wrote are then loaded without their own code, with the
+    fused activations (transformers 5.0 and newer). They save sigma; the arguments are not for them.
 
     Args:
         sigma: sharpness of the activations that have one.
@@ -49,6 +54,27 @@ def register_transformers(sigma: float = 1.0, learnable: bool = False, save: str
             functions[key] = maker
     if learnable:
         _initialise_missing_sigmas(transformers.PreTrainedModel)
+    if int(transformers.__version__.partition(".")[0]) >= 5:
+        _register_exported(transformers)
+
+
+def _register_exported(transformers: Any) -> None:
+    """Register the networks of exported folders, with this package's activations."""
+    for name in ("GPT2", "HF"):
+        module: Any = import_module(f"zilu.exported.modeling_zilu_{name.lower()}")
+        config = getattr(module, f"Zilu{name}Config")
+        model = getattr(module, f"Zilu{name}ForCausalLM")
+        model.make_activation = staticmethod(_exported_activation)
+        transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
+        transformers.AutoModelForCausalLM.register(config, model, exist_ok=True)
+
+
+def _exported_activation(spec: Mapping[str, Any]) -> nn.Module:
+    """Make the activation of a spec, as zilu/exported/zilu_activations.py has them."""
+    if "args" in spec:
+        return create_activation(f"torch.nn:{spec['name']}", args=spec["args"])
+    names = ("sigma", "learnable", "expand_gate")
+    return create_activation(spec["name"], **{name: spec[name] for name in names if name in spec})
 
 
 def _is_free(table: dict[str, Any], key: str) -> bool:
