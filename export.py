@@ -29,7 +29,7 @@ class Arguments:
     """Hold the command line.
 
     Attributes:
-        checkpoint: The file to export.
+        run: A run folder, or a checkpoint.
         to: One of FORMATS.
         target: The folder or file to write.
         ema: Take the averaged weights.
@@ -38,7 +38,7 @@ class Arguments:
         check: Load what was written in a fresh process.
     """
 
-    checkpoint: Path
+    run: Path
     to: str
     target: Path
     ema: bool
@@ -50,9 +50,10 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Export; return the exit code."""
     arguments = parse(argv)
+    checkpoint = checkpoint_of(arguments.run)
     check_target(arguments)
     command = importlib.import_module("exporting.command")  # loads torch
-    command.export(arguments)
+    command.export(arguments, checkpoint)
     return 0
 
 
@@ -60,7 +61,7 @@ def parse(argv: list[str] | None) -> Arguments:
     """Read the command line.
 
     Raises:
-        UserError: a flag is unknown, a value is refused, or the run has not ended.
+        UserError: a flag is unknown, or a value is refused.
     """
     parser = tool_parser("%(prog)s RUN --to FORMAT FOLDER_OR_FILE [flags]", __doc__)
     where = checked(file_path)
@@ -77,7 +78,7 @@ def parse(argv: list[str] | None) -> Arguments:
     if given.to not in FORMATS:
         raise UserError(f"--to {given.to}: {nearest(given.to, FORMATS)}")
     return Arguments(
-        checkpoint=checkpoint_of(given.run),
+        run=given.run,
         to=given.to,
         target=given.target,
         ema=given.ema,

@@ -77,7 +77,7 @@ def text(trained: Trained, title: str, code: str, notes: list[str], header: str 
         header: YAML for Hugging Face's hub.
     """
     model, known = trained.config.model, facts(trained, "")
-    numbers = known["learned"]
+    numbers, environment = known["learned"], known["environment"]
     parts = [
         f"---\n{header}---\n\n" if header else "",
         f"# {title}\n\nActivation: {activation.described(model)}.\n\n",
@@ -85,13 +85,14 @@ def text(trained: Trained, title: str, code: str, notes: list[str], header: str 
         "## Results\n\nOf one run (n = 1):\n\n",
         "".join(f"    {line}\n" for line in known["results"]) or "    none\n",
         "\n## Recipe\n\n", f"    {command_line(trained)}\n\n",
-        f"Seed {known['args'].get('seed')}; step {known['step']}. All flags are in `export.json`.\n\n",
+        f"Seed {known['args'].get('seed')}; step {known['step']}.",
+        " All flags are in `export.json`.\n\n",
         "## Data\n\n", f"`{known['args'].get('dataset')}`. What it was, with digests:\n\n",
-        *(f"- {name}: `{json.dumps(value, ensure_ascii=False)}`\n" for name, value in known["data"].items()),
+        *(f"- {name}: `{value}`\n" for name, value in known["data"].items()),
         "\n## How it was made\n\n",
         f"Trained and exported with the toolkit ZiLU-Activation {known['zilu']} from a checkpoint "
         f"with SHA-256 `{known['checkpoint_sha256']}`, in this environment:\n\n",
-        *(f"- {name}: {known['environment'][name]}\n" for name in SHOWN if name in known["environment"]),
+        *(f"- {name}: {environment[name]}\n" for name in SHOWN if name in environment),
     ]  # fmt: skip
     if numbers:
         parts += ["\n## What the activations have learned\n\n", *(f"- {x}\n" for x in numbers)]

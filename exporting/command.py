@@ -31,11 +31,12 @@ PACKAGES = {
 CHECKED_BY = {"onnx": "onnxruntime"}
 
 
-def export(arguments: Any) -> None:
+def export(arguments: Any, checkpoint: Path) -> None:
     """Write an export, and say how far its outputs are from the network's.
 
     Args:
         arguments: the command line, `export.Arguments`.
+        checkpoint: whose network is written.
 
     Raises:
         UserError: the network has no such form, a package is missing, the target cannot be written,
@@ -46,10 +47,10 @@ def export(arguments: Any) -> None:
         require(package, oldest, f"--to {to}")
     if arguments.check and to in CHECKED_BY:
         _require_for_check(CHECKED_BY[to], to)
-    trained = load(arguments.checkpoint, arguments.ema, arguments.activation)
+    trained = load(checkpoint, arguments.ema, arguments.activation)
     if trained.is_language != (to == "hf") and to not in graphs.FORMATS:
         raise UserError(
-            f"--to {to}: {arguments.checkpoint} is of a {trained.config.KIND} model; take "
+            f"--to {to}: {checkpoint} is of a {trained.config.KIND} model; take "
             + ("hf, onnx or pt2" if trained.is_language else "timm, torchvision, onnx or pt2")
         )
     place = whole_file if to in graphs.FORMATS else whole_folder

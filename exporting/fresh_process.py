@@ -58,9 +58,7 @@ def from_hub_folder(request: dict[str, Any], cases: Sequence[Case]) -> float:
     if wrong:
         raise ValueError(f"weights do not fit: {json.dumps(wrong)}")
     model.eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        request["path"], trust_remote_code=True
-    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(request["path"], trust_remote_code=True)
     for text, ids in request["texts"]:
         if tokenizer(text)["input_ids"] != ids:
             raise ValueError(f"the tokenizer gives other ids for {text!r}")

@@ -125,9 +125,7 @@ def _write_theirs(
     tensors = {name: x for name, x in network.state_dict().items() if name not in tied}
     if known is not None:
         named = settings | {
-            name: known
-            for name in ACTIVATION_SETTINGS
-            if isinstance(settings.get(name), str)
+            name: known for name in ACTIVATION_SETTINGS if isinstance(settings.get(name), str)
         }
         if _is_the_same(named, model, trained):
             _write_config(folder, named | {"architectures": [type(network).__name__]})
@@ -135,8 +133,8 @@ def _write_theirs(
             return None
     if not activation.are_modules(model):
         raise UserError(
-            f"--to hf: {trained.config.model.model} calls activations inside its own code, where no "
-            "module of the folder can put others: --to onnx or --to pt2"
+            f"--to hf: {trained.config.model.model} calls activations inside its own code, where "
+            "no module of the folder can put others: --to onnx or --to pt2"
         )
     sites = activation.sites_of(model, nn.Module)
     module = "modeling_zilu_hf"
@@ -184,9 +182,9 @@ def _card(trained: Trained, module: str | None, name: str) -> str:
         notes += ["The network is transformers' own, so no further code is needed."]
     else:
         notes += [
-            f"`{module}.py` and `{ACTIVATIONS}` build the network; they need torch and transformers "
-            "alone. Where the package `zilu` is installed, `zilu.register_transformers()` registers "
-            "the same network with fused activations, and `trust_remote_code` is not needed."
+            f"`{module}.py` and `{ACTIVATIONS}` build the network; they need torch and "
+            "transformers alone. Where the package `zilu` is installed, "
+            "`zilu.register_transformers()` registers the same network with fused activations, and `trust_remote_code` is not needed."
         ]
     notes += [
         "In training every text began with the token of its end (`tokenizer.bos_token`); the "

@@ -96,8 +96,8 @@ def load(path: Path, ema: bool, activation: str | None) -> Trained:
         raise UserError(f"{path}: of an unknown kind, {kind!r}; export it with its own version")
     if "gradual" in checkpoint:
         raise UserError(
-            f"{path} is {checkpoint['gradual']['t']:.1%} of the way to its activation, and no other "
-            "program has such a mixture; train it to the end of --replace_gradually"
+            f"{path} is {checkpoint['gradual']['t']:.1%} of the way to its activation, and no "
+            "other program has such a mixture; train it to the end of --replace_gradually"
         )
     config_class, program_class = KINDS[kind]
     words = ["--test_only", "--checkpoint", str(path), "--device", "cpu", "--no-use_compiled"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.text import tokenizer
-from pipelines.text.tokenizer import GPT2_END_OF_TEXT, FastTokenizer, Tokenizer
+from pipelines.text.tokenizer import GPT2_END_OF_TEXT, FastTokenizer
 
 # What a check compares; the last one has the special string of GPT-2 in it.
 TEXTS = (
@@ -39,7 +39,10 @@ def write(name: str, data_path: str, longest: int, folder: Path) -> dict[str, An
         split_special_tokens=is_bytes,
     )
     files.save_pretrained(folder)
-    return {"end_of_text": found.end_of_text, "texts": [[text, found.encode(text)] for text in TEXTS]}
+    return {
+        "end_of_text": found.end_of_text,
+        "texts": [[text, found.encode(text)] for text in TEXTS],
+    }
 
 
 def _backend(found: FastTokenizer) -> Any:

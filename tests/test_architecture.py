@@ -14,8 +14,17 @@ ROOT = Path(__file__).parents[1]
 
 # From the top down: a room imports rooms below it. Rooms in one row know nothing of each other.
 LEVELS = [
-    ["vision_main", "language_main", "sweep", "report", "benchmark", "hubconf", "evaluate_lm"],
-    ["benchmarks", "analysis"],
+    [
+        "vision_main",
+        "language_main",
+        "sweep",
+        "report",
+        "evaluate_lm",
+        "export",
+        "benchmark",
+        "hubconf",
+    ],
+    ["benchmarks", "analysis", "exporting"],
     ["experiments"],
     ["tasks"],
     ["training", "train_eval"],

@@ -25,7 +25,7 @@ PAGES = {
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS)
 }
 CONFIGS = {"vision_main.py": VisionConfig, "language_main.py": LanguageConfig}
-PROGRAMS = (*CONFIGS, "sweep.py", "report.py", "benchmark.py", "evaluate_lm.py")
+PROGRAMS = (*CONFIGS, "sweep.py", "report.py", "benchmark.py", "evaluate_lm.py", "export.py")
 # The job scripts hand their arguments on.
 JOBS = {
     "bash/vision.sbatch": "vision_main.py",

@@ -204,9 +204,7 @@ class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **others)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
 
-    def _positions(
-        self, x: Tensor, seen: Any, mask: Tensor | None, given: Tensor | None
-    ) -> Tensor:
+    def _positions(self, x: Tensor, seen: Any, mask: Tensor | None, given: Tensor | None) -> Tensor:
         """Return the positions (B or 1, T): given ones, else counted without padding."""
         length, longest = x.shape[1], self.config.max_position_embeddings
         if isinstance(seen, int) and seen + length > longest:

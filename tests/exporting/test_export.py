@@ -1,0 +1,386 @@
+"""export.py as a user runs it, on networks of some thousand parameters."""
+
+import importlib
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+import export
+import language_main
+import vision_main
+import zilu
+from exporting import checking, fresh_process, tokenizer
+from exporting.loading import load
+from pipelines.text import tokenizer as tokenizers
+from run_folder.folder import RunFolder
+
+TINY = (
+    "--dataset", "text", "--tokenizer", "bytes", "--embedding_dim", "16", "--num_layers", "1",
+    "--num_attention_heads", "2", "--max_seq_length", "16", "--batch_size", "8",
+)  # fmt: skip
+IMAGES = ("--dataset", "imagefolder", "--resize", "8", "--batch_size", "8", "--num_workers", "0")
+SHORT = ("--max_steps", "2", "--device", "cpu")
+LEARNED = ("--activation", "ZiLU", "--sigma", "0.7", "--learn_sigma", "--expand_gate")
+
+
+def trained(program, folder, *flags):
+    argv = [*flags, *SHORT, "--output_dir", folder]
+    assert program.main([str(word) for word in argv]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(text_folder, tmp_path_factory):
+    """A run of GPT-2 with a learned activation; not to be changed."""
+    folder = tmp_path_factory.mktemp("language") / "run"
+    return trained(language_main, folder, *TINY, "--data_path", text_folder, *LEARNED)
+
+
+@pytest.fixture(scope="module")
+def images(image_folder, tmp_path_factory):
+    """A run of an image classifier; not to be changed."""
+    folder = tmp_path_factory.mktemp("vision") / "run"
+    flags = ("--model", "resnet20", "--data_path", image_folder, *LEARNED)
+    return trained(vision_main, folder, *IMAGES, *flags)
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """Let this process make the comparison that a fresh one makes: seconds less.
+
+    It does all that the fresh one does, but that modules of the project cannot be imported.
+    """
+
+    def ask(request, folder):
+        modules = pytest.importorskip("transformers.dynamic_module_utils")
+        monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(folder / "modules"))
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        sys.modules.pop("zilu_activations", None)
+        cases = torch.load(request["cases"], weights_only=True)
+        with torch.no_grad():
+            difference = fresh_process.LOADERS[request["to"]][0](request, cases)
+        return {"difference": difference, "with": "this process"}
+
+    monkeypatch.setattr(checking, "_ask", ask)
+
+
+def exported(run, to, target, *flags):
+    assert export.main([str(word) for word in (run, "--to", to, target, *flags)]) == 0
+    return target
+
+
+# --- transformers ---
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    pytest.importorskip("transformers", minversion="5")
+    target = tmp_path_factory.mktemp("exported") / "model"
+    return exported(run, "hf", target, "--no_check")
+
+
+def test_a_fresh_process_has_no_part_of_the_project(run, tmp_path, capsys):
+    """The one export here whose check is a process; the file is torch.export's, the quickest."""
+    exported(run, "pt2", tmp_path / "model.pt2")
+    assert "a fresh process without this project (torch" in capsys.readouterr().out
+    hidden = fresh_process.Hidden(checking.hidden_modules())
+    for name in ("zilu", "models", "utils", "exporting", "export", "cli"):
+        with pytest.raises(ImportError, match=name):
+            hidden.find_spec(name)
+    assert hidden.find_spec("torch") is None
+
+
+@pytest.mark.slow
+def test_a_fresh_process_loads_the_folder(run, tmp_path, capsys):
+    pytest.importorskip("transformers", minversion="5")
+    exported(run, "hf", tmp_path / "model")
+    assert "a fresh process without this project (transformers" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def remote(folder, tmp_path_factory):
+    """The network of the folder, by the folder's own code."""
+    transformers = importlib.import_module("transformers")
+    modules = importlib.import_module("transformers.dynamic_module_utils")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=True
+        ).eval()
+
+
+@torch.no_grad()
+def test_the_folders_network_is_the_runs(run, folder, remote):
+    ours = load(run / RunFolder.CHECKPOINT, False, None).model
+    ids = torch.arange(24).view(2, 12) * 7 % 257
+    wanted = ours(ids)
+    torch.testing.assert_close(remote(input_ids=ids).logits, wanted, rtol=1e-5, atol=1e-6)
+    drawn = ids[:, :5]
+    for _ in range(6):
+        drawn = torch.cat([drawn, ours(drawn)[:, -1].argmax(-1, keepdim=True)], 1)
+    greedy = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    mask = torch.ones_like(ids[:, :5])
+    assert torch.equal(remote.generate(ids[:, :5], attention_mask=mask, **greedy), drawn)
+    assert torch.equal(
+        remote.generate(ids[:, :5], attention_mask=mask, use_cache=False, **greedy), drawn
+    )
+    # Padding on the left changes nothing.
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.int64), ids[:, :5]], 1)
+    mask = torch.cat([torch.zeros(2, 3, dtype=torch.int64), mask], 1)
+    found = remote(input_ids=padded, attention_mask=mask).logits[:, 3:]
+    torch.testing.assert_close(found, wanted[:, :5], rtol=1e-5, atol=1e-6)
+    loss = remote(input_ids=ids, labels=ids).loss
+    nats = torch.nn.functional.cross_entropy(wanted[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(loss, nats)
+
+
+def test_its_files(run, folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["activation"] == {
+        "name": "ZiLU", "sigma": 0.7, "learnable": True, "expand_gate": True,
+    }  # fmt: skip
+    card = (folder / "README.md").read_text()
+    state = load(run / RunFolder.CHECKPOINT, False, None).model.h[0].mlp.act
+    assert f"h.0.mlp.act: σ = {float(state.sigma.detach()):.6g}" in card
+    assert "--learn_sigma" in card
+    assert "transformers 5.0 or newer" in card
+    summary = (run / RunFolder.RESULTS).read_text().splitlines()[-1]
+    assert summary in card
+
+
+@torch.no_grad()
+def test_the_library_loads_it_without_its_code(folder, remote):
+    transformers = importlib.import_module("transformers")
+    zilu.register_transformers()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert type(model.h[0].mlp["act"]) is zilu.ZiLU
+    ids = torch.arange(10)[None]
+    torch.testing.assert_close(
+        model(input_ids=ids).logits, remote(input_ids=ids).logits, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_its_tokenizer_gives_the_bytes(folder):
+    transformers = importlib.import_module("transformers")
+    found = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    ours = tokenizers.load("bytes", "")
+    text = bytes(range(32, 127)).decode() + "é世\n\n\0\r\n <|endoftext|> \U0001f600"
+    assert found(text)["input_ids"] == ours.encode(text)
+    assert found.decode(ours.encode(text)) == text
+    assert found.eos_token_id == ours.end_of_text
+
+
+def test_gpt2_lines_are_encoded_one_by_one(tmp_path):
+    """A byte-level encoding whose merges go across the end of a line."""
+    letters = tokenizer.letters_of_bytes()
+    newline, space = letters[10], letters[32]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    merges = [(newline, newline), (newline, space), (space, "a"), ("a", "b")]
+    vocabulary |= {a + b: 256 + i for i, (a, b) in enumerate(merges)}
+    ours = tokenizers._byte_level("x", "0", vocabulary, merges, by_lines=True)
+    found = tokenizer._backend(ours)
+    for text in ("a\n\n ab a\nb", "\n\n\n", " a \n  b\r\n\nab", "", "<|endoftext|>\n\na"):
+        assert found.encode(text).ids == ours.encode(text)
+        assert found.encode(text).ids == ours.encode(text)
+    whole = tokenizers._byte_level("x", "0", vocabulary, merges)
+    assert whole.encode("a\n\nb") != ours.encode("a\n\nb")
+
+
+def test_an_activation_of_transformers_needs_no_code(text_folder, tmp_path, here, capsys):
+    pytest.importorskip("transformers", minversion="5")
+    flags = (*TINY, "--data_path", text_folder, "--activation", "GELU")
+    run = trained(language_main, tmp_path / "run", *flags)
+    folder = exported(run, "hf", tmp_path / "model")
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "gpt2"
+    assert not list(folder.glob("*.py"))
+    capsys.readouterr()
+    # And back: the exported weights start a run of other activations.
+    argv = (*TINY, "--data_path", text_folder, "--init_from", folder, "--lr", "1e-30")
+    again = trained(language_main, tmp_path / "again", *argv, "--activation", "GELU")
+    ours, back = (load(r / RunFolder.CHECKPOINT, False, None).model for r in (run, again))
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_the_folder_starts_a_run(run, folder, text_folder, tmp_path):
+    argv = (*TINY, "--data_path", text_folder, "--init_from", folder, "--lr", "1e-30")
+    again = trained(language_main, tmp_path / "again", *argv, "--activation", "ReLU")
+    ours, back = (load(r / RunFolder.CHECKPOINT, False, None).model for r in (run, again))
+    assert torch.allclose(ours.wte.weight, back.wte.weight, atol=1e-6)
+    assert torch.allclose(ours.h[0].mlp.c_fc.weight, back.h[0].mlp.c_fc.weight, atol=1e-6)
+
+
+def test_a_network_of_transformers(text_folder, tmp_path, here, capsys):
+    transformers = pytest.importorskip("transformers", minversion="5")
+    llama = transformers.LlamaConfig(
+        vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32,
+    )  # fmt: skip
+    llama.save_pretrained(tmp_path / "llama")
+    flags = ("--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16")
+    flags += ("--model", f"hf/{tmp_path / 'llama'}", "--data_path", text_folder)
+    run = trained(language_main, tmp_path / "run", *flags, "--activation", "ZiLU", "--learn_sigma")
+    folder = exported(run, "hf", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "zilu_hf"
+    assert config["activation"]["sites"] == ["model.layers.0.mlp.act_fn"]
+    again = trained(
+        language_main, tmp_path / "again", *flags, "--init_from", folder, "--lr", "1e-30",
+        "--activation", "SiLU",
+    )  # fmt: skip
+    ours, back = (load(r / RunFolder.CHECKPOINT, False, None).model for r in (run, again))
+    name = "network.model.layers.0.mlp.up_proj.weight"
+    torch.testing.assert_close(back.state_dict()[name], ours.state_dict()[name], atol=1e-6, rtol=0)
+    plain = exported(again, "hf", tmp_path / "plain")
+    assert json.loads((plain / "config.json").read_text())["model_type"] == "llama"
+    assert not list(plain.glob("*.py"))
+
+
+# --- graphs ---
+
+
+@pytest.mark.parametrize("kind", ["run", "images"])
+@pytest.mark.parametrize("to", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_graphs_take_other_sizes(kind, to, request, tmp_path, here, capsys):
+    """The check compares two batches, of other sizes and for language of other lengths."""
+    if to == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    path = exported(request.getfixturevalue(kind), to, tmp_path / f"model.{to}")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    if to == "onnx":
+        model = importlib.import_module("onnx").load(path)
+        facts = {each.key: each.value for each in model.metadata_props}["export.json"]
+    else:
+        extra = {"export.json": ""}
+        torch.export.load(path, extra_files=extra)
+        facts = extra["export.json"]
+    assert json.loads(facts)["args"]["activation"] == "ZiLU"
+
+
+# --- timm, torchvision ---
+
+
+def test_a_network_of_timm(image_folder, tmp_path, here, capsys):
+    timm = pytest.importorskip("timm")
+    flags = ("--model", "timm/test_vit", "--data_path", image_folder, "--resize", "16")
+    flags = (*IMAGES[:2], "--batch_size", "8", "--num_workers", "0", *flags)
+    run = trained(vision_main, tmp_path / "run", *flags, *LEARNED)
+    folder = exported(run, "timm", tmp_path / "model")
+    assert "largest difference" in capsys.readouterr().out
+    assert timm.__name__ in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "to", "activation"),
+    [
+        ("torchvision/shufflenet_v2_x0_5", "32", "torchvision", "GELU_s"),
+        pytest.param("resnet18", "32", "torchvision", "SquarePlus", marks=pytest.mark.slow),
+        pytest.param("resnet50", "32", "timm", "xATLU", marks=pytest.mark.slow),
+        pytest.param("vgg11", "32", "torchvision", "ReLU2", marks=pytest.mark.slow),
+        pytest.param("vit-tiny", "16", "timm", "GoLU", marks=pytest.mark.slow),
+        pytest.param("vit-medium", "16", "timm", "PReLU", marks=pytest.mark.slow),
+        pytest.param("torchvision/googlenet", "32", "torchvision", "ZiLU", marks=pytest.mark.slow),
+    ],
+)
+def test_counterparts(model, size, to, activation, image_folder, tmp_path, here, capsys):
+    pytest.importorskip(to)
+    own = {"resnet": ("--stem", "imagenet"), "vgg11": ("--head", "imagenet")}
+    flags = next((own[start] for start in own if model.startswith(start)), ())
+    flags += ("--model", model, "--data_path", image_folder, "--activation", activation)
+    flags = ("--dataset", "imagefolder", "--resize", size, "--batch_size", "8", *flags)
+    run = trained(vision_main, tmp_path / "run", *flags, "--num_workers", "0")
+    exported(run, to, tmp_path / "model")
+    assert "largest difference" in capsys.readouterr().out
+
+
+# --- mistakes ---
+
+
+@pytest.fixture
+def mistake(mistake_in, tmp_path):
+    def said(run, to, target="model", *flags):
+        line = mistake_in(export, run, "--to", to, tmp_path / target, *flags)
+        assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
+        return line
+
+    return said
+
+
+def test_mistakes_without_a_network(mistake, run, images, tmp_path):
+    assert "no such run folder" in mistake(tmp_path / "nowhere", "hf")
+    assert "is no run folder with args.txt" in mistake(tmp_path, "hf")
+    assert "did you mean onnx" in mistake(run, "onn")
+    assert "name it model.onnx" in mistake(run, "onnx")
+    assert "writes a folder" in mistake(run, "hf", "model.onnx")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    assert "exists already; give --overwrite" in mistake(run, "hf", "full")
+    assert "holds other things" in mistake(run, "hf", "full", "--overwrite")
+    assert (tmp_path / "full" / "mine").exists()
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run, unfinished)
+    results = unfinished / RunFolder.RESULTS
+    results.write_text("".join(results.read_text().splitlines(keepends=True)[:1]))
+    assert "has not finished" in mistake(unfinished, "hf")
+    assert "no averaged weights" in mistake(run, "pt2", "model.pt2", "--ema")
+    assert "of a language model; take hf, onnx or pt2" in mistake(run, "timm")
+    assert "of a vision model; take timm" in mistake(images, "hf")
+    assert "no counterpart there" in mistake(images, "timm")
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no checkpoint")
+    assert "not a readable checkpoint" in mistake(broken, "hf")
+
+
+def test_packages_that_are_missing_or_old(mistake, run, monkeypatch):
+    real = importlib.metadata.version
+    found = {"transformers": "4.57.1"}
+
+    def version(name):
+        if name in ("onnx", "onnxruntime"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found.get(name) or real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert "pip install 'transformers>=5'" in mistake(run, "hf")
+    assert "pip install onnx" in mistake(run, "onnx", "model.onnx")
+
+
+def test_an_export_is_replaced_whole_or_not_at_all(
+    run, tmp_path, here, mistake, monkeypatch, capsys
+):
+    path = exported(run, "pt2", tmp_path / "model.pt2")
+    before = path.read_bytes()
+
+    def other(request, folder):
+        return {"difference": 1.0, "with": "another version"}
+
+    monkeypatch.setattr(checking, "_ask", other)
+    line = mistake(run, "pt2", "model.pt2", "--overwrite")
+    assert "other outputs" in line
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_a_full_disk(run, mounted, mistake_in):
+    folder, _ = mounted
+    (folder / "filling").write_bytes(bytes(2**20 - 2**14))
+    line = mistake_in(export, run, "--to", "pt2", folder / "model.pt2", "--no_check")
+    assert "cannot be written" in line
+    assert [each.name for each in folder.iterdir()] == ["filling"]
+
+
+def test_an_activation_of_ones_own(text_folder, tmp_path, mistake, here, capsys):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n\ndef bend(x):\n    return x * torch.sigmoid(2 * x)\n"
+    )
+    name = f"{tmp_path / 'mine.py'}:bend"
+    flags = (*TINY, "--data_path", text_folder, "--activation", name)
+    run = trained(language_main, tmp_path / "run", *flags)
+    assert "name --activation" in mistake(run, "hf")
+    assert "code of your own" in mistake(run, "hf", "model", "--activation", name)
+    exported(run, "pt2", tmp_path / "model.pt2", "--activation", name)
+    assert "largest difference" in capsys.readouterr().out
