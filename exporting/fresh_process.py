@@ -64,14 +64,16 @@ def from_hub_folder(request: dict[str, Any], cases: Sequence[Case]) -> float:
             raise ValueError(f"the tokenizer gives other ids for {text!r}")
     found = differences(lambda ids: model(input_ids=ids).logits, cases)
     ids = cases[0][0]
-    _check_generation(model, ids[:, : max(1, ids.shape[1] - GENERATED)])
+    count = min(GENERATED, ids.shape[1] - 1)
+    if count:
+        _check_generation(model, ids[:, :-count], count)
     return found
 
 
-def _check_generation(model: Any, ids: Tensor) -> None:
+def _check_generation(model: Any, ids: Tensor, count: int) -> None:
     """Compare greedy generation, which keeps keys and values, with logits of whole texts."""
     drawn = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=GENERATED, do_sample=False,
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False,
         eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     logits = model(input_ids=drawn).logits[:, ids.shape[1] - 1 : -1]

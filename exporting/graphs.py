@@ -33,30 +33,31 @@ def write(trained: Trained, path: Path, to: str) -> dict[str, Any]:
     facts = json.dumps(card.facts(trained, to), ensure_ascii=False)
     with user_errors(), quiet():
         if to == "onnx":
-            _write_onnx(trained, path, facts)
+            program = _onnx(trained)
+            program.model.metadata_props[EXPORT] = facts
+            program.save(path, external_data=False)
         else:
             with as_value_error("--to pt2: torch.export cannot trace the network ({})"):
-                program = torch.export.export(
-                    _plain(trained.model), trained_inputs(trained), dynamic_shapes=shapes(trained)
+                traced = torch.export.export(
+                    _plain(trained.model), inputs(trained), dynamic_shapes=shapes(trained)
                 )
-                torch.export.save(program, path, extra_files={EXPORT: facts})
+            with open(path, "wb") as file:  # which says why where it cannot be written
+                torch.export.save(traced, file, extra_files={EXPORT: facts})
     return {}
 
 
-def _write_onnx(trained: Trained, path: Path, facts: str) -> None:
+def _onnx(trained: Trained) -> Any:
     size = sum(p.numel() * p.element_size() for p in trained.model.parameters())
     if size > LARGEST_ONNX:
         raise ValueError(
             f"--to onnx: the weights take {size:,} bytes, and a file of ONNX holds 2 GiB: --to pt2"
         )
-    names = ("input_ids", "logits") if trained.is_language else ("images", "logits")
+    name = "input_ids" if trained.is_language else "images"
     with as_value_error("--to onnx: the network cannot be written in ONNX ({}): --to pt2"):
-        program: Any = torch.onnx.export(
-            _plain(trained.model), trained_inputs(trained), dynamo=True, verbose=False,
-            dynamic_shapes=shapes(trained), input_names=[names[0]], output_names=[names[1]],
+        return torch.onnx.export(
+            _plain(trained.model), inputs(trained), dynamo=True, verbose=False,
+            dynamic_shapes=shapes(trained), input_names=[name], output_names=["logits"],
         )  # fmt: skip
-        program.model.metadata_props[EXPORT] = facts
-        program.save(path, external_data=False)
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -64,7 +65,7 @@ def _plain(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.contiguous_format)
 
 
-def trained_inputs(trained: Trained) -> tuple[torch.Tensor]:
+def inputs(trained: Trained) -> tuple[torch.Tensor]:
     """Return the inputs to trace."""
     return (trained.examples()[0],)
 

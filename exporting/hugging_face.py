@@ -184,7 +184,8 @@ def _card(trained: Trained, module: str | None, name: str) -> str:
         notes += [
             f"`{module}.py` and `{ACTIVATIONS}` build the network; they need torch and "
             "transformers alone. Where the package `zilu` is installed, "
-            "`zilu.register_transformers()` registers the same network with fused activations, and `trust_remote_code` is not needed."
+            "`zilu.register_transformers()` registers the same network with fused activations, "
+            "and `trust_remote_code` is not needed."
         ]
     notes += [
         "In training every text began with the token of its end (`tokenizer.bos_token`); the "

@@ -25,8 +25,7 @@ def write(name: str, data_path: str, longest: int, folder: Path) -> dict[str, An
         The id of end of text; and texts with the ids that training gives them.
     """
     found = tokenizer.load(name, data_path)
-    is_bytes = not isinstance(found, FastTokenizer)
-    backend = _bytes() if is_bytes else _backend(found)
+    backend = _backend(found) if isinstance(found, FastTokenizer) else _bytes()
     end_of_text = backend.id_to_token(found.end_of_text)
     transformers = importlib.import_module("transformers")
     files = transformers.PreTrainedTokenizerFast(
@@ -36,7 +35,7 @@ def write(name: str, data_path: str, longest: int, folder: Path) -> dict[str, An
         model_max_length=longest,
         clean_up_tokenization_spaces=False,
         # The bytes of a special string are bytes like others.
-        split_special_tokens=is_bytes,
+        split_special_tokens=not isinstance(found, FastTokenizer),
     )
     files.save_pretrained(folder)
     return {

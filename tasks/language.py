@@ -158,7 +158,7 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
             with user_errors(), one_line_warnings():
                 if isinstance(model, GPT2):
                     load_hugging_face(model, folder)
-                else:
+                elif isinstance(model, causal_lm.CausalLM):
                     causal_lm.load_weights(model, folder)
         self.scale_weights(model)
         return model
@@ -282,6 +282,8 @@ def check_configuration(config: LanguageModelConfig) -> None:
     folder = configuration_folder(config.model)
     with user_errors(), one_line_warnings():
         causal_lm.check_configuration(folder, config.dropout)
+        if config.published is not None:
+            causal_lm.read_configuration(config.published)
 
 
 def configuration(model: str) -> dict[str, Any]:

@@ -213,30 +213,56 @@ def test_the_folder_starts_a_run(run, folder, text_folder, tmp_path):
     assert torch.allclose(ours.h[0].mlp.c_fc.weight, back.h[0].mlp.c_fc.weight, atol=1e-6)
 
 
-def test_a_network_of_transformers(text_folder, tmp_path, here, capsys):
+def configuration(kind, folder):
+    """Write the config.json of a tiny network; return its activations' places, and one weight."""
     transformers = pytest.importorskip("transformers", minversion="5")
-    llama = transformers.LlamaConfig(
-        vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32,
-    )  # fmt: skip
-    llama.save_pretrained(tmp_path / "llama")
+    if kind == "llama":
+        config = transformers.LlamaConfig(
+            vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32,
+        )  # fmt: skip
+        found = ["model.layers.0.mlp.act_fn"], "model.layers.0.mlp.up_proj.weight"
+    else:  # with a tied head
+        config = transformers.GPT2Config(
+            vocab_size=257, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0,
+            eos_token_id=0,
+        )  # fmt: skip
+        found = ["transformer.h.0.mlp.act"], "transformer.h.0.mlp.c_fc.weight"
+    config.save_pretrained(folder)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_a_network_of_transformers(kind, text_folder, tmp_path, here, capsys):
+    sites, weight = configuration(kind, tmp_path / "config")
     flags = ("--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16")
-    flags += ("--model", f"hf/{tmp_path / 'llama'}", "--data_path", text_folder)
+    flags += ("--model", f"hf/{tmp_path / 'config'}", "--data_path", text_folder)
     run = trained(language_main, tmp_path / "run", *flags, "--activation", "ZiLU", "--learn_sigma")
     folder = exported(run, "hf", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "zilu_hf"
-    assert config["activation"]["sites"] == ["model.layers.0.mlp.act_fn"]
+    assert config["activation"]["sites"] == sites
     again = trained(
         language_main, tmp_path / "again", *flags, "--init_from", folder, "--lr", "1e-30",
         "--activation", "SiLU",
     )  # fmt: skip
-    ours, back = (load(r / RunFolder.CHECKPOINT, False, None).model for r in (run, again))
-    name = "network.model.layers.0.mlp.up_proj.weight"
-    torch.testing.assert_close(back.state_dict()[name], ours.state_dict()[name], atol=1e-6, rtol=0)
+    ours, back = (
+        load(each / RunFolder.CHECKPOINT, False, None).model.state_dict() for each in (run, again)
+    )
+    torch.testing.assert_close(
+        back[f"network.{weight}"], ours[f"network.{weight}"], atol=1e-6, rtol=0
+    )
     plain = exported(again, "hf", tmp_path / "plain")
-    assert json.loads((plain / "config.json").read_text())["model_type"] == "llama"
+    assert json.loads((plain / "config.json").read_text())["model_type"] == kind
     assert not list(plain.glob("*.py"))
+    third = trained(
+        language_main, tmp_path / "third", *flags, "--init_from", plain, "--lr", "1e-30",
+        "--activation", "ReLU",
+    )  # fmt: skip
+    back = load(third / RunFolder.CHECKPOINT, False, None).model.state_dict()
+    torch.testing.assert_close(
+        back[f"network.{weight}"], ours[f"network.{weight}"], atol=1e-6, rtol=0
+    )
 
 
 # --- graphs ---

@@ -42,6 +42,8 @@ def test_values_and_gradients_are_the_librarys(spec):
     torch.testing.assert_close(y.grad, x.grad, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(plain.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-3)
+    if spec["name"] == "PReLU":  # torch's takes no other dtype than its weight's
+        return
     half = X.clamp(-100, 100).bfloat16()
     torch.testing.assert_close(plain(half), ours(half), rtol=1e-2, atol=1e-2)
     assert plain(half).dtype == torch.bfloat16

@@ -482,7 +482,7 @@ def test_networks_that_are_no_use(see, tmp_path, monkeypatch, network, message):
         ("vit", (), "a vit is no causal language model: take another model"),
         ("gpt2", ("--num_layers", "3"), "--num_layers does not apply to hf/"),
         ("gpt2", ("--embedding_dim", "8"), "whose config.json says its size: leave out --emb"),
-        ("gpt2", ("--init_from", "x"), "--init_from does not apply to hf/"),
+        ("gpt2", ("--init_from", "x"), "x/config.json: no configuration that can be read"),
         ("gpt2", ("--rescale_init", "2"), "--rescale_init does not apply to hf/"),
         ("mamba", ("--dropout", "0.1"), "has no dropout: leave out --dropout"),
         ("missing/one", (), "no such folder; give a folder with a config.json"),

@@ -131,7 +131,7 @@ class Block(nn.Module):
         return x + y
 
 
-class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):
     """Map token ids (B, T) to logits (B, T, vocab_size)."""
 
     config_class = ZiluGPT2Config
@@ -154,7 +154,7 @@ class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif module is self:
             nn.init.normal_(self.wpe, std=0.02)

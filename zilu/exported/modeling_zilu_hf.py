@@ -53,7 +53,7 @@ class ZiluHFConfig(PreTrainedConfig):
         return int(self.network["vocab_size"])
 
 
-class ZiluHFForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class ZiluHFForCausalLM(PreTrainedModel, GenerationMixin):
     """Map token ids (B, T) to logits (B, T, vocab_size), as the network does."""
 
     config_class = ZiluHFConfig

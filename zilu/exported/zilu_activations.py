@@ -6,8 +6,8 @@
 A spec is a mapping as it stands in an exported network's config.json: the activation's `name`, and
 as it needs them `sigma`, `learnable` (sigma is a parameter), `expand_gate` (so is alpha), `args` of
 one of torch.nn's own classes, `sites` (paths of modules). Parameters and buffers have the names
-that the weights were saved with. The package `zilu` (github.com, ZiLU-Activation) has the same functions
-with fused kernels and exact slopes; this file needs torch alone.
+that the weights were saved with. The package `zilu` has the same functions with fused kernels and
+exact slopes; this file needs torch alone.
 """
 
 import math
