@@ -21,6 +21,8 @@ MODULES = Path(__file__).parents[1] / "zilu" / "exported"
 ACTIVATIONS = "zilu_activations.py"
 OLDEST = "5.0"
 WEIGHTS = "model.safetensors"
+# Options of GPT-2's blocks that a checkpoint has where they are not the published network's.
+BLOCKS = ("mlp", "mlp_width", "positions", "qk_norm")
 # Settings of configurations that name the activation.
 ACTIVATION_SETTINGS = ("activation_function", "hidden_act", "hidden_activation", "activation")
 
@@ -63,7 +65,9 @@ def _write_ours(
     config, known = trained.config.model, activation.hugging_face_name(spec)
     options: Any = model  # a GPT2
     shape, tensors = options.shape, model.state_dict()
-    if known is not None and options.norm == "layer" and options.bias:
+    saved = trained.settings["model_options"]
+    blocks = {name: saved[name] for name in BLOCKS if name in saved}
+    if known is not None and options.norm == "layer" and options.bias and not blocks:
         rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout)
         settings = {
             "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
@@ -83,7 +87,7 @@ def _write_ours(
             "hidden_size": shape["embedding_dim"],
             "num_attention_heads": shape["num_attention_heads"],
             "num_hidden_layers": shape["num_layers"], "dropout": config.dropout,
-            "activation": spec, "norm": options.norm, "bias": options.bias, **ids,
+            "activation": spec, "norm": options.norm, "bias": options.bias, **blocks, **ids,
         }  # fmt: skip
     _write_config(folder, settings)
     _save(tensors, folder)

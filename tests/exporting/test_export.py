@@ -156,7 +156,7 @@ def test_the_library_loads_it_without_its_code(folder, remote):
     transformers = importlib.import_module("transformers")
     zilu.register_transformers()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert type(model.h[0].mlp["act"]) is zilu.ZiLU
+    assert type(model.h[0].mlp.act) is zilu.ZiLU
     ids = torch.arange(10)[None]
     torch.testing.assert_close(
         model(input_ids=ids).logits, remote(input_ids=ids).logits, rtol=1e-5, atol=1e-6
@@ -184,9 +184,8 @@ def test_gpt2_lines_are_encoded_one_by_one(tmp_path):
     found = tokenizer._backend(ours)
     for text in ("a\n\n ab a\nb", "\n\n\n", " a \n  b\r\n\nab", "", "<|endoftext|>\n\na"):
         assert found.encode(text).ids == ours.encode(text)
-        assert found.encode(text).ids == ours.encode(text)
     whole = tokenizers._byte_level("x", "0", vocabulary, merges)
-    assert whole.encode("a\n\nb") != ours.encode("a\n\nb")
+    assert whole.encode("a\n\n\nb") != ours.encode("a\n\n\nb")
 
 
 def test_an_activation_of_transformers_needs_no_code(text_folder, tmp_path, here, capsys):

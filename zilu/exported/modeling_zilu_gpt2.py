@@ -2,7 +2,8 @@
 
     model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-The network is pre-norm GPT-2 (Radford et al. 2019) with a tied head. It needs torch, transformers
+The network is pre-norm GPT-2 (Radford et al. 2019) with a tied head; the configuration's options
+make its blocks those of Llama or Qwen3. It needs torch, transformers
 and the file zilu_activations.py beside this one.
 """
 
@@ -19,6 +20,8 @@ from .zilu_activations import make
 
 # transformers 5 has renamed it from past_key_values.
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+EPS = 1e-5  # of the norms
+THETA = 10_000.0  # of rotated positions
 
 
 class ZiluGPT2Config(PreTrainedConfig):
@@ -37,6 +40,10 @@ class ZiluGPT2Config(PreTrainedConfig):
         activation: Mapping[str, Any] | None = None,
         norm: str = "layer",
         bias: bool = True,
+        mlp: str = "plain",
+        mlp_width: int | None = None,
+        positions: str = "learned",
+        qk_norm: bool = False,
         use_cache: bool = True,
         **others: Any,
     ) -> None:
@@ -45,14 +52,18 @@ class ZiluGPT2Config(PreTrainedConfig):
         self.num_hidden_layers, self.dropout = num_hidden_layers, dropout
         self.activation = dict(activation or {"name": "GELU"})
         self.norm, self.bias, self.use_cache = norm, bias, use_cache
+        self.mlp, self.mlp_width = mlp, mlp_width or 4 * hidden_size
+        self.positions, self.qk_norm = positions, qk_norm
         super().__init__(**{"tie_word_embeddings": True} | others)
 
 
 def make_norm(config: ZiluGPT2Config) -> nn.Module:
-    """Make the norm of a block's branch: "layer" or "none"."""
+    """Make the norm of a block's branch: "layer", "rms" or "none"."""
     if config.norm == "none":
         return nn.Identity()
-    return nn.LayerNorm(config.hidden_size, eps=1e-5, bias=config.bias)
+    if config.norm == "rms":
+        return nn.RMSNorm(config.hidden_size, eps=EPS)
+    return nn.LayerNorm(config.hidden_size, eps=EPS, bias=config.bias)
 
 
 class Attention(nn.Module):
@@ -65,11 +76,21 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(width, 3 * width, config.bias)
         self.c_proj = nn.Linear(width, width, config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
+        self.qk_norm, self.rotates = config.qk_norm, config.positions == "rope"
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(width // self.heads, eps=EPS)
+            self.k_norm = nn.RMSNorm(width // self.heads, eps=EPS)
 
-    def forward(self, x: Tensor, mask: Tensor | None, seen: Any, cache: Any) -> Tensor:
+    def forward(
+        self, x: Tensor, places: Tensor, mask: Tensor | None, seen: Any, cache: Any
+    ) -> Tensor:
         B, T, C = x.shape
         split = self.c_attn(x).split(C, dim=2)
         q, k, v = (part.view(B, T, self.heads, -1).transpose(1, 2) for part in split)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotates:
+            q, k = rotated(q, places), rotated(k, places)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)  # (B, heads, S, C / heads)
         visible = visible_keys(mask, seen, q, k.shape[2])
@@ -77,6 +98,16 @@ class Attention(nn.Module):
             q, k, v, visible, self.dropout if self.training else 0.0, is_causal=visible is None
         )
         return self.resid_dropout(self.c_proj(out.transpose(1, 2).reshape(B, T, C)))
+
+
+def rotated(x: Tensor, places: Tensor) -> Tensor:
+    """Rotate heads (B, heads, T, width) by positions (B or 1, T), in Llama's pairs of features."""
+    width = x.shape[-1]
+    pairs = torch.arange(0, width, 2, dtype=torch.float32, device=x.device)
+    angles = places.float()[:, None, :, None] / THETA ** (pairs / width)
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 def visible_keys(mask: Tensor | None, seen: Any, q: Tensor, keys: int) -> Tensor | None:
@@ -103,6 +134,26 @@ def visible_keys(mask: Tensor | None, seen: Any, q: Tensor, keys: int) -> Tensor
     return visible & padded | (place == at)
 
 
+class MLP(nn.Module):
+    """Apply GPT-2's MLP, or with `mlp` "glu" act(xW) * (xV) and a projection."""
+
+    def __init__(
+        self, config: ZiluGPT2Config, make: Callable[[Mapping[str, Any]], nn.Module]
+    ) -> None:
+        super().__init__()
+        width, hidden = config.hidden_size, config.mlp_width
+        self.c_fc = nn.Linear(width, hidden, config.bias)
+        self.c_up = nn.Linear(width, hidden, config.bias) if config.mlp == "glu" else None
+        self.act = make(config.activation)
+        self.c_proj = nn.Linear(hidden, width, config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.c_fc(x))
+        y = y if self.c_up is None else y * self.c_up(x)
+        return self.dropout(self.c_proj(y))
+
+
 class Block(nn.Module):
     """Apply a pre-norm transformer block, (B, T, width) to the same shape."""
 
@@ -110,25 +161,16 @@ class Block(nn.Module):
         self, config: ZiluGPT2Config, layer: int, make: Callable[[Mapping[str, Any]], nn.Module]
     ) -> None:
         super().__init__()
-        width = config.hidden_size
         self.ln_1 = make_norm(config)
         self.attn = Attention(config, layer)
         self.ln_2 = make_norm(config)
-        self.mlp = nn.ModuleDict(
-            {
-                "c_fc": nn.Linear(width, 4 * width, config.bias),
-                "act": make(config.activation),
-                "c_proj": nn.Linear(4 * width, width, config.bias),
-                "dropout": nn.Dropout(config.dropout),
-            }
-        )
+        self.mlp = MLP(config, make)
 
-    def forward(self, x: Tensor, mask: Tensor | None, seen: Any, cache: Any) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask, seen, cache)
-        y = self.ln_2(x)
-        for layer in self.mlp.values():
-            y = layer(y)
-        return x + y
+    def forward(
+        self, x: Tensor, places: Tensor, mask: Tensor | None, seen: Any, cache: Any
+    ) -> Tensor:
+        x = x + self.attn(self.ln_1(x), places, mask, seen, cache)
+        return x + self.mlp(self.ln_2(x))
 
 
 class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):
@@ -143,7 +185,8 @@ class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ZiluGPT2Config) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.wpe = nn.Parameter(torch.empty(config.max_position_embeddings, config.hidden_size))
+        learned = nn.Parameter(torch.empty(config.max_position_embeddings, config.hidden_size))
+        self.register_parameter("wpe", learned if config.positions == "learned" else None)
         self.drop = nn.Dropout(config.dropout)
         numbers = range(config.num_hidden_layers)
         self.h = nn.ModuleList([Block(config, i, self.make_activation) for i in numbers])
@@ -156,7 +199,7 @@ class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):
             nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif module is self:
+        elif module is self and self.wpe is not None:
             nn.init.normal_(self.wpe, std=0.02)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -190,9 +233,10 @@ class ZiluGPT2ForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is None and use_cache:
             cache = DynamicCache()
         seen = 0 if cache is None else cache.get_seq_length()
-        x = self.drop(x + self.wpe[self._positions(x, seen, attention_mask, position_ids)])
+        places = self._positions(x, seen, attention_mask, position_ids)
+        x = self.drop(x if self.wpe is None else x + self.wpe[places])
         for block in self.h:
-            x = block(x, attention_mask, seen, cache)
+            x = block(x, places, attention_mask, seen, cache)
         x = self.ln_f(x)
         if isinstance(logits_to_keep, Tensor):
             x = x[:, logits_to_keep]
