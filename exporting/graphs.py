@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -41,8 +42,10 @@ def write(trained: Trained, path: Path, to: str) -> dict[str, Any]:
                 traced = torch.export.export(
                     _plain(trained.model), inputs(trained), dynamic_shapes=shapes(trained)
                 )
-            with open(path, "wb") as file:  # which says why where it cannot be written
-                torch.export.save(traced, file, extra_files={EXPORT: facts})
+            # Through memory: torch's own writer ends the process where a disk is full.
+            content = io.BytesIO()
+            torch.export.save(traced, content, extra_files={EXPORT: facts})
+            path.write_bytes(content.getbuffer())
     return {}
 
 

@@ -304,7 +304,7 @@ def _our_layout(
     """Return Hugging Face's tensors under our keys, in the layout of nn.Linear."""
     if kind == EXPORTED:  # they are ours, but for activations that may be others here
         kept = {key: x for key, x in tensors.items() if ".mlp.act." not in key}
-        return kept | {"wpe": kept["wpe"][:max_seq_length]}
+        return {key: x[:max_seq_length] if key == "wpe" else x for key, x in kept.items()}
     ours = {}
     for key, value in tensors.items():
         key = key.removeprefix("transformer.")

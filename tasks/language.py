@@ -282,8 +282,8 @@ def check_configuration(config: LanguageModelConfig) -> None:
     folder = configuration_folder(config.model)
     with user_errors(), one_line_warnings():
         causal_lm.check_configuration(folder, config.dropout)
-        if config.published is not None:
-            causal_lm.read_configuration(config.published)
+        if config.published_start is not None:
+            causal_lm.read_configuration(config.published_start)
 
 
 def configuration(model: str) -> dict[str, Any]:
