@@ -404,7 +404,7 @@ def test_biases_of_a_checkpoint_are_not_dropped(mistake, mistake_in, tmp_path, c
     capsys.readouterr()
     shape = ("--embedding_dim", "24", "--num_attention_heads", "3", "--max_seq_length", "16")
     line = mistake("--init_from", folder, "--no_bias", *shape, "--vocab_size", "61")
-    assert line == f"error: --init_from {folder} has biases; leave out --no_bias\n"
+    assert line == f"error: --init_from {folder} has biases: leave out --no_bias\n"
     line = mistake_in(language_main, "--model", "hf/anywhere", "--no_bias")
     assert "--no_bias does not apply to hf/anywhere" in line
 
