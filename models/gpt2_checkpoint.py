@@ -110,7 +110,7 @@ def options_of(folder: str | Path) -> dict[str, Any]:
 
 
 # What a GPT-2 has by its options, and the flag for the same.
-HAS = {
+HAS: dict[str, dict[Any, str]] = {
     "norm": {
         "layer": "LayerNorm: leave out --norm",
         "rms": "RMSNorm: give --norm rms",
