@@ -276,10 +276,10 @@ def load_hugging_face(model: GPT2, folder: str | Path) -> None:
 
     Raises:
         ValueError: the folder holds no GPT-2 checkpoint, a broken one or one of another shape, or
-            the model has no norms or no biases; one line with the remedy.
+            the model has other blocks; one line with the remedy.
     """
-    check_options(folder, model.options)
     check_fits(folder, model.shape)
+    check_options(folder, model.options)
     kind = read_config(folder)["model_type"]
     theirs = _our_layout(read_tensors(folder), model.max_seq_length, kind)
     ours = {key: p for key, p in model.state_dict().items() if ".mlp.act." not in key}

@@ -123,11 +123,11 @@ def published(tmp_path_factory):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--mlp", "glu"), "has GPT-2's blocks; leave out --mlp"),
+        (("--mlp", "glu"), "has plain MLPs: leave out --mlp"),
         (("--mlp_width", "32"), "leave out --mlp_width"),
         (("--positions", "rope"), "leave out --positions"),
         (("--qk_norm",), "leave out --qk_norm"),
-        (("--norm", "rms"), "has LayerNorm; leave out --norm rms"),
+        (("--norm", "rms"), "has LayerNorm: leave out --norm"),
     ],
 )
 def test_a_published_start_has_its_own_blocks(flags, said, published, mistake):

@@ -852,7 +852,7 @@ def test_weights_with_biases_are_refused_without(saved):
 def test_weights_with_norms_are_refused_without(saved):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         load_hugging_face(tiny(norm="none"), saved)
-    assert str(caught.value) == f"--init_from {saved} has norms: leave out --norm none"
+    assert str(caught.value) == f"--init_from {saved} has LayerNorm: leave out --norm"
 
 
 def test_unknown_names_and_options_are_refused():
