@@ -124,7 +124,7 @@ def published(tmp_path_factory):
     ("flags", "said"),
     [
         (("--mlp", "glu"), "has plain MLPs: leave out --mlp"),
-        (("--mlp_width", "32"), "leave out --mlp_width"),
+        (("--mlp_width", "32"), "has MLPs of 64 features: give --mlp_width 64"),
         (("--positions", "rope"), "leave out --positions"),
         (("--qk_norm",), "leave out --qk_norm"),
         (("--norm", "rms"), "has LayerNorm: leave out --norm"),
