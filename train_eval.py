@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any, Generic
 
 import torch
@@ -152,9 +153,10 @@ class Trainer(Generic[D]):
         self.model.train()
         progress = Progress(f"Epoch {place.epoch:03d}", self.steps_per_epoch, place.steps)
         accumulated = self.config.grad_accum_steps
-        epoch = loader.batches(place.epoch, place.steps * accumulated)
+        epoch = in_groups(loader.batches(place.epoch, place.steps * accumulated), accumulated)
+        left = self.total_steps - state.step  # none after an interruption in the last evaluation
         self.live.restart()
-        for batches in self.live.batches(in_groups(epoch, accumulated)):
+        for batches in self.live.batches(islice(epoch, left)):
             self._record_stats(batches)
             self.totals = self.totals + self.train_step(batches)
             progress.advance(self._log_text())
@@ -164,8 +166,6 @@ class Trainer(Generic[D]):
                 self._evaluate_splits()
                 self.live.restart()
                 self.model.train()
-            if state.step == self.total_steps:
-                break
         progress.close()
         if place.steps == self.steps_per_epoch:
             state.place = Place(place.epoch + 1)

@@ -92,6 +92,21 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(run, reference, tmp_path, mo
     assert_same_run(folder, reference(module))
 
 
+@pytest.mark.parametrize("fault", [("step", TERM, 6), ("evaluation", TERM, 12)])
+@pytest.mark.parametrize("module", FLAGS)
+def test_a_run_that_ends_in_an_epoch_does_not_go_on_beyond_its_end(run, tmp_path, module, fault):
+    """It is stopped after its last step, or in its last evaluation, and has that one to make."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    code, output = run(module, whole, "--max_steps", "7")
+    assert code == 0, output
+    code, output = run(module, folder, "--max_steps", "7", fault=fault)
+    assert code == TRY_AGAIN, output
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 7
+    code, output = run(module, folder, "--max_steps", "7", "--resume")
+    assert code == 0, output
+    assert_same_run(folder, whole)
+
+
 @pytest.mark.parametrize("module", FLAGS)
 def test_stats_change_nothing(forked, data_path, reference, tmp_path, module):
     flags = [flag for flag in FLAGS[module] if flag not in ("--stats",)][:-1]
