@@ -265,6 +265,12 @@ def _outcome(
         whole = not planned or done >= planned
     if not whole:
         return INTERRUPTED, f"it has come to epoch {last} of {planned}"
+    step, end = records[-1].get("step", 0), flags.get("max_steps")
+    if ours and end is not None and step > end:
+        return UNREADABLE, (
+            f"it was trained to step {step}, beyond --max_steps {end}, by an earlier version when "
+            "it was resumed; run it anew"
+        )
     missing = set(_metrics(records[0])) - set(_metrics(records[-1]))
     if TEST_LINE in records[0]:  # it was trained on after that test, and not tested again
         missing = {(split, name) for split, name in missing if split != "test"}

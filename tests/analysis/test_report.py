@@ -695,6 +695,14 @@ def test_mistakes_get_one_line(mistake_in, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+def test_a_run_that_was_trained_beyond_its_end_is_left_out(tmp_path):
+    vision_run(tmp_path / "good", 90.0, seed=0, max_steps=30)
+    vision_run(tmp_path / "beyond", 10.0, seed=1, max_steps=25)
+    run(tmp_path)
+    assert "trained to step 30, beyond --max_steps 25" in text(tmp_path)
+    assert "2 runs were found, 1 of them" in text(tmp_path)
+
+
 def test_no_finished_run_is_said(tmp_path):
     write_run(tmp_path / "a", json.dumps({"activation": "ReLU", "epochs": 5}), FOREIGN_LINES[:1])
     run(tmp_path)
