@@ -14,6 +14,7 @@ from exporting import activation, card, tokenizer
 from exporting.loading import Trained
 from exporting.writing import EXPORT, require, write_json
 from models.causal_lm import CausalLM
+from models.gpt2_blocks import published_options
 from models.gpt2_checkpoint import to_hugging_face
 from utils import UserError
 
@@ -21,8 +22,6 @@ MODULES = Path(__file__).parents[1] / "zilu" / "exported"
 ACTIVATIONS = "zilu_activations.py"
 OLDEST = "5.0"
 WEIGHTS = "model.safetensors"
-# Options of GPT-2's blocks that a checkpoint has where they are not the published network's.
-BLOCKS = ("mlp", "mlp_width", "positions", "qk_norm")
 # Settings of configurations that name the activation.
 ACTIVATION_SETTINGS = ("activation_function", "hidden_act", "hidden_activation", "activation")
 
@@ -63,11 +62,9 @@ def _write_ours(
 ) -> str | None:
     """Write configuration and weights; return the module that they need."""
     config, known = trained.config.model, activation.hugging_face_name(spec)
-    options: Any = model  # a GPT2
-    shape, tensors = options.shape, model.state_dict()
-    saved = trained.settings["model_options"]
-    blocks = {name: saved[name] for name in BLOCKS if name in saved}
-    if known is not None and options.norm == "layer" and options.bias and not blocks:
+    network: Any = model  # a GPT2
+    shape, options, tensors = network.shape, network.options, model.state_dict()
+    if known is not None and options == published_options(shape["embedding_dim"]):
         rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout)
         settings = {
             "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
@@ -87,7 +84,7 @@ def _write_ours(
             "hidden_size": shape["embedding_dim"],
             "num_attention_heads": shape["num_attention_heads"],
             "num_hidden_layers": shape["num_layers"], "dropout": config.dropout,
-            "activation": spec, "norm": options.norm, "bias": options.bias, **blocks, **ids,
+            "activation": spec, **options, **ids,
         }  # fmt: skip
     _write_config(folder, settings)
     _save(tensors, folder)

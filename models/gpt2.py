@@ -67,7 +67,7 @@ class Attention(nn.Module):
         if past is not None:
             k, v = past.extended(k, v)
         dropout = self.dropout if self.training else 0.0
-        causal = k.shape[2] == T  # else it is one token, which sees all before it
+        causal = past is None or past.length == T  # else it is one token, which sees all before it
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
         return self.resid_dropout(self.c_proj(out.transpose(1, 2).reshape(B, T, C)))
 

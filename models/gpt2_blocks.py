@@ -16,6 +16,11 @@ TOLERANCE = 1e-3  # of a block's parameters, between a gated MLP and a plain one
 MULTIPLES = (64, 32, 16, 8, 4, 2, 1)  # GPUs multiply matrices faster whose sizes are such
 
 
+def published_options(width: int) -> dict[str, Any]:
+    """Return the options of GPT-2's own blocks, for a network of so many features."""
+    return {"norm": "layer", "bias": True, **PUBLISHED_BLOCKS, "mlp_width": 4 * width}
+
+
 def mlp_parameters(width: int, hidden: int, mlp: str, bias: bool) -> int:
     """Return the number of parameters of an MLP, its activation aside."""
     into = 2 if mlp == "glu" else 1  # matrices that lead to the hidden features

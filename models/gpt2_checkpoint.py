@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.gpt2_blocks import PUBLISHED_BLOCKS
+from models.gpt2_blocks import published_options
 from utils import read_json
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def options_of(folder: str | Path) -> dict[str, Any]:
         ValueError: as `hugging_face_shape`.
     """
     width = hugging_face_shape(folder)["embedding_dim"]
-    published = {"norm": "layer", "bias": True, **PUBLISHED_BLOCKS, "mlp_width": 4 * width}
-    config = read_config(folder)
+    published, config = published_options(width), read_config(folder)
     if config["model_type"] != EXPORTED:
         return published
     return {name: config.get(name, value) for name, value in published.items()}

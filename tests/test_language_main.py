@@ -480,7 +480,7 @@ def test_a_prompt_that_is_no_text_and_a_terminal_without_letters_end_no_run(run_
         (["--temperature", "0"], "--temperature has no effect without --sample"),
         (["--sample", "1", "--top_p", "0"], "--top_p: expected a number above 0 and of at most 1"),
         (["--model", "gpt3"], "--model: unknown value 'gpt3'"),
-        (["--dataset", "wikitext2"], "--dataset: unknown value 'wikitext2'; did you mean wiki"),
+        (["--dataset", "wikitext4"], "--dataset: unknown value 'wikitext4'; did you mean wiki"),
         (["--tokenizer", "nowhere"], "--tokenizer nowhere"),
         (["--data_path", "nowhere"], "nowhere"),
         (["--dropout", "1"], "--dropout: expected a number of at least 0 and below 1"),

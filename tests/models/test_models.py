@@ -585,7 +585,7 @@ ERRORS = [
     ),
     (
         ("vgg11", 32, {"norm": "batch"}),
-        "--norm must be one of auto, bn, gn, layer, none, not 'batch'",
+        "--norm must be one of auto, bn, gn, layer, rms, none, not 'batch'",
     ),
     (
         ("timm/resnet18", 32, {"norm": "none"}),

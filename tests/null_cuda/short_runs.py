@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+# That of hf/ cannot be made narrow by flags, and is the network of llama_124m.
+RECIPES = sorted(
+    path.stem for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.endswith("_hf")
+)
 STEPS = 10
 # The first two steps make optimizer states, load kernels, and record CUDA graphs.
 STEADY = 3

@@ -136,7 +136,7 @@ def test_names_and_paths(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("wikitext2", "--also_test: unknown value 'wikitext2'; did you mean wikitext103? known: "),
+        ("wikitext4", "--also_test: unknown value 'wikitext4'; did you mean wikitext2? known: "),
         ("cifar10-c", "--also_test: unknown value 'cifar10-c'"),
         ("text:/a/b,/c/b", "--also_test: two test sets are called b; give one of them"),
         ("./nowhere", "--also_test nowhere: "),

@@ -353,7 +353,7 @@ class Echo:
     def parameters(self):
         return iter([torch.zeros(1)])
 
-    def generate(self, ids, count, generator):
+    def generate(self, ids, count, generator, **choice):
         return torch.cat([ids, torch.tensor([self.ids])], 1)
 
 
