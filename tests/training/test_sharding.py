@@ -171,7 +171,7 @@ def test_other_optimizers_resume_exactly_in_parts(run, tmp_path, optimizer):
     "flags",
     [
         ("--model", "vit-tiny", "--patch_size", "4"),
-        ("--model", "timm/convnext_atto", "--num_epochs", "1"),
+        ("--model", "timm/convnext_atto", "--num_epochs", "1", "--resize", "32"),
         ("--model", "torchvision/mobilenet_v3_small", "--sync_batchnorm"),
     ],
 )
