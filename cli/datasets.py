@@ -45,10 +45,7 @@ SOURCE_FORMS = "torchvision/NAME[:VARIANT], hf/NAME[:CONFIG], wds/PATTERN"
 TEXT_FORMS = "hf/NAME[:CONFIG], jsonl/PATTERN, parquet/PATTERN, folder/PATH, bin/PATTERN"
 TEXT_LIBRARIES = ("hf", "jsonl", "parquet", "folder", "bin")
 HELD_OUT = 0.0005  # of the documents; nanoGPT's share of OpenWebText
-WITH_VARIANTS = (
-    "torchvision",
-    "hf",
-)  # what stands behind a colon; elsewhere it is of a file's name
+WITH_VARIANTS = ("torchvision", "hf")  # behind a colon; elsewhere that is part of a file's name
 ROLES = ("train", "val", "test")  # of splits; the keys of --splits
 STREAM = re.compile(r"pipe:|\w+://|.*::|-$")  # WebDataset's other ways to name shards
 

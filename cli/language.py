@@ -165,10 +165,10 @@ class LanguageModelConfig(ModelConfig):
         """Refuse other blocks than those of the GPT-2 to start from have."""
         if self.published_start is None or self.is_third_party:
             return
-        given = {"norm": self.resolved_norm(), "bias": not self.no_bias}
-        usual = models.PUBLISHED_BLOCKS | {"mlp_width": 4 * self.shape()["embedding_dim"]}
+        options = models.published_options(self.shape()["embedding_dim"]) | self.resolved_blocks()
+        options |= {"norm": self.resolved_norm(), "bias": not self.no_bias}
         with user_errors():
-            models.check_options(self.published_start, {**given, **usual, **self.resolved_blocks()})
+            models.check_options(self.published_start, options)
 
     def check(self) -> None:
         super().check()

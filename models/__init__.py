@@ -40,7 +40,13 @@ from models.catalogue import (
     resolve_options,
     resolve_shape,
 )
-from models.gpt2_blocks import MLPS, POSITIONS, PUBLISHED_BLOCKS, resolve_blocks
+from models.gpt2_blocks import (
+    MLPS,
+    POSITIONS,
+    PUBLISHED_BLOCKS,
+    published_options,
+    resolve_blocks,
+)
 from models.gpt2_checkpoint import check_fits, check_options, hugging_face_shape
 
 if TYPE_CHECKING:
@@ -71,6 +77,7 @@ __all__ = [
     "check_own_blocks",
     "hugging_face_shape",
     "is_third_party",
+    "published_options",
     "resolve_blocks",
     "resolve_norm",
     "resolve_options",
