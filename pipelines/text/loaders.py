@@ -86,6 +86,11 @@ class _Loader:
         return tensor.to(self._device, non_blocking=True)
 
 
+def generator_of(data_seed: int, epoch: int) -> torch.Generator:
+    """Return what an epoch's order is drawn from: the CPU's, one order on every kind of device."""
+    return torch.Generator().manual_seed(mixed_seed(data_seed, epoch))
+
+
 class TrainLoader(_Loader):
     """Yield every token as a target at least once per epoch, in blocks of a shuffled order.
 
@@ -110,8 +115,7 @@ class TrainLoader(_Loader):
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield the epoch's batches from number `first` on: inputs and targets."""
-        generator = torch.Generator()  # the CPU's: one order on every kind of device
-        generator.manual_seed(mixed_seed(self._data_seed, epoch))
+        generator = generator_of(self._data_seed, epoch)
         offset = int(torch.randint(self._block_size, (), generator=generator))
         order = torch.randperm(self.num_samples, generator=generator).numpy()
         for shard in self._shards(first):
@@ -244,8 +248,7 @@ class InsideTrainLoader(_InsideLoader):
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield the epoch's batches from number `first` on: inputs and targets."""
-        generator = torch.Generator()  # the CPU's: one order on every kind of device
-        generator.manual_seed(mixed_seed(self._data_seed, epoch))
+        generator = generator_of(self._data_seed, epoch)
         order = torch.randperm(self.num_samples, generator=generator).numpy()
         for shard in self._shards(first):
             yield self._batch(order[shard])

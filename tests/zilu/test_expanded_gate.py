@@ -24,21 +24,6 @@ by_path = pytest.mark.parametrize("path", ["fused", "plain", "triton"])
 interpreted = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-@pytest.fixture
-def compute(path, monkeypatch):
-    """Return a function that gives value and gradients, by one of the implementations."""
-    if path != "plain" and not FUSED:
-        pytest.skip("no fused kernels on this machine")
-    if path == "triton":
-        pytest.importorskip("triton")
-        from zilu.kernels import operators
-
-        operators.load("cuda")
-        return by_triton
-    monkeypatch.setattr(kernels, "MODE", "auto" if path == "fused" else "plain")
-    return by_autograd
-
-
 def by_autograd(x, name, sigma, alpha, grad):
     x, alpha = x.detach().requires_grad_(), torch.tensor(alpha, requires_grad=True)
     inputs = [x, alpha, sigma.requires_grad_()] if isinstance(sigma, torch.Tensor) else [x, alpha]

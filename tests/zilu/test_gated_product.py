@@ -25,21 +25,6 @@ by_learned = pytest.mark.parametrize("learned", [False, True])
 by_path = pytest.mark.parametrize("path", ["fused", "plain", "triton"])
 
 
-@pytest.fixture
-def compute(path, monkeypatch):
-    """Return a function that gives value and gradients, by one of the implementations."""
-    if path != "plain" and not FUSED:
-        pytest.skip("no fused kernels on this machine")
-    if path == "triton":
-        pytest.importorskip("triton")
-        from zilu.kernels import operators
-
-        operators.load("cuda")
-        return by_triton
-    monkeypatch.setattr(kernels, "MODE", "auto" if path == "fused" else "plain")
-    return by_autograd
-
-
 def by_autograd(a, b, name, sigma, grad):
     inputs = [x.detach().requires_grad_() for x in (a, b)]
     if isinstance(sigma, torch.Tensor):

@@ -144,21 +144,6 @@ def test_compiled_as_one_graph(kind):
 # --- the fused product of expanded gates ---
 
 
-@pytest.fixture
-def compute(path, monkeypatch):
-    """Return a function that gives value and gradients, by one of the implementations."""
-    if path != "plain" and not FUSED:
-        pytest.skip("no fused kernels on this machine")
-    if path == "triton":
-        pytest.importorskip("triton")
-        from zilu.kernels import operators
-
-        operators.load("cuda")
-        return by_triton
-    monkeypatch.setattr(kernels, "MODE", "auto" if path == "fused" else "plain")
-    return by_autograd
-
-
 def by_autograd(a, b, name, sigma, alpha, grad):
     a, b = (x.detach().requires_grad_() for x in (a, b))
     alpha = torch.tensor(alpha, requires_grad=True)
