@@ -16,23 +16,10 @@ python benchmark.py --tokenizing   tokens of --text FILE against the `datasets` 
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.names import (
-    ACTIVATIONS,
-    BASELINES,
-    DTYPES,
-    GATED,
-    MODELS,
-    MODES,
-    PRECISIONS,
-    REMEMBERED,
-    SIZES,
-    TRAINED,
-    TRAINING_BASELINES,
-)
+from benchmarks.names import DTYPES, MODELS, MODES, PRECISIONS, SIZES
+from benchmarks.options import MEASUREMENTS, Options
 from cli.converters import (
     LANGUAGE_FORMS,
     VISION_FORMS,
@@ -52,93 +39,17 @@ from cli.errors import one_line_errors
 from cli.parser import Parser, checked, parsed_into
 from cli.vision import VisionConfig
 from models.catalogue import LANGUAGE_MODELS, PACKAGES, VISION_MODELS
-from utils import UserError, user_errors
-from zilu.names import check_sigma, custom_name, kernel_mode
-
-MEASUREMENTS = {
-    "glu": "gated products, activation(a) * b: fused against plain",
-    "training": "training steps per activation",
-    "memory": "training steps: bytes kept, peak, largest batch",
-    "host_time": "the host's time of a call",
-    "stats": "what --stats adds",
-    "loop": "vision: steps, whole epochs",
-    "language": "language: steps",
-    "pipeline": "the input pipeline of images",
-    "reading": "streamed JPEGs: a folder, shards, Hugging Face's files",
-    "tokenizing": "text to tokens; needs --text",
-}
+from zilu.names import check_sigma
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Hold the command line; build_parser explains the flags."""
-
-    glu: bool
-    training: bool
-    memory: bool
-    host_time: bool
-    stats: bool
-    loop: bool
-    language: bool
-    pipeline: bool
-    reading: bool
-    tokenizing: bool
-    activations: tuple[str, ...] | None
-    activation_args: str | None
-    sigma: float
-    learn_sigma: bool
-    from_output: bool
-    output_dir: str
-    dtypes: tuple[str, ...]
-    sizes: tuple[int, ...]
-    compare_plain: bool
-    models: tuple[str, ...]
-    modes: tuple[str, ...]
-    precisions: tuple[str, ...]
-    memory_gib: float | None
-    resize: int | None
-    activation: str | None
-    model: str
-    text: Path | None
-    data_path: str
-    rounds: int | None
-    batch_size: int | None
-    device: tuple[str, ...]
-
-    @property
-    def chosen(self) -> list[str]:
-        """The names of the measurements asked for; none for the activations one by one."""
-        return [name for name in MEASUREMENTS if getattr(self, name)]
-
-    def check(self) -> None:
-        """Refuse flags that contradict each other.
-
-        Raises:
-            UserError: with the remedy.
-        """
-        with user_errors():
-            kernels = kernel_mode()
-        chosen = self.chosen
-        named = [*(self.activations or ()), *([self.activation] if self.activation else [])]
-        if self.activation_args is not None and not any(map(custom_name, named)):
-            raise UserError("--activation_args is for activations of your own; leave it out")
-        if self.tokenizing and self.text is None:
-            raise UserError("--tokenizing needs --text FILE")
-        if {*chosen} - {"glu"} and len(self.device) > 1:
-            raise UserError(f"--{chosen[-1]} takes one --device, not {','.join(self.device)}")
-        if chosen and self.compare_plain:
-            raise UserError(
-                f"--compare_plain is for activations one by one; leave out --{chosen[0]}"
-            )
-        if self.compare_plain and kernels == "plain":
-            raise UserError("--compare_plain with ZILU_KERNELS=plain compares nothing; unset that")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure what the command line asks for; return the exit code."""
-    measure(parse(argv))
+    options = parse(argv)
+    from benchmarks.measurements import measure  # loads torch, which --help does without
+
+    measure(options)
     return 0
 
 
@@ -240,79 +151,6 @@ def number_of_elements(text: str) -> int:
     if power and base == "2":
         return 2 ** int(number(int, at_least=0, below=60)(exponent))
     return int(positive_int(text))
-
-
-def measure(options: Options) -> None:
-    """Make the measurements that are asked for."""
-    # These load torch, which --help and mistakes in the flags do without.
-    from benchmarks import (
-        activations,
-        arms,
-        diagnostics,
-        gated_products,
-        host_time,
-        language,
-        memory,
-        reading,
-        tables,
-        training,
-        vision,
-    )
-    from training.devices import make_current, resolve_device
-
-    devices = list(dict.fromkeys(map(resolve_device, options.device)))
-    make_current(devices[0])
-    ways = (options.sigma, options.learn_sigma, options.from_output)
-    args = options.activation_args
-    if not options.chosen:
-        names = options.activations or ACTIVATIONS
-        compared = arms.to_compare(names, BASELINES, *ways, options.compare_plain, args)
-        where = (devices, options.dtypes, options.sizes)
-        plan = activations.Plan(compared, *where, options.sigma, options.rounds or 15)
-        activations.measure(plan, options.output_dir)
-        return
-    if options.glu:
-        names = options.activations or GATED
-        compared = arms.to_compare(names, BASELINES, *ways[:2], args=args)
-        where = (devices, options.dtypes, options.sizes)
-        gated_products.measure(compared, *where, options.rounds or 15, options.output_dir)
-    if options.chosen == ["glu"]:
-        return
-    (device,) = devices
-    rounds, size = options.rounds or 5, options.batch_size
-    setups = training.setups(
-        options.models, options.modes, options.precisions, size, options.resize
-    )
-    if options.training:
-        names = options.activations or TRAINED
-        compared = arms.to_compare(names, TRAINING_BASELINES, *ways, args=args)
-        training.measure(setups, compared, options.sigma, rounds, device, options.output_dir)
-    if options.memory:
-        names = options.activations or REMEMBERED
-        compared = arms.to_compare(names, BASELINES, *ways[:2], from_output=True, args=args)
-        limit = int(options.memory_gib * memory.GIB) if options.memory_gib else None
-        memory.measure(setups, compared, options.sigma, device, limit, options.output_dir)
-    if not {*options.chosen} <= {"glu", "training", "memory"}:
-        print(tables.machine(device))
-    if options.host_time:
-        names = options.activations or ACTIVATIONS
-        compared = arms.to_compare(names, BASELINES, *ways, args=args)
-        host_time.measure(compared, options.rounds or 15, device)
-    if options.stats:
-        arm = arms.Arm.of(options.activation or "ReLU", options.sigma, args)
-        diagnostics.measure(setups, arm, rounds, device)
-    if options.pipeline:
-        vision.measure_pipeline(size or 128, rounds, device)
-    if options.reading:
-        reading.measure(size or 128, rounds, device)
-    if options.loop:
-        activation = options.activation or "ReLU"
-        vision.measure_loop(options.model, activation, size or 128, rounds, device, args)
-    if options.text is not None and options.tokenizing:
-        language.measure_tokenizing(options.text, options.data_path, rounds)
-    if options.language:
-        activation = options.activation or "GELU"
-        language.measure_training(activation, size or 8, rounds, device, args)
 
 
 if __name__ == "__main__":

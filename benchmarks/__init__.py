@@ -2,7 +2,8 @@
 
 | file | what it holds |
 |---|---|
-| `names.py` | what can be asked for; loads no torch |
+| `options.py`, `names.py` | what can be asked for; load no torch |
+| `measurements.py` | makes the measurements that were asked for |
 | `activations.py` | activations one by one: time, bandwidth, memory |
 | `gated_products.py` | activation(a) * b, fused against plain: time and bytes kept |
 | `accuracy.py` | their errors against float64 |
@@ -11,6 +12,7 @@
 | `memory.py` | what steps keep for backward, their peak, the largest batch |
 | `diagnostics.py` | what `--stats` adds to steps and evaluations |
 | `vision.py`, `language.py` | pipelines and loops against those of others |
+| `tokenizing.py` | text to tokens, against `datasets` |
 | `reading.py` | streamed JPEGs in each form, against torchvision's DataLoader |
 | `plain_gpt.py` | a plain GPT and its loop, to measure against |
 | `nanogpt.py` | nanoGPT's recipe against a plain loop: losses and times |

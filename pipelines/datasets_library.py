@@ -24,7 +24,7 @@ def load() -> Any:
         UserError: it is not installed.
     """
     if importlib.util.find_spec("datasets") is None:
-        raise UserError("--dataset hf/...: datasets is not installed: pip install datasets")
+        raise UserError("this data set is read by datasets, which is not installed: pip install it")
     return importlib.import_module("datasets")  # slow, and needed for these sets alone
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines import hub
+from pipelines import datasets_library, hub
 from pipelines.text.lines import BLOCK_BYTES
 from utils import UserError
 
@@ -125,10 +125,9 @@ class SavedSplit:
         return sum(path.stat().st_size for path in self.files)
 
     def blocks(self) -> Iterator[bytes]:
-        from datasets import load_from_disk  # slow to import
-
+        library = datasets_library.load()
         with reading(self.folder / self.name):
-            saved: Any = load_from_disk(str(self.folder / self.name))  # not a DatasetDict here
+            saved = library.load_from_disk(str(self.folder / self.name))  # not a DatasetDict here
             yield from _rows_as_text(saved.with_format("arrow").iter(ROWS))
 
 
