@@ -167,10 +167,19 @@ LANGUAGE = (
 GPT2_SIZES = ("--num_layers", "1", "--embedding_dim", "24", "--num_attention_heads", "2")
 
 
+# Recipes of which another one has the same network and flags of the same kinds.
+TWINS = (
+    "cifar10_resnet18", "char_cpu_nanogpt", "imagenet_resnet50", "imagenet100_resnet50",
+    "tiny_imagenet_resnet18", "imagenet_swin_tiny", "gpt2_nanogpt", "llama_124m",
+)  # fmt: skip
+
+
 def trained():
-    """Yield the recipes; on CIFAR-100 the networks are those of CIFAR-10 and ImageNet."""
+    """Yield the recipes, twins as slow tests; on CIFAR-100 all have twins."""
+    assert {*TWINS} <= {recipe.stem for recipe in RECIPES}
     for recipe in RECIPES:
-        marks = [pytest.mark.slow] if recipe.stem.startswith("cifar100") else []
+        is_twin = recipe.stem.startswith("cifar100") or recipe.stem in TWINS
+        marks = [pytest.mark.slow] if is_twin else []
         yield pytest.param(recipe, marks=marks, id=recipe.stem)
 
 

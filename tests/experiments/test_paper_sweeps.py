@@ -21,6 +21,7 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
 GPT2 = Path(os.environ.get("ZILU_TEST_DATA", "missing")) / "gpt2"
 
 # Of each, runs of what the report compares, where it compares; and of every model.
+LARGE = ("paper_gates", "paper_tail_index")  # slow tests: ten seconds each and more
 RUNS = {
     "paper_long_tail": ["ReLU_seed42", "ZiLU_sigma1_seed42"],
     "paper_vit_tiny": ["cifar10_GELU_seed42", "cifar10_ZiLU_sigma1_seed42"],
@@ -78,7 +79,10 @@ def test_each_is_here():
 
 
 @pytest.mark.usefixtures("quick_figures")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in RUNS],
+)
 def test_two_steps_and_the_report(name, data, tmp_path, capsys):
     assert sweep.main([str(SWEEPS / f"{name}.yaml"), "--list", "--output_dir", "unused"]) == 0
     listed = capsys.readouterr().out

@@ -93,7 +93,15 @@ def difference(mine, theirs):
     return ((mine - theirs).abs().max() / theirs.abs().max()).item()
 
 
-@pytest.mark.parametrize(("name", "options", "own", "factor"), CASES, ids=str)
+# A second of float64 or more each.
+LARGE = (("vgg11", {"head": "imagenet"}), ("resnet50", {"image_size": 16}))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "own", "factor"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[:2] in LARGE else []) for case in CASES],
+    ids=str,
+)
 def test_starts_as_the_function_of_another_sigma(name, options, own, factor):
     x = inputs(name, **options)
     evaluated, trained, given = observe(build(name, options, own * factor), x)
