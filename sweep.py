@@ -8,32 +8,27 @@ done. Then `python report.py Output/NAME`. experiments/grid.py says what a grid 
 The first call writes Output/NAME/manifest.json; from then on it alone says which run is which.
 """
 
-import functools
 import os
 import shlex
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cli import errors
 from cli.converters import file_path, number
 from cli.errors import one_line_errors
-from cli.optimizer_names import SETTINGS
 from cli.parser import checked, parsed_into, tool_parser
 from experiments import manifest as manifests
 from experiments.display import Display
-from experiments.grid import PROGRAMS, read_grid
-from experiments.manifest import GRID, TRIAL, TUNED, Manifest, Run
-from experiments.results import chosen_flags, other_flags
-from experiments.runner import FAILED, Job, Outcome, Runner, places
+from experiments.grid import read_grid
+from experiments.jobs import command, do, others_there, share_folder
+from experiments.manifest import TRIAL, TUNED, Manifest
+from experiments.runner import FAILED, Outcome, Runner, places
 from run_folder.status import DIVERGED, ENDED, FINISHED, status_of
 from training.signals import StopSignals
 from utils import UserError
 from zilu.names import custom_name
-
-ROOT = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -203,60 +198,6 @@ def check_unchanged(manifest: Manifest, plan: Manifest, args: Options) -> None:
     )
 
 
-# --- what a run is ---
-
-
-def flags_of(manifest: Manifest, run: Run) -> dict[str, Any]:
-    """Return all flags of a run, the tuned ones chosen.
-
-    Raises:
-        UserError: its trials have not all ended, or all diverged.
-    """
-    if run.role != TUNED:
-        return run.flags
-    chosen = chosen_flags(manifest, run)
-    flags = run.flags | chosen
-    defaults = PROGRAMS[manifest.program].defaults(flags)
-    return {name: defaults[name] for name in SETTINGS if "optimizer" in chosen} | flags
-
-
-def share_folder(manifest: Manifest, run: Run) -> None:
-    """Link a tuned run to the grid's, where the chosen flags are the grid's own."""
-    path = manifest.path(run)
-    if path.is_symlink() and not path.exists():
-        path.unlink()  # the grid's run is gone
-    if run.role != TUNED or path.exists():
-        return
-    flags = flags_of(manifest, run)
-    same = next((r for r in manifest.runs if r.role == GRID and r.flags == flags), None)
-    if same is not None and manifest.path(same).exists():
-        with suppress(FileExistsError):  # another sweep was faster
-            path.symlink_to(same.name)
-
-
-def command(manifest: Manifest, run: Run) -> list[str]:
-    """Return the program and its flags, without those at their defaults."""
-    flags = flags_of(manifest, run)
-    program = PROGRAMS[manifest.program]
-    defaults = program.defaults(flags)
-    words = [sys.executable, str(ROOT / program.PROGRAM)]
-    for flag in program.flags().values():
-        value = flags.get(flag.name, defaults[flag.name])
-        if value == defaults[flag.name]:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag.name}" if value else f"--no-{flag.name}")
-        else:
-            words.append(f"--{flag.name}={value}")  # in one word: the value may begin with a dash
-    return [*words, f"--output_dir={manifest.path(run)}", "--resume"]
-
-
-def others_there(manifest: Manifest, run: Run) -> list[str]:
-    """Return the flags in which the run in its folder differs from it."""
-    known = PROGRAMS[manifest.program].flags()
-    return other_flags(manifest.path(run), flags_of(manifest, run), known)
-
-
 # --- what to do ---
 
 
@@ -338,19 +279,6 @@ def run_all(manifest: Manifest, jobs: int | None) -> int:
             print(f"{outcome.kind}: {outcome.name}: {outcome.reason}")
     print(f"The report: python report.py {manifest.folder}")
     return errors.FAILED if FAILED in kinds else 0
-
-
-def do(runner: Runner, manifest: Manifest, runs: list[Run]) -> list[Outcome]:
-    """Run `runs`, and return how they ended; those that cannot start have failed."""
-    jobs, failed = [], []
-    for run in runs:
-        try:
-            share_folder(manifest, run)
-            others = functools.partial(others_there, manifest, run)
-            jobs.append(Job(run.name, manifest.path(run), command(manifest, run), others))
-        except UserError as error:
-            failed.append(Outcome(run.name, FAILED, str(error)))
-    return [*runner.run(jobs), *failed]
 
 
 if __name__ == "__main__":

@@ -6,5 +6,6 @@
 | `tuning.py` | plans the trials of `tune:`, and chooses by their scores |
 | `manifest.py` | numbers and names the runs, once and for all |
 | `results.py` | reads what trials have found |
+| `jobs.py` | turns the runs of a manifest into programs that run |
 | `runner.py`, `display.py` | run several programs at a time, and show how they go on |
 """

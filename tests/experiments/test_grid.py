@@ -16,6 +16,7 @@ import sweep
 from analysis.run_folders import find_runs
 from cli.language import LanguageConfig
 from cli.vision import VisionConfig
+from experiments import jobs
 from experiments import manifest as manifests
 from experiments.grid import Checker, products, read_grid
 from experiments.tuning import Trial, choose, groups, trials, tuned_flags
@@ -428,8 +429,8 @@ def test_a_tuned_optimizer_brings_its_own_settings(grid_file, monkeypatch):
     ]  # fmt: skip
     tuned = next(run for run in there.runs if run.role == "tuned")
     for name, momentum in (("adamw", 0.9), ("RMSprop", None)):
-        monkeypatch.setattr(sweep, "chosen_flags", lambda *_, name=name: {"optimizer": name})
-        assert sweep.flags_of(there, tuned)["momentum"] == momentum
+        monkeypatch.setattr(jobs, "chosen_flags", lambda *_, name=name: {"optimizer": name})
+        assert jobs.flags_of(there, tuned)["momentum"] == momentum
         args = values(VisionConfig, *sweep.command(there, tuned)[2:])
         assert (args.optimizer, args.momentum) == (name, momentum)
     grid["runs"] |= {"momentum": 0.5}
