@@ -6,15 +6,22 @@ resumed, and one that fails does not stop the others: the same command, every ti
 done. Then `python report.py Output/NAME`. experiments/grid.py says what a grid file holds.
 
 The first call writes Output/NAME/manifest.json; from then on it alone says which run is which.
+
+With --until_decided all settings run with the first 6 seeds, and then only the two of the primary
+comparison (`report:`) with more, until that is decided: better, worse, or equivalent within the
+margin. It is looked at after 6, 10, 15, 20, 30 and 40 seeds, and all looks together err in 5 %.
 """
 
+import importlib
 import os
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from analysis.looks import FIRST, LAST
 from cli import errors
 from cli.converters import file_path, number
 from cli.errors import one_line_errors
@@ -23,7 +30,8 @@ from experiments import manifest as manifests
 from experiments.display import Display
 from experiments.grid import read_grid
 from experiments.jobs import command, do, others_there, share_folder
-from experiments.manifest import TRIAL, TUNED, Manifest
+from experiments.manifest import TRIAL, TUNED, Manifest, Run
+from experiments.more_seeds import declare, filled
 from experiments.runner import FAILED, Outcome, Runner, places
 from run_folder.status import DIVERGED, ENDED, FINISHED, status_of
 from training.signals import StopSignals
@@ -39,6 +47,8 @@ class Options:
     jobs: int | None
     output_dir: Path | None
     extend: bool
+    until_decided: bool
+    max_seeds: int | None
     list: bool
     dry_run: bool
     count: str | None
@@ -67,6 +77,10 @@ class Options:
             raise UserError(
                 "--extend changes the sweep, and the other flag only looks; leave out one"
             )
+        if self.max_seeds is not None and not self.until_decided:
+            raise UserError("--max_seeds is the most that --until_decided adds; give both")
+        if self.max_seeds is not None and self.max_seeds > LAST:
+            raise UserError(f"--max_seeds {self.max_seeds}: the last look is at {LAST} seeds")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         return show_commands(manifest)
     if args.index is not None:
         return run_one(manifest, args.index, args.folder)
-    return run_all(manifest, args.jobs)
+    if manifest.max_seeds is not None:
+        return run_until_decided(manifest, args.jobs)
+    return run_all(manifest, args.jobs, manifest.runs)
 
 
 def parse(argv: list[str] | None) -> Options:
@@ -99,6 +115,10 @@ def parse(argv: list[str] | None) -> Options:
     add("--jobs", type=positive, metavar="N", help="runs at a time (one per GPU, else per CPU)")
     add("--output_dir", type=where, metavar="VALUE", help="folder of the sweep (./Output/NAME)")
     add("--extend", action="store_true", help="add to the sweep what the edited grid has more")
+    add("--until_decided", action="store_true",
+        help="add seeds to the primary comparison until it is decided (docs/statistics.md)")  # fmt: skip
+    add("--max_seeds", type=checked(number(int, at_least=FIRST)), metavar="N",
+        help=f"with --until_decided: undecided after so many ({LAST})")  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     add = what.add_argument
     add("--list", action="store_true", help="show the runs and what has become of them")
@@ -118,7 +138,13 @@ def find_manifest(args: Options) -> Manifest:
     try:
         grid = read_grid(args.grid)
         folder = args.output_dir or Path("Output") / grid.name
-        plan = manifests.planned(grid, args.grid, folder)
+        there = manifests.load(folder)
+        max_seeds = most_seeds(args, there)
+        plan = manifests.planned(filled(grid, FIRST) if max_seeds else grid, args.grid, folder)
+        if max_seeds:
+            plan = replace(plan, max_seeds=max_seeds)
+            if there is None or there.max_seeds is None:
+                until_decided().primary_pairs(plan)
     except UserError as error:
         # A job of a cluster goes on even if the grid file or a recipe has changed or gone.
         there = manifests.load(args.output_dir or Path("Output") / args.grid.stem)
@@ -131,10 +157,24 @@ def find_manifest(args: Options) -> Manifest:
         manifest = manifests.load(folder) or plan
     else:
         manifest = manifests.frozen(plan, args.extend)
+        if manifest.max_seeds != plan.max_seeds:
+            manifest = declare(plan)
     check_code(manifest, {run.flags["activation"] for run in plan.runs}, args)
     check_sources(manifest, plan, args)
     check_unchanged(manifest, plan, args)
     return manifest
+
+
+def most_seeds(args: Options, there: Manifest | None) -> int | None:
+    """Return how many seeds the primary comparison may have; None for those of the grid alone."""
+    if there is not None and there.max_seeds is not None:
+        return args.max_seeds or there.max_seeds
+    return (args.max_seeds or LAST) if args.until_decided else None
+
+
+def until_decided() -> Any:
+    """Return the module that decides, which loads numpy and scipy: only for such sweeps."""
+    return importlib.import_module("analysis.until_decided")
 
 
 def check_code(manifest: Manifest, named: set[str], args: Options) -> None:
@@ -185,7 +225,7 @@ def check_unchanged(manifest: Manifest, plan: Manifest, args: Options) -> None:
     if manifest.report != plan.report:
         print("Note: `report:` stays as it was declared when the sweep began", file=sys.stderr)
     more = len(manifests.added(manifest, plan))
-    gone = len(manifests.added(plan, manifest))
+    gone = len([run for run in manifests.added(plan, manifest) if not run.added])
     if not more and not (gone and not args.extend):
         return
     text = f"{args.grid} has changed since its sweep began ({more} more runs, {gone} gone)"
@@ -249,17 +289,34 @@ def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
     os.execv(words[0], words)
 
 
-def run_all(manifest: Manifest, jobs: int | None) -> int:
-    """Run everything that has not ended, `jobs` runs at a time."""
-    cpu_only = all(run.flags.get("device") == "cpu" for run in manifest.runs)
-    display = Display(len(manifest.runs))
+def run_until_decided(manifest: Manifest, jobs: int | None) -> int:
+    """Run everything, and then more seeds of the primary comparisons until they are decided."""
+    code, runs = 0, manifest.runs
+    while True:
+        ended = run_all(manifest, jobs, runs)
+        if ended == errors.TRY_AGAIN:
+            return ended
+        code = code or ended
+        progress = until_decided().progress_of(manifest)
+        for each in progress:
+            print(each.sentence, flush=True)
+        more = until_decided().extended(manifest, progress)
+        if len(more.runs) == len(manifest.runs):
+            return code
+        manifest, runs = more, more.runs[len(manifest.runs) :]
+
+
+def run_all(manifest: Manifest, jobs: int | None, all_runs: list[Run]) -> int:
+    """Run what has not ended of `all_runs`, `jobs` runs at a time."""
+    cpu_only = all(run.flags.get("device") == "cpu" for run in all_runs)
+    display = Display(len(all_runs))
     outcomes: list[Outcome] = []
     with StopSignals() as signals, signals.deferred():
-        where = places(jobs, len(manifest.runs), use_gpus=not cpu_only)
+        where = places(jobs, len(all_runs), use_gpus=not cpu_only)
         runner = Runner(where, display, lambda: signals.requested)
         try:
             for tuned in (False, True):  # the choices depend on all of the others
-                runs = [run for run in manifest.runs if (run.role == TUNED) == tuned]
+                runs = [run for run in all_runs if (run.role == TUNED) == tuned]
                 outcomes += do(runner, manifest, runs)
         except KeyboardInterrupt:
             runner.kill()

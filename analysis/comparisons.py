@@ -2,12 +2,14 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from analysis.grouping import Group
 from analysis.measures import final_value, metrics_of
 from analysis.plan import AnalysisPlan
 from analysis.run_folders import SEED_FLAGS, RunResult, Seeds
+from analysis.sequential import Decision, repeated
 from analysis.statistics import (
     Paired,
     compare,
@@ -52,6 +54,10 @@ class Comparison:
         p_holm: `p`, corrected over the family.
         family: How many comparisons were corrected together: the primary ones of the report, or
             all others.
+        decision: What looks at growing numbers of pairs have decided; None where their number was
+            fixed. With it the pairs are those of its look, the intervals hold over all looks, and
+            there is no p.
+        critical: The quantile of t with which an interval at that look holds over all looks.
     """
 
     group: Group
@@ -70,6 +76,13 @@ class Comparison:
     needed: tuple[float, float, float] | None
     p_holm: float = math.nan
     family: int = 1
+    decision: Decision | None = None
+    critical: float = math.nan
+
+    def compare(self, values: Sequence[float], baseline: Sequence[float]) -> Paired:
+        """Compare other results of the same runs; without a p where their number was not fixed."""
+        found = compare(values, baseline)
+        return found if self.decision is None else repeated(found, self.critical)
 
     @property
     def is_paired(self) -> bool:
@@ -156,13 +169,12 @@ def _primary_of(group: Group, plan: AnalysisPlan) -> Variant | None:
 def all_comparisons(
     groups: list[Group], plan: AnalysisPlan, metrics: list[Metric]
 ) -> list[Comparison]:
-    """Return every comparison of the report, with p-values corrected over all of them."""
-    found = [
+    """Return every comparison of the report, its p-values not yet `corrected`."""
+    return [
         _comparison(group, metric, variant, baseline, kind, plan)
         for group, metric in zip(groups, metrics, strict=True)
         for variant, baseline, kind in pairs(group, plan.baseline)
     ]
-    return corrected(found)
 
 
 def pairs(group: Group, baseline_name: str | None) -> list[tuple[Variant, Variant, str]]:
@@ -247,11 +259,16 @@ def seed_text(seeds: Seeds) -> str:
 def corrected(comparisons: list[Comparison]) -> list[Comparison]:
     """Return the comparisons with Holm's correction.
 
-    The primary ones are corrected by themselves, and so are all others; one alone is not.
+    The primary ones are corrected by themselves, and so are all others; one alone is not. Those
+    that were decided by looks have no p, and their correction within the error of the looks.
     """
     result = list(comparisons)
     for primary in (True, False):
-        places = [i for i, each in enumerate(comparisons) if each.primary == primary]
+        places = [
+            i
+            for i, each in enumerate(comparisons)
+            if each.primary == primary and each.decision is None
+        ]
         adjusted = holm([comparisons[i].p for i in places])
         for i, p in zip(places, adjusted, strict=True):
             result[i] = replace(comparisons[i], p_holm=p, family=len(places))

@@ -3,12 +3,19 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from analysis.comparisons import AGAINST_BASELINE, Comparison, all_comparisons, check_plan
+from analysis.comparisons import (
+    AGAINST_BASELINE,
+    Comparison,
+    all_comparisons,
+    check_plan,
+    corrected,
+)
 from analysis.grouping import Group, Grouping, group_runs, group_started_runs
 from analysis.measures import metric_of
 from analysis.plan import AnalysisPlan
 from analysis.predictions import GroupPredictions, Images, group_predictions
 from analysis.run_folders import RunResult
+from analysis.until_decided import with_decisions
 from analysis.variants import Variant
 from run_folder.metrics import Metric
 
@@ -95,7 +102,8 @@ def analyse(title: str, runs: list[RunResult], plan: AnalysisPlan) -> Findings:
     grouping, started = group_runs(runs), group_started_runs(runs)
     check_plan(grouping.groups, plan, started)
     metrics = [metric_of(group, plan.metric) for group in grouping.groups]
-    comparisons = all_comparisons(grouping.groups, plan, metrics)
+    found = all_comparisons(grouping.groups, plan, metrics)
+    comparisons = corrected(with_decisions(found, plan))
     groups = [
         GroupFindings(number, group, metric, [c for c in comparisons if c.group is group])
         for number, (group, metric) in enumerate(zip(grouping.groups, metrics, strict=True), 1)

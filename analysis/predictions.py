@@ -33,12 +33,14 @@ class Images:
         labels: (N,) the images' classes.
         correct: (N,) whether the class that the network chose is the label.
         confidence: (N,) the probability that it gave to the class that it chose, 0 to 1.
+        loss: (N,) the cross-entropy, in nats.
         classes: The number of classes.
     """
 
     labels: NDArray[np.int64]
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float64]
+    loss: NDArray[np.float64]
     classes: int
 
     @property
@@ -214,8 +216,10 @@ def images_of(logits: NDArray, labels: NDArray[np.int64]) -> Images:
     logits = logits.astype(np.float64)
     chosen, highest = logits.argmax(axis=1), logits.max(axis=1, keepdims=True)
     # The softmax of the chosen class is e^0 over the sum.
-    confidence = 1 / np.exp(logits - highest).sum(axis=1, dtype=np.float64)
-    return Images(labels, chosen == labels, confidence, logits.shape[1])
+    exp_sum = np.exp(logits - highest).sum(axis=1, dtype=np.float64)
+    own = logits[np.arange(len(labels)), labels] - highest[:, 0]
+    loss = np.log(exp_sum) - own
+    return Images(labels, chosen == labels, 1 / exp_sum, loss, logits.shape[1])
 
 
 def _blocks_of(loss: NDArray, tokens: NDArray[np.int64]) -> Blocks:

@@ -159,10 +159,10 @@ def find_runs(paths: list[Path]) -> list[RunResult]:
             f"{', '.join(map(str, paths))}: no run there: a run folder holds {RunFolder.ARGS} and "
             f"{RunFolder.RESULTS}"
         )
-    return _with_custom_names(list(found.values()))
+    return with_custom_names(list(found.values()))
 
 
-def _with_custom_names(runs: list[RunResult]) -> list[RunResult]:
+def with_custom_names(runs: list[RunResult]) -> list[RunResult]:
     """Return the runs, those of a user's own activation with its name: Squash(beta=2).
 
     Sources that differ have the place before it, or if that is one, a digest.

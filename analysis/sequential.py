@@ -8,17 +8,24 @@ for any reason, and its interval still holds.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from analysis.statistics import estimate
+from analysis.boundaries import critical_values
+from analysis.looks import LOOKS, looks_up_to
+from analysis.statistics import Paired, estimate
 
-LOOKS = (6, 10, 15, 20, 30, 40)  # complete pairs of seeds
+__all__ = ["LOOKS", "Decision", "decide", "e_values", "looks_up_to"]
+
+ERROR = 0.05  # the chance that any look at equal settings decides that they differ
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
-# |t| beyond which a look rejects that there is no difference.
-CRITICAL = {6: 4.62, 10: 3.47, 15: 3.18, 20: 3.05, 30: 2.93, 40: 2.87}
+# |t| beyond which a look rejects that there is no difference, from `computed_boundary(ERROR)`.
+BOUNDARY = {6: 4.62, 10: 3.47, 15: 3.18, 20: 3.05, 30: 2.93, 40: 2.87}
+STAKES = (0.25, 0.5, 1.0, 2.0)  # of the e-process, in units of the differences' root mean square
+E_DECIDES = 20  # 1/ERROR
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Decision:
         next_look: the complete pairs that the next look needs; None if the comparison is decided,
             or the last look is made.
         left_out: the pairs without a difference (a run diverged) among those looked at.
+        e_value: the evidence of the `n` pairs against symmetry about zero; see `e_values`.
     """
 
     verdict: str
@@ -45,6 +53,7 @@ class Decision:
     high: float
     next_look: int | None
     left_out: int = 0
+    e_value: float = 1.0
 
     @property
     def is_decided(self) -> bool:
@@ -56,16 +65,12 @@ class Decision:
         return self.low > 0 or self.high < 0
 
 
-def looks_up_to(max_seeds: int) -> tuple[int, ...]:
-    """Return the looks that so many pairs of seeds allow."""
-    return tuple(n for n in LOOKS if n <= max_seeds)
-
-
 def decide(
     differences: ArrayLike,
     margin: float | None,
     higher_is_better: bool,
     looks: Sequence[int] = LOOKS,
+    error: float = ERROR,
 ) -> Decision:
     """Decide whether the differences of paired runs are better or worse than none, or equivalent.
 
@@ -79,6 +84,8 @@ def decide(
         margin: in the unit of the differences; None where nothing counts as equivalent.
         higher_is_better: the direction of the metric.
         looks: some of LOOKS, ascending. The error holds for fewer looks too, as it is smaller.
+        error: the chance of any wrong decision over all looks; of several comparisons that share
+            5 %, the share of this one.
 
     Raises:
         ValueError: a look is none of LOOKS, or the margin is not positive.
@@ -88,25 +95,44 @@ def decide(
     if not looks or not set(looks) <= set(LOOKS) or sorted(set(looks)) != list(looks):
         raise ValueError(f"looks must be some of {LOOKS}, ascending, not {tuple(looks)}")
     pairs = np.asarray(differences, dtype=float)
-    complete = np.flatnonzero(np.isfinite(pairs))
-    made = [n for n in looks if n <= len(complete)]
+    places = np.flatnonzero(np.isfinite(pairs))
+    made = [n for n in looks if n <= len(places)]
     for number, n in enumerate(made, 1):
-        found = estimate(pairs[complete[:n]])
-        half_width = CRITICAL[n] * found.sd / math.sqrt(n)
+        found = estimate(pairs[places[:n]])
+        half_width = critical_value(n, error) * found.sd / math.sqrt(n)
         low, high = found.mean - half_width, found.mean + half_width
         verdict = _verdict(low, high, margin, higher_is_better)
-        if verdict != UNDECIDED or n == made[-1]:
-            following = None if verdict != UNDECIDED else _next(looks, number)
-            last = complete[n - 1] if verdict != UNDECIDED else len(pairs) - 1
-            left_out = int(last + 1 - np.isfinite(pairs[: last + 1]).sum())
-            return Decision(verdict, n, number, found.mean, low, high, following, left_out)
-    mean = estimate(pairs[complete]).mean
-    n = len(complete)
-    return Decision(UNDECIDED, n, 0, mean, math.nan, math.nan, looks[0], len(pairs) - n)
+        if verdict != UNDECIDED:
+            looked_at = pairs[: places[n - 1] + 1]
+            return _decision(verdict, looked_at, n, number, low, high, None)
+    if not made:
+        return _decision(UNDECIDED, pairs, len(places), 0, math.nan, math.nan, looks[0])
+    following = looks[len(made)] if len(made) < len(looks) else None
+    return _decision(UNDECIDED, pairs, made[-1], len(made), low, high, following)
 
 
-def _next(looks: Sequence[int], made: int) -> int | None:
-    return looks[made] if made < len(looks) else None
+def _decision(
+    verdict: str,
+    looked_at: NDArray[np.float64],
+    n: int,
+    look: int,
+    low: float,
+    high: float,
+    next_look: int | None,
+) -> Decision:
+    finite = np.isfinite(looked_at)
+    used = looked_at[finite][:n]
+    return Decision(
+        verdict=verdict,
+        n=n,
+        look=look,
+        difference=estimate(used).mean,
+        low=low,
+        high=high,
+        next_look=next_look,
+        left_out=int((~finite).sum()),
+        e_value=float(e_values(used)[-1]) if n else 1.0,
+    )
 
 
 def _verdict(low: float, high: float, margin: float | None, higher_is_better: bool) -> str:
@@ -115,3 +141,96 @@ def _verdict(low: float, high: float, margin: float | None, higher_is_better: bo
     if low > 0 or high < 0:
         return BETTER if (low > 0) == higher_is_better else WORSE
     return UNDECIDED
+
+
+# --- the boundary ---
+
+
+def spent(n: int, error: float = ERROR) -> float:
+    """Return the chance of an error that is spent by the look at n pairs (Lan and DeMets 1983)."""
+    return error * (n / LOOKS[-1])
+
+
+def critical_value(n: int, error: float = ERROR) -> float:
+    """Return the |t| beyond which the look at n pairs rejects."""
+    return BOUNDARY[n] if error == ERROR else computed_boundary(error)[n]
+
+
+@lru_cache
+def computed_boundary(error: float) -> dict[int, float]:
+    """Return the |t| beyond which each look rejects, by its number of pairs."""
+    values = critical_values(LOOKS, [spent(n, error) for n in LOOKS])
+    return dict(zip(LOOKS, values, strict=True))
+
+
+def repeated(paired: Paired, critical: float) -> Paired:
+    """Return a comparison at a look, with the interval that holds over all looks.
+
+    The tests that take the number of pairs as given are NaN.
+    """
+    half_width = critical * paired.sd / math.sqrt(paired.n) if paired.n else math.nan
+    return replace(
+        paired,
+        low=paired.mean - half_width,
+        high=paired.mean + half_width,
+        p=math.nan,
+        wilcoxon_p=math.nan,
+        welch_p=math.nan,
+        welch_low=math.nan,
+        welch_high=math.nan,
+    )
+
+
+# --- betting on signs ---
+
+
+def e_values(differences: ArrayLike) -> NDArray[np.float64]:
+    """Return the evidence after each pair against differences that are symmetric about zero.
+
+    Equal settings with runs of their own have such differences, of whatever shape. Given the
+    magnitudes their signs are fair coins, and a bet on them multiplies a fortune by
+    exp(x)/cosh(x) = 1 ± tanh|x| with x = stake·difference/scale, where the scale is the root mean
+    square so far. That dominates de la Peña's exp(x − x²/2) (1999; Ramdas, Ruf, Larsson and Koolen
+    2020, arXiv 2009.03167). The fortune is the mean over STAKES, half of it on either sign. It ever
+    reaches 20 with a probability of at most 1/20 (Ville 1939), at any number of pairs.
+
+    Args:
+        differences: in the order of the seeds; pairs that are not finite are left out.
+    """
+    pairs = np.asarray(differences, dtype=float)
+    pairs = pairs[np.isfinite(pairs)]
+    up, down = fortunes(pairs)
+    return (up + down) / 2
+
+
+def fortunes(pairs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the fortune after each pair of betting on positive, and on negative signs.
+
+    Args:
+        pairs: (..., n) finite.
+    """
+    counts = np.arange(1, pairs.shape[-1] + 1)
+    scale = np.sqrt(np.cumsum(pairs**2, axis=-1) / counts)
+    ratio = np.divide(pairs, scale, out=np.zeros_like(pairs), where=scale > 0)
+    up, down = np.zeros_like(pairs), np.zeros_like(pairs)
+    for stake in STAKES:
+        bet = np.tanh(stake * ratio)
+        up += np.cumprod(1 + bet, axis=-1) / len(STAKES)
+        down += np.cumprod(1 - bet, axis=-1) / len(STAKES)
+    return up, down
+
+
+def decide_by_betting(
+    differences: ArrayLike, higher_is_better: bool, looks: Sequence[int] = LOOKS
+) -> tuple[str, int]:
+    """Return what the e-process decides at the looks, and after how many pairs.
+
+    It is BETTER or WORSE where the e-value reaches 20, by the sign that won, else UNDECIDED.
+    """
+    pairs = np.asarray(differences, dtype=float)
+    up, down = fortunes(pairs[np.isfinite(pairs)])
+    made = [n for n in looks if n <= len(up)]
+    for n in made:
+        if (up[n - 1] + down[n - 1]) / 2 >= E_DECIDES:
+            return (BETTER if (up[n - 1] > down[n - 1]) == higher_is_better else WORSE), n
+    return UNDECIDED, made[-1] if made else len(up)

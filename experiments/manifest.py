@@ -38,6 +38,7 @@ class Run:
         flags: all that decide it. A tuned run lacks the tuned ones until they are chosen, those of
             the best trial of its group.
         group: the flags that a tuned run shares with its trials.
+        added: it is not of the grid, but came when more seeds were needed.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Run:
     role: str
     flags: Flags
     group: Flags = field(default_factory=dict)
+    added: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Manifest:
 
     Attributes:
         sources: what is recorded of the user's own activations' sources, by name.
+        max_seeds: the primary comparison gets seeds until it is decided, or has so many; None in a
+            sweep of the grid's seeds alone.
     """
 
     folder: Path
@@ -63,6 +67,7 @@ class Manifest:
     grid: str  # the file's text
     created: str
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    max_seeds: int | None = None
 
     def path(self, run: Run) -> Path:
         """Return the run's folder."""
@@ -145,7 +150,7 @@ def frozen(plan: Manifest, extend: bool = False) -> Manifest:
     with one_at_a_time(plan.folder / f".{FILE}.lock"):
         there = load(plan.folder)  # by now another process may have written it
         if there is None:
-            return _save(plan)
+            return save(plan)
         more = added(there, plan) if extend else []
         if not more:
             return there
@@ -156,7 +161,7 @@ def frozen(plan: Manifest, extend: bool = False) -> Manifest:
             name = run.name if run.name not in taken else f"{run.name}_{len(runs) + 1}"
             runs.append(replace(run, index=len(runs) + 1, name=name))
         sources = there.sources | plan.sources
-        return _save(replace(there, runs=runs, grid=plan.grid, sources=sources))
+        return save(replace(there, runs=runs, grid=plan.grid, sources=sources))
 
 
 def _check_extension(there: Manifest, plan: Manifest, more: list[Run]) -> None:
@@ -184,11 +189,20 @@ def _check_extension(there: Manifest, plan: Manifest, more: list[Run]) -> None:
         )
 
 
-def _save(manifest: Manifest) -> Manifest:
+def save(manifest: Manifest) -> Manifest:
+    """Write the manifest into its folder, and return it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     content = asdict(manifest) | {"format": FORMAT}
     del content["folder"]
-    if not manifest.sources:
-        del content["sources"]
+    for name in ("sources", "max_seeds"):
+        if not content[name]:
+            del content[name]
+    for run in content["runs"]:
+        if not run["added"]:
+            del run["added"]
     try:
         manifest.folder.mkdir(parents=True, exist_ok=True)
         with replacing(manifest.folder / FILE) as temporary:

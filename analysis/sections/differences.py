@@ -9,6 +9,7 @@ from analysis.comparisons import AGAINST_BASELINE, ALPHA, CONTROL, SLOPE, Compar
 from analysis.document import Document, plain
 from analysis.drawing import WIDTH, short, styles
 from analysis.findings import GroupFindings
+from analysis.looks import LOOKS
 from analysis.measures import final_value
 from analysis.section import Section
 from analysis.statistics import WILCOXON_PAIRS, smallest_wilcoxon_p
@@ -36,6 +37,19 @@ METHODS = (
 )
 
 
+LOOKS_METHOD = (
+    f"**Looks.** Where seeds were added until a comparison was decided, it was looked at after "
+    f"{', '.join(map(str, LOOKS))} pairs, with an interval mean ± c·sd/√n at each look. Its c is "
+    "calibrated on the t statistic at its own degrees of freedom, so that all looks together miss "
+    "the true difference with a probability of 5 % for normal differences (repeated confidence "
+    "intervals, Jennison and Turnbull 1989; spending by Lan and DeMets 1983, Kim and DeMets 1987). "
+    "Tests that take the number of seeds as given have no place there, and no p is given. The "
+    "e-value is beside it: a bet on the signs of the differences that reaches 20 with a "
+    "probability of 1/20 at most, whatever the number of seeds, for differences of any shape that "
+    "is symmetric about zero (Ramdas et al. 2020, arXiv 2009.03167)."
+)
+
+
 class Differences(Section):
     def write_group(self, document: Document, group: GroupFindings) -> None:
         compared, plan = group.comparisons, self.findings.plan
@@ -45,6 +59,10 @@ class Differences(Section):
         document.table(f"comparisons-{group.number}", readable_comparisons(compared, plan.margin))
         unit = group.metric.difference_unit or group.metric.words
         document.paragraph(f"Differences, intervals and the detectable difference in {unit}.")
+        decided = [each for each in compared if each.decision]
+        if decided:
+            document.table(f"decisions-{group.number}", readable_decisions(decided))
+            document.paragraph("Decided by looks; the intervals hold over all of them.")
         document.items([plain(text) for text in warnings(compared)])
         if plan.mde:
             sentences = [seeds_sentence(each, plan.mde) for each in compared]
@@ -58,10 +76,15 @@ class Differences(Section):
             )
 
     def methods(self) -> tuple[str, ...]:
-        return METHODS
+        return (*METHODS, LOOKS_METHOD) if self._decided else METHODS
 
     def csv_tables(self) -> dict[str, pandas.DataFrame]:
-        return {"comparisons": comparisons_table(self.findings.comparisons)}
+        tables = {"comparisons": comparisons_table(self.findings.comparisons)}
+        return tables | ({"decisions": decisions_table(self._decided)} if self._decided else {})
+
+    @property
+    def _decided(self) -> list[Comparison]:
+        return [each for each in self.findings.comparisons if each.decision]
 
 
 def warnings(comparisons: list[Comparison]) -> list[str]:
@@ -145,6 +168,52 @@ def comparisons_table(comparisons: list[Comparison]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
+def decisions_table(comparisons: list[Comparison]) -> pandas.DataFrame:
+    """Return a row for each comparison that was decided by looks, unrounded."""
+    rows = []
+    for each in comparisons:
+        decision = each.decision
+        assert decision is not None, "only those that were decided by looks are here"
+        rows.append(
+            {
+                "group": each.group.title,
+                "metric": each.metric.name,
+                "setting": each.variant.label,
+                "baseline": each.baseline.label,
+                "verdict": decision.verdict,
+                "look": decision.look,
+                "pairs": decision.n,
+                "difference": decision.difference,
+                "low": decision.low,
+                "high": decision.high,
+                "next_look": decision.next_look,
+                "left_out": decision.left_out,
+                "e_value": decision.e_value,
+            }
+        )
+    table = pandas.DataFrame(rows)
+    return table.astype({"next_look": "Int64"})
+
+
+def readable_decisions(comparisons: list[Comparison]) -> pandas.DataFrame:
+    """Return a row for each comparison that was decided by looks, rounded."""
+    metrics = [each.metric for each in comparisons]
+    return pandas.DataFrame(
+        {
+            "setting": row.setting,
+            "against": row.baseline,
+            "verdict": row.verdict,
+            "look": f"{row.look} of {len(LOOKS)}",
+            "pairs": str(row.pairs),
+            "difference": metric.signed(row.difference),
+            "95 % interval over all looks": interval(row.low, row.high, metric.signed),
+            "pairs left out": str(row.left_out),
+            "e-value": f"{row.e_value:.3g}",
+        }
+        for metric, row in zip(metrics, decisions_table(comparisons).itertuples(), strict=True)
+    )
+
+
 def readable_comparisons(comparisons: list[Comparison], margin: float | None) -> pandas.DataFrame:
     """Return a row for each comparison, rounded."""
     rows = []
@@ -158,7 +227,7 @@ def readable_comparisons(comparisons: list[Comparison], margin: float | None) ->
             "difference": metric.signed(each.difference),
             "95 % interval": interval(*each.interval, metric.signed),
             "p": p_value(paired.p),
-            "p, Holm": p_value(each.p_holm) if each.family > 1 else "(one test)",
+            "p, Holm": _p_holm(each),
             "p, Wilcoxon": p_value(paired.wilcoxon_p) + too_few,
             "p, Welch": p_value(each.unpaired[3]),
             "r": fixed(paired.correlation, 2),
@@ -169,6 +238,12 @@ def readable_comparisons(comparisons: list[Comparison], margin: float | None) ->
             row[f"p, outside ±{margin:g}"] = p_value(each.equivalence)
         rows.append(row)
     return pandas.DataFrame(rows)
+
+
+def _p_holm(comparison: Comparison) -> str:
+    if comparison.decision:
+        return "by looks"
+    return p_value(comparison.p_holm) if comparison.family > 1 else "(one test)"
 
 
 def _caption(drawn: list[Comparison], margin: float | None) -> str:

@@ -16,7 +16,7 @@ from analysis.findings import GroupFindings
 from analysis.measures import final_value
 from analysis.run_folders import RunResult
 from analysis.section import Section, estimate_columns, omission_note
-from analysis.statistics import Paired, compare, estimate, holm
+from analysis.statistics import Paired, estimate, holm
 from analysis.wording import ABSENT, interval, p_value
 from run_folder.records import read_also
 
@@ -230,7 +230,7 @@ def comparisons_of(group: GroupFindings, found: FurtherResults) -> list[SetCompa
             ]
             if len(both) >= 2:
                 mine, theirs = zip(*both, strict=True)
-                compared.append(SetComparison(name, each, compare(mine, theirs)))
+                compared.append(SetComparison(name, each, each.compare(mine, theirs)))
     adjusted = holm([each.paired.p for each in compared])
     return [
         SetComparison(each.name, each.comparison, each.paired, p)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.comparisons import ALPHA, Comparison, seed_text
 from analysis.counts import mcnemar_p, weighted_mean
+from analysis.crossed import Crossed, crossed_mean
 from analysis.document import Document
 from analysis.findings import GroupFindings
 from analysis.predictions import Blocks, Images, Units
@@ -40,6 +41,13 @@ BLOCKS_METHOD = (
     "neighbours from one document are not quite, so they are somewhat too small. These networks, "
     "other text: it says nothing of other seeds."
 )
+BOTH_METHOD = (
+    "**Other seeds and other {units}.** The interval over both is of other trainings, tested on "
+    "other {units}: seeds and {units} are crossed random effects, its variance is that over seeds "
+    "and that over {units} less what both count, by the mean squares of the analysis of variance, "
+    "with Satterthwaite's degrees of freedom (1946; Clark 1973; Bouthillier et al. 2021, arXiv "
+    "2103.03098; Miller 2024, arXiv 2411.00640). No other interval here is of both."
+)
 
 
 class PairedPredictions(Section):
@@ -53,16 +61,29 @@ class PairedPredictions(Section):
             document.paragraph(
                 "Losses on the same blocks of text, in nats per token; `blocks.csv` has every seed."
             )
+        if on_both := self.on_both[group.number]:
+            units = "images" if on_images else "blocks"
+            document.table(f"both-{group.number}", readable_both(on_both, units))
+            document.paragraph(
+                f"The same differences with seeds, {units} and both of them as drawn at random: "
+                "standard errors (SE), and the interval for other seeds and other "
+                f"{units}. `hierarchical.csv` has the numbers."
+            )
 
     def methods(self) -> list[str]:
         groups = self.findings.groups
         methods = [IMAGES_METHOD] if any(group.images for group in groups) else []
-        return methods + ([BLOCKS_METHOD] if any(self.on_blocks.values()) else [])
+        methods += [BLOCKS_METHOD] if any(self.on_blocks.values()) else []
+        if any(self.on_both.values()):
+            units = "images" if any(self.on_images.values()) else "blocks"
+            methods.append(BOTH_METHOD.format(units=units))
+        return methods
 
     def csv_tables(self) -> dict[str, pandas.DataFrame]:
         images = self.csv_of_groups("mcnemar", lambda g: units_table(self.on_images[g.number]))
         blocks = self.csv_of_groups("blocks", lambda g: units_table(self.on_blocks[g.number]))
-        return images | blocks
+        both = self.csv_of_groups("hierarchical", lambda g: both_table(self.on_both[g.number]))
+        return images | blocks | both
 
     @cached_property
     def on_images(self) -> dict[int, list["UnitComparison"]]:
@@ -73,6 +94,11 @@ class PairedPredictions(Section):
     def on_blocks(self) -> dict[int, list["UnitComparison"]]:
         """Return the comparisons on blocks of text in each group, by its number."""
         return {group.number: compare_on_blocks(group) for group in self.findings.groups}
+
+    @cached_property
+    def on_both(self) -> dict[int, list["BothComparison"]]:
+        """Return the differences over seeds and units in each group, by its number."""
+        return {group.number: compare_on_both(group) for group in self.findings.groups}
 
 
 def _write_images(document: Document, found: list["UnitComparison"], number: int) -> None:
@@ -159,6 +185,39 @@ def compare_on_blocks(group: GroupFindings) -> list[UnitComparison]:
     ]
 
 
+@dataclass(frozen=True)
+class BothComparison:
+    """Compare two settings by a metric where seeds and units are both drawn at random."""
+
+    comparison: Comparison
+    metric: Metric
+    found: Crossed
+
+
+def compare_on_both(group: GroupFindings) -> list[BothComparison]:
+    """Return the differences in accuracy and loss of images, and in loss of blocks of text.
+
+    They are of comparisons with two pairs of runs or more. Where the number of pairs depended on
+    the results the interval is wide enough for every look.
+    """
+    found = []
+    for each in group.comparisons:
+        images = list(group.predictions.paired_images(each).values())
+        blocks = list(group.predictions.paired_blocks(each).values())
+        if len(images) >= 2:
+            right = [100.0 * mine.correct - 100.0 * theirs.correct for mine, theirs in images]
+            lost = [mine.loss - theirs.loss for mine, theirs in images]
+            weights = np.ones(len(lost[0]))
+            for metric, values in ((ACCURACY, right), (LOSS, lost)):
+                crossed = crossed_mean(values, weights, each.critical)
+                found.append(BothComparison(each, metric, crossed))
+        if len(blocks) >= 2:
+            lost = [mine.loss - theirs.loss for mine, theirs in blocks]
+            crossed = crossed_mean(lost, blocks[0][0].tokens, each.critical)
+            found.append(BothComparison(each, LOSS, crossed))
+    return found
+
+
 def _compare_on_units(
     comparison: Comparison,
     pairs: Mapping[Seeds, tuple[Units, Units]],
@@ -206,6 +265,46 @@ def units_table(found: list[UnitComparison]) -> pandas.DataFrame:
     counts = ("only_setting_right", "only_baseline_right")
     table = pandas.DataFrame(rows)
     return table.astype({name: "Int64" for name in counts if name in table})
+
+
+def both_table(found: list[BothComparison]) -> pandas.DataFrame:
+    """Return a row for each comparison and metric, unrounded."""
+    return pandas.DataFrame(
+        {
+            "setting": each.comparison.variant.label,
+            "baseline": each.comparison.baseline.label,
+            "metric": each.metric.name,
+            "seeds": each.found.seeds,
+            "units": each.found.units,
+            "difference": each.found.mean,
+            "error_seeds": each.found.over_seeds,
+            "error_units": each.found.over_units,
+            "error_both": each.found.over_both,
+            "low": each.found.low,
+            "high": each.found.high,
+        }
+        for each in found
+    )
+
+
+def readable_both(found: list[BothComparison], units: str) -> pandas.DataFrame:
+    """Return a row for each comparison and metric, rounded."""
+    return pandas.DataFrame(
+        {
+            "setting": each.comparison.variant.label,
+            "against": each.comparison.baseline.label,
+            "difference in": each.metric.words,
+            "seeds": str(each.found.seeds),
+            "difference": each.metric.signed(each.found.mean),
+            "SE, seeds": each.metric.number(each.found.over_seeds),
+            f"SE, {units}": each.metric.number(each.found.over_units),
+            "SE, both": each.metric.number(each.found.over_both),
+            "95 % interval over both": interval(
+                each.found.low, each.found.high, each.metric.signed
+            ),
+        }
+        for each in found
+    )
 
 
 def _difference_columns(found: Estimate) -> dict[str, float]:

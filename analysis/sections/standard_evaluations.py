@@ -11,7 +11,7 @@ from analysis.comparisons import Comparison
 from analysis.document import Document, plain
 from analysis.findings import GroupFindings
 from analysis.section import Section, estimate_columns
-from analysis.statistics import Paired, compare, estimate, holm
+from analysis.statistics import Paired, estimate, holm
 from analysis.wording import ABSENT, interval, p_value
 from run_folder.evaluations import Results, read_evaluations
 
@@ -201,7 +201,7 @@ def comparisons_of(group: GroupFindings, found: Evaluations) -> list[TaskCompari
             both = [pair for pair in pairs if not any(math.isnan(x) for x in pair)]
             if len(both) >= 2:
                 mine, theirs = zip(*both, strict=True)
-                compared.append((name, metric, each, compare(mine, theirs)))
+                compared.append((name, metric, each, each.compare(mine, theirs)))
     adjusted = holm([paired.p for *_, paired in compared])
     return [TaskComparison(*each, p) for each, p in zip(compared, adjusted, strict=True)]
 

@@ -5,7 +5,7 @@ import math
 from analysis.comparisons import ALPHA, Comparison
 from analysis.document import Document, plain
 from analysis.findings import Findings
-from analysis.plan import AnalysisPlan
+from analysis.looks import FIRST, LOOKS
 from analysis.section import Section
 from analysis.sections.divergence import (
     DivergenceShare,
@@ -13,6 +13,7 @@ from analysis.sections.divergence import (
     divergence_shares,
     survivors_note,
 )
+from analysis.sequential import EQUIVALENT, Decision
 from analysis.wording import p_equation
 
 
@@ -22,7 +23,7 @@ class Summary(Section):
         document.paragraph(_counts(findings))
         document.heading(2, "In short")
         if findings.groups:
-            document.paragraph(_declaration(findings.plan))
+            document.paragraph(_declaration(findings))
         else:
             document.paragraph("No run has finished: there is nothing to compare.")
         for group in findings.groups:
@@ -62,7 +63,8 @@ def _counts(findings: Findings) -> str:
     return f"{text}. `runs.csv` lists all of them."
 
 
-def _declaration(plan: AnalysisPlan) -> str:
+def _declaration(findings: Findings) -> str:
+    plan = findings.plan
     primary = (
         f"The primary comparison is {plain(plan.primary)} against the baseline, declared "
         f"{plan.declared}."
@@ -71,7 +73,13 @@ def _declaration(plan: AnalysisPlan) -> str:
         "for new seeds to confirm it."
     )
     margin = f" Differences within ±{plan.margin:g} count as equivalent." if plan.margin else ""
-    return primary + margin
+    looks = ""
+    if any(each.decision for each in findings.comparisons):
+        looks = (
+            f" It was looked at after {', '.join(map(str, LOOKS))} pairs of seeds until it was "
+            "decided: such intervals hold over all looks together, at 95 %."
+        )
+    return primary + margin + looks
 
 
 def verdict(findings: Findings, comparison: Comparison) -> str:
@@ -88,6 +96,8 @@ def _sentence(comparison: Comparison, margin: float | None) -> str:
     metric = comparison.metric
     if not math.isfinite(comparison.difference):
         return f"{comparison.title}: too few runs to compare."
+    if comparison.decision is not None:
+        return f"{comparison.title}: {_decided(comparison, comparison.decision, margin)}."
     low, high = comparison.interval
     facts = metric.difference(comparison.difference)
     if not math.isnan(low):
@@ -96,6 +106,22 @@ def _sentence(comparison: Comparison, margin: float | None) -> str:
     if math.isnan(comparison.p):
         return f"{start}; one pair of runs says nothing about chance."
     return f"{start}; {_test(comparison)}: {_conclusion(comparison, margin)}."
+
+
+def _decided(comparison: Comparison, decision: Decision, margin: float | None) -> str:
+    metric = comparison.metric
+    text = metric.difference(decision.difference)
+    if not decision.look:
+        return f"{text}; undecided: {decision.n} pairs of seeds, and the first look is at {FIRST}"
+    low, high = metric.signed(decision.low), metric.signed(decision.high)
+    text += f", 95 % interval over all looks {low} to {high}; "
+    if not decision.is_decided:
+        return f"{text}undecided after {decision.n} pairs of seeds"
+    text += decision.verdict
+    if decision.verdict == EQUIVALENT and margin:
+        text += f" within ±{metric.difference(margin, signed=False)}"
+        text += " (there is a difference, and a smaller one)" if decision.excludes_zero else ""
+    return f"{text}, decided at look {decision.look}, after {decision.n} pairs of seeds"
 
 
 def _test(comparison: Comparison) -> str:
