@@ -96,9 +96,11 @@ def main(argv: list[str] | None = None) -> int:
         return show_commands(manifest)
     if args.index is not None:
         return run_one(manifest, args.index, args.folder)
-    if manifest.max_seeds is not None:
-        return run_until_decided(manifest, args.jobs)
-    return run_all(manifest, args.jobs, manifest.runs)
+    run = run_all if manifest.max_seeds is None else run_until_decided
+    code = run(manifest, args.jobs, manifest.runs)
+    if code != errors.TRY_AGAIN:
+        print(f"The report: python report.py {manifest.folder}")
+    return code
 
 
 def parse(argv: list[str] | None) -> Options:
@@ -289,9 +291,9 @@ def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
     os.execv(words[0], words)
 
 
-def run_until_decided(manifest: Manifest, jobs: int | None) -> int:
-    """Run everything, and then more seeds of the primary comparisons until they are decided."""
-    code, runs = 0, manifest.runs
+def run_until_decided(manifest: Manifest, jobs: int | None, runs: list[Run]) -> int:
+    """Run `runs`, and then more seeds of the primary comparisons until they are decided."""
+    code = 0
     while True:
         ended = run_all(manifest, jobs, runs)
         if ended == errors.TRY_AGAIN:
@@ -306,18 +308,18 @@ def run_until_decided(manifest: Manifest, jobs: int | None) -> int:
         manifest, runs = more, more.runs[len(manifest.runs) :]
 
 
-def run_all(manifest: Manifest, jobs: int | None, all_runs: list[Run]) -> int:
-    """Run what has not ended of `all_runs`, `jobs` runs at a time."""
-    cpu_only = all(run.flags.get("device") == "cpu" for run in all_runs)
-    display = Display(len(all_runs))
+def run_all(manifest: Manifest, jobs: int | None, runs: list[Run]) -> int:
+    """Run what has not ended of `runs`, `jobs` runs at a time."""
+    cpu_only = all(run.flags.get("device") == "cpu" for run in runs)
+    display = Display(len(runs))
     outcomes: list[Outcome] = []
     with StopSignals() as signals, signals.deferred():
-        where = places(jobs, len(all_runs), use_gpus=not cpu_only)
+        where = places(jobs, len(runs), use_gpus=not cpu_only)
         runner = Runner(where, display, lambda: signals.requested)
         try:
             for tuned in (False, True):  # the choices depend on all of the others
-                runs = [run for run in all_runs if (run.role == TUNED) == tuned]
-                outcomes += do(runner, manifest, runs)
+                now = [run for run in runs if (run.role == TUNED) == tuned]
+                outcomes += do(runner, manifest, now)
         except KeyboardInterrupt:
             runner.kill()
             raise
@@ -334,7 +336,6 @@ def run_all(manifest: Manifest, jobs: int | None, all_runs: list[Run]) -> int:
     for outcome in outcomes:
         if outcome.kind != FINISHED:
             print(f"{outcome.kind}: {outcome.name}: {outcome.reason}")
-    print(f"The report: python report.py {manifest.folder}")
     return errors.FAILED if FAILED in kinds else 0
 
 

@@ -51,7 +51,7 @@ def test_one_way_errors_are_those_of_one_way_means():
 
 @pytest.mark.parametrize(
     ("of_seeds", "of_units", "rest"),
-    [(1.0, 10.0, 20.0), (0.1, 10.0, 5.0), (2.0, 1.0, 3.0), (0.0, 5.0, 5.0), (0.0, 0.0, 5.0)],
+    [(3.0, 10.0, 20.0), (0.1, 10.0, 5.0), (2.0, 1.0, 3.0), (0.0, 5.0, 5.0), (0.0, 0.0, 5.0)],
 )
 @pytest.mark.parametrize("seeds", [5, 10])
 def test_covers_the_truth_as_often_as_it_says(of_seeds, of_units, rest, seeds):
@@ -63,8 +63,8 @@ def test_covers_the_truth_as_often_as_it_says(of_seeds, of_units, rest, seeds):
         covered["seeds"] += abs(found.mean) <= stats.t.ppf(0.975, seeds - 1) * found.over_seeds
         covered["units"] += abs(found.mean) <= stats.t.ppf(0.975, units - 1) * found.over_units
     assert covered["both"] >= stats.binom.ppf(1e-4, trials, 0.945)
-    if of_seeds >= 1 and of_units >= 10:  # either alone leaves out what the other adds
-        assert max(covered["seeds"], covered["units"]) < 0.9 * trials
+    if of_seeds >= 3:  # either alone leaves out what the other adds
+        assert max(covered["seeds"], covered["units"]) < covered["both"] - 0.04 * trials
     if of_seeds > 0:  # without a share of the seeds it is wider than it need be
         assert covered["both"] <= stats.binom.ppf(1 - 1e-4, trials, 0.975)
 

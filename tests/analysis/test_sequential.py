@@ -73,7 +73,7 @@ def by_hand(differences, margin, higher_is_better, looks=LOOKS):
 
 
 @pytest.mark.parametrize(
-    ("margin", "higher_is_better"), [(None, True), (0.8, False), (1.5, True), (3, True)]
+    ("margin", "higher_is_better"), [(None, True), (0.8, False), (1.5, True)]
 )
 def test_decisions_are_those_of_plain_intervals(margin, higher_is_better):
     rng, seen = np.random.default_rng(2), set()
@@ -87,7 +87,7 @@ def test_decisions_are_those_of_plain_intervals(margin, higher_is_better):
         assert found.difference == pytest.approx(differences[:n].mean())
         assert found.e_value == pytest.approx(e_values(differences[:n])[-1])
         seen.add(verdict)
-    assert len(seen) >= 3 - (margin == 3)
+    assert len(seen) >= 3
 
 
 def test_what_follows_the_deciding_look_is_ignored():
@@ -164,8 +164,7 @@ def test_over_all_signs_the_mean_fortune_is_one(magnitudes):
     up, down = fortunes(signs * magnitudes)
     fortune = (up + down) / 2
     assert fortune.mean(axis=0) == pytest.approx(np.ones(10))
-    ever = fortune.max(axis=1) >= 20
-    assert 0 < ever.mean() <= 0.05
+    assert (fortune.max(axis=1) >= 20).mean() <= 0.05
     assert up[-1] == pytest.approx(down[0])  # all signs turned
 
 

@@ -79,7 +79,8 @@ def accuracy(flags, effect, spread=0.4):
     """The result of a run: ZiLU is better by `effect`, and runs of one seed are alike."""
     seed = flags["seed"]
     shared = np.random.default_rng([1, seed]).normal(0, 1)
-    own = np.random.default_rng([2, seed, len(flags["activation"])]).normal(0, spread)
+    name = ["ReLU", "GELU", "ZiLU", "SiLU"].index(flags["activation"])
+    own = np.random.default_rng([2, seed, name]).normal(0, spread)
     return 90 + shared + own + effect * (flags["activation"] == "ZiLU")
 
 
@@ -179,12 +180,13 @@ def test_seeds_of_trials_are_not_taken(world):
 def test_two_primary_comparisons_share_the_error(world):
     """Tuned and equal settings: each interval is wider, so that both hold together at 95 %."""
     world.write(tune={"lr": [0.1, 0.2]}, seed=[0])
-    world.results = lambda flags: accuracy(flags, 0.0, spread=1.0) + (flags["lr"] == 0.2)
+    plain = lambda flags: accuracy(flags, 0.0, spread=1.0)  # noqa: E731
+    world.results = lambda flags: plain(flags) + (flags["lr"] == 0.2)
     assert world.sweep("--until_decided", "--max_seeds", 6) == 0
     report(world.out)
     rows = table(world.out, "decisions")
     assert len(rows) == 2
-    values = np.array(differences(world, world.results))
+    values = np.array(differences(world, plain))
     half = critical_value(6, 0.025) * values.std(ddof=1) / math.sqrt(6)
     assert rows["high"].tolist() == pytest.approx([values.mean() + half] * 2, abs=1e-6)
     assert critical_value(6, 0.025) > 1.1 * critical_value(6)
@@ -253,11 +255,12 @@ def test_a_sweep_that_died_when_it_had_added_seeds_goes_on(world, monkeypatch):
 def test_another_metric_and_direction_of_the_report(world):
     """The interval at a look holds for whatever is compared of these runs."""
     assert world.sweep("--until_decided", "--max_seeds", 10) == 0
-    report(world.out, "--metric", "loss", "--baseline", "ZiLU (σ = 1)", "--primary", "GELU")
+    flags = ("--metric", "loss", "--baseline", "ZiLU (σ = 1)", "--primary", "GELU")
+    report(world.out, *flags, "--margin", 0.001)
     (row,) = table(world.out, "decisions").to_dict("records")
-    assert (row["metric"], row["setting"]) == ("loss", "GELU")
+    assert (row["metric"], row["setting"], row["pairs"]) == ("loss", "GELU", 10)
     losses = np.array(differences(world, world.results)) / 50  # as vision_run makes them
-    half = critical_value(row["pairs"]) * losses.std(ddof=1) / math.sqrt(row["pairs"])
+    half = critical_value(10) * losses.std(ddof=1) / math.sqrt(10)
     assert (row["low"], row["high"]) == pytest.approx(
         (losses.mean() - half, losses.mean() + half), abs=1e-6
     )
@@ -313,24 +316,13 @@ def test_counted_before_it_may_still_be_declared(world, capsys):
 def test_mistakes_end_in_one_line_before_anything_runs(change, flags, told, world, mistake_in):
     world.write(**change)
     words = (world.grid, "--output_dir", world.out, "--until_decided", *flags)
-    assert told in mistake_in_sweep(mistake_in, words)
+    assert told in mistake_in(sweep, *words)
     assert not world.made
     assert not world.out.exists()
-
-
-def mistake_in_sweep(mistake_in, words):
-    class Module:
-        __name__ = "sweep"
-
-        @staticmethod
-        def main():
-            return sweep.main([str(word) for word in words])
-
-    return mistake_in(Module(), *words)
 
 
 def test_what_has_begun_with_fixed_seeds_stays_so(world, mistake_in):
     assert world.sweep() == 0
     words = (world.grid, "--output_dir", world.out, "--until_decided")
-    assert "declared before the first run" in mistake_in_sweep(mistake_in, words)
-    assert "give both" in mistake_in_sweep(mistake_in, (*words[:3], "--max_seeds", 10))
+    assert "declared before the first run" in mistake_in(sweep, *words)
+    assert "give both" in mistake_in(sweep, *words[:3], "--max_seeds", 10)
