@@ -118,7 +118,7 @@ def parse(argv: list[str] | None) -> Options:
     add("--output_dir", type=where, metavar="VALUE", help="folder of the sweep (./Output/NAME)")
     add("--extend", action="store_true", help="add to the sweep what the edited grid has more")
     add("--until_decided", action="store_true",
-        help="add seeds to the primary comparison until it is decided (docs/statistics.md)")  # fmt: skip
+        help="more seeds for the primary comparison until it is decided")  # fmt: skip
     add("--max_seeds", type=checked(number(int, at_least=FIRST)), metavar="N",
         help=f"with --until_decided: undecided after so many ({LAST})")  # fmt: skip
     what = parser.add_mutually_exclusive_group()

@@ -40,7 +40,7 @@ def critical_values(looks: Sequence[int], spent: Sequence[float]) -> list[float]
     previous = first
     for n, error in zip(later, np.diff(spent), strict=True):
         step = _Step(previous, n)
-        c = brentq(lambda c: step.crossed(cosines, weights, c) - error, 1e-6, 1 - 1e-12)
+        c = brentq(step.excess, 1e-6, 1 - 1e-12, args=(cosines, weights, error))
         found.append(_t_of(c, n))
         targets, widths = _nodes(c)
         weights = widths * step.density(cosines, weights, targets)
@@ -63,18 +63,21 @@ class _Step:
         self.kept = np.sqrt(n * share / following)
         self.scale = np.sqrt(self.new * (1 - share) / following)
 
-    def crossed(self, cosines: Floats, weights: Floats, c: float) -> float:
-        """Return the chance of |r'| > c, from the weighted cosines before."""
+    def excess(self, c: float, cosines: Floats, weights: Floats, error: float) -> float:
+        """Return the chance of |r'| > c, from the weighted cosines before, less `error`."""
         start = cosines[:, None] * self.kept
         above, below = (_cumulative((c + sign * start) / self.scale, self.new) for sign in (-1, 1))
-        return float(weights @ ((2 - above - below) @ self.share_weights))
+        return float(weights @ ((2 - above - below) @ self.share_weights)) - error
 
     def density(self, cosines: Floats, weights: Floats, targets: Floats) -> Floats:
         """Return the density of r' at `targets`, without what has crossed before."""
         start = cosines[:, None] * self.kept
         mixed = weights[:, None] * (self.share_weights / self.scale)
         return np.array(
-            [np.sum(mixed * _density((target - start) / self.scale, self.new)) for target in targets]
+            [
+                np.sum(mixed * _density((target - start) / self.scale, self.new))
+                for target in targets
+            ]
         )
 
 

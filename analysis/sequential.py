@@ -24,7 +24,7 @@ ERROR = 0.05  # the chance that any look at equal settings decides that they dif
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 # |t| beyond which a look rejects that there is no difference, from `computed_boundary(ERROR)`.
 BOUNDARY = {6: 4.32991, 10: 3.54100, 15: 3.05892, 20: 2.84481, 30: 2.50497, 40: 2.36678}
-STAKES = (0.25, 0.5, 1.0, 2.0)  # of the e-process, in units of the differences' root mean square
+STAKES = (0.5, 1.0, 2.0)  # of the e-process, in units of the differences' root mean square
 E_DECIDES = 20  # 1/ERROR
 
 

@@ -59,7 +59,7 @@ def lognormal(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
 
 
 def two_values(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
-    """Return a difference of either sign and of nearly one size, which equal settings never have."""
+    """Return differences of either sign and nearly one size, which equal settings never have."""
     return np.sign(rng.random(size) - 0.5) + 0.05 * rng.standard_normal(size)
 
 
@@ -124,11 +124,12 @@ def look_at(
     return Looked(differs, equivalent, n_used)
 
 
-def bets_decide(differences: Floats) -> NDArray[np.bool_]:
-    """Return for each draw whether the e-process reaches 20 at a look."""
+def bets_decide(differences: Floats) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return for each draw whether the e-process is 20 at a look, and that look or the last."""
     up, down = fortunes(differences)
-    at_looks = [n - 1 for n in LOOKS]
-    return ((up + down)[:, at_looks] / 2 >= E_DECIDES).any(axis=1)
+    reached = np.asarray((up + down)[:, [n - 1 for n in LOOKS]] / 2 >= E_DECIDES)
+    decided = np.asarray(reached.any(axis=1))
+    return decided, np.where(decided, np.array(LOOKS)[reached.argmax(axis=1)], LAST)
 
 
 def fixed_rejects(differences: Floats) -> NDArray[np.bool_]:
@@ -150,7 +151,7 @@ def false_differences(draws: int) -> list[list[str]]:
             [
                 name,
                 _percent(look_at(differences).differs),
-                _percent(bets_decide(differences)),
+                _percent(bets_decide(differences)[0]),
                 _percent(fixed_rejects(differences)),
                 _first_look(differences),
             ]
@@ -186,17 +187,26 @@ def false_equivalents(draws: int) -> list[list[str]]:
 
 def expected_seeds(draws: int) -> list[list[str]]:
     """Return power and mean number of pairs of seeds at true differences, by looks and fixed."""
-    rows = [["d_z", "decided", "mean seeds", "fixed 40 decides", "fixed n of equal power"]]
+    rows = [
+        [
+            "d_z",
+            "looks: decided, mean seeds",
+            "e-process: decided, mean seeds",
+            "fixed 40 decides",
+            "fixed n of the looks' power",
+        ]
+    ]
     for number, effect in enumerate(EFFECTS):
         rng = np.random.default_rng([SEED, 200 + number])
-        found = look_at(normal(rng, (draws, LAST)) + effect)
+        differences = normal(rng, (draws, LAST)) + effect
+        found, (bets, n_of_bets) = look_at(differences), bets_decide(differences)
         rate = float(found.differs.mean())
         alike = seeds_needed(1, effect, min(rate, 0.9999))
         rows.append(
             [
                 f"{effect:g}",
-                _percent(rate),
-                f"{found.n.mean():.1f}",
+                f"{_percent(rate)}, {found.n.mean():.1f}",
+                f"{_percent(bets)}, {n_of_bets.mean():.1f}",
                 _percent(power(effect, 1, LAST)),
                 f"{alike}" if rate < 0.9999 else f"{alike} or more",
             ]

@@ -151,9 +151,14 @@ def _planned_results(manifest: Manifest, with_sigma: bool) -> list[RunResult]:
                 resolved["sigma"] = run.flags.get("sigma")
         results.append(
             RunResult(
-                path=manifest.path(run), kind=FINISHED, flags=run.flags, resolved=resolved,
-                environment={"planned": True}, manifest=manifest, entry=run,
-            )  # fmt: skip
+                path=manifest.path(run),
+                kind=FINISHED,
+                flags=run.flags,
+                resolved=resolved,
+                environment={"planned": True},
+                manifest=manifest,
+                entry=run,
+            )
         )
     return with_custom_names(results)
 

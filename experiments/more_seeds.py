@@ -122,8 +122,8 @@ def _settings(combinations: list[Flags]) -> list[Flags]:
 
 def _numbers(texts: object) -> set[int]:
     """Return the seeds among the texts of a grid file, which are checked elsewhere."""
-    found = set()
+    found: set[int] = set()
     for text in texts if isinstance(texts, list) else ():
         with suppress(ValueError, TypeError):
-            found.add(seed_number(str(text)))
+            found.add(int(seed_number(str(text))))
     return found

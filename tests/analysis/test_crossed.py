@@ -1,4 +1,4 @@
-"""Test the mean over seeds and units: mean squares by hand, and coverage where the truth is known."""
+"""Test the mean over seeds and units: by hand, and its coverage where the truth is known."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Test sweeps that get seeds until they are decided, and their reports, on results that are known."""
+"""Test sweeps that get seeds until they are decided, and their reports, on known results."""
 
 import json
 import math
@@ -208,9 +208,7 @@ def test_a_diverged_run_is_left_out_and_replaced(world, capsys):
 
 
 def test_nothing_is_added_where_all_diverge(world):
-    world.results = lambda flags: (
-        math.nan if flags["activation"] == "ZiLU" else accuracy(flags, 0)
-    )
+    world.results = lambda flags: math.nan if flags["activation"] == "ZiLU" else accuracy(flags, 0)
     assert world.sweep("--until_decided") == 0
     assert len(world.seeds("ZiLU")) == 6
 
