@@ -229,16 +229,22 @@ def spending() -> dict[str, Callable[[float], float]]:
 def shapes(draws: int) -> list[list[str]]:
     """Return what each shape of the boundary costs and gains."""
     header = [f"d_z = {effect:g}: decided, mean seeds" for effect in EFFECTS]
-    rows = [["error spent", "|t| at 6, 10, 40", *header, "exponential: false"]]
-    for name, spent in spending().items():
-        critical = critical_values(LOOKS, [spent(n / LAST) for n in LOOKS])
+    rows = [["error spent", "c at 6, 10, 40", *header, "normal: false", "exponential: false"]]
+    boundaries = {
+        name: critical_values(LOOKS, [spent(n / LAST) for n in LOOKS])
+        for name, spent in spending().items()
+    }
+    student = [float(stdtrit(n - 1, 1 - ERROR / 2)) for n in LOOKS]
+    for name, critical in {**boundaries, "5 % at every look": student}.items():
         row = [name, f"{critical[0]:.2f}, {critical[1]:.2f}, {critical[-1]:.2f}"]
         for number, effect in enumerate(EFFECTS):
             rng = np.random.default_rng([SEED, 200 + number])
             found = look_at(normal(rng, (draws, LAST)) + effect, critical=critical)
             row.append(f"{_percent(found.differs)}, {found.n.mean():.1f}")
-        skewed = exponential(np.random.default_rng([SEED, 300]), (draws, LAST))
-        rows.append([*row, _percent(look_at(skewed, critical=critical).differs)])
+        for number, shape in enumerate((normal, exponential)):
+            equal = shape(np.random.default_rng([SEED, 300 + number]), (draws, LAST))
+            row.append(_percent(look_at(equal, critical=critical).differs))
+        rows.append(row)
     return rows
 
 
