@@ -293,7 +293,7 @@ def with_decisions(comparisons: list[Comparison], plan: AnalysisPlan) -> list[Co
     whichever direction the report compares them: the interval at a look holds for any of them.
     """
     sweeps = {
-        id(run.manifest): run.manifest
+        run.manifest.folder.resolve(): run.manifest
         for each in comparisons
         for run in each.group.all_runs()
         if run.manifest is not None and run.manifest.max_seeds is not None
@@ -312,17 +312,26 @@ def _declared_pairs(manifest: Manifest) -> list[PrimaryPair]:
 def _with_decision(
     comparison: Comparison, known: list[tuple[Manifest, PrimaryPair]], plan: AnalysisPlan
 ) -> Comparison:
-    sides = [
-        {run.path.resolve() for run in comparison.group.runs_of(variant)}
-        for variant in (comparison.variant, comparison.baseline)
-    ]
     for manifest, pair in known:
+        there = [
+            _names(comparison.group.runs_of(variant), manifest)
+            for variant in (comparison.variant, comparison.baseline)
+        ]
         for each in (pair, pair.reversed):
-            paths = [{manifest.path(runs[side]).resolve() for runs in each.runs} for side in (0, 1)]
-            if all(mine & theirs for mine, theirs in zip(sides, paths, strict=True)):
+            names = [{runs[side].name for runs in each.runs} for side in (0, 1)]
+            if all(mine & theirs for mine, theirs in zip(there, names, strict=True)):
                 family = sum(other is manifest for other, _ in known)
                 return _decided(comparison, manifest, each, family, plan.margin)
     return comparison
+
+
+def _names(runs: list[RunResult], manifest: Manifest) -> set[str]:
+    """Return the names that runs have in a sweep: a folder may have two, as a link."""
+    return {
+        run.entry.name
+        for run in runs
+        if run.entry and run.manifest and run.manifest.folder.resolve() == manifest.folder.resolve()
+    }
 
 
 def _decided(

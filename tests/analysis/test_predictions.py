@@ -176,6 +176,34 @@ def test_mcnemar_by_seed(tmp_path):
     assert better > 0
 
 
+def test_over_other_seeds_and_other_images(tmp_path):
+    """Accuracy and cross-entropy of the files, by a fit of both factors (least squares)."""
+    labels = LABELS[:200]
+    report_on(made(tmp_path, labels))
+    rows = table(tmp_path, "hierarchical").set_index("metric")
+    per_run = {}
+    for name in ("ReLU", "ZiLU"):
+        files = [np.load(tmp_path / f"{name}_{seed}/predictions.npz") for seed in range(3)]
+        logits = np.array([file["logits"].astype(float) for file in files])
+        loss = -special.log_softmax(logits, axis=-1)[:, np.arange(200), labels]
+        per_run[name] = {"top1": 100.0 * (logits.argmax(-1) == labels), "loss": loss}
+    factors = np.zeros((600, 203))
+    factors[np.arange(600), np.repeat(np.arange(3), 200)] = 1
+    factors[np.arange(600), 3 + np.tile(np.arange(200), 3)] = 1
+    for metric in ("top1", "loss"):
+        values = per_run["ZiLU"][metric] - per_run["ReLU"][metric]
+        fit = factors @ np.linalg.lstsq(factors, values.ravel(), rcond=None)[0]
+        rest = np.sum((values.ravel() - fit) ** 2) / (2 * 199) / 600
+        seeds, images = (stats.sem(values.mean(axis=axis)) for axis in (1, 0))
+        row = rows.loc[metric]
+        assert row["difference"] == pytest.approx(values.mean())
+        assert (row["error_seeds"], row["error_units"]) == pytest.approx((seeds, images))
+        both = seeds**2 + images**2 - rest
+        assert row["error_both"] == pytest.approx(max(both, seeds**2, images**2) ** 0.5)
+        assert row["low"] < row["difference"] - 1.96 * row["error_both"]
+    assert "SE, both" in text(tmp_path)
+
+
 def test_names_of_classes_are_the_checkpoints(tmp_path):
     made(tmp_path)
     names = [f"<{number}>" for number in range(10)]

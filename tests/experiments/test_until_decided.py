@@ -13,7 +13,7 @@ import sweep
 from analysis.looks import LOOKS
 from analysis.sequential import critical_value, decide
 from experiments import manifest as manifests
-from experiments.jobs import flags_of
+from experiments.jobs import flags_of, share_folder
 from experiments.runner import FAILED, Outcome
 from run_folder.status import ENDED, FINISHED, status_of
 
@@ -32,6 +32,7 @@ def world(tmp_path, monkeypatch, quick_figures):
 
 class World:
     def __init__(self, folder, monkeypatch):
+        self.patch = monkeypatch
         self.grid, self.out = folder / "grid.yaml", folder / "out"
         self.made, self.results = [], lambda flags: accuracy(flags, 0.0)
         monkeypatch.setattr(sweep, "do", self.do)
@@ -190,6 +191,29 @@ def test_two_primary_comparisons_share_the_error(world):
     half = critical_value(6, 0.025) * values.std(ddof=1) / math.sqrt(6)
     assert rows["high"].tolist() == pytest.approx([values.mean() + half] * 2, abs=1e-6)
     assert critical_value(6, 0.025) > 1.1 * critical_value(6)
+
+
+def test_tuned_runs_that_are_links_to_the_grids_are_of_their_own_comparison(world):
+    """The chosen rate of GELU is the grid's own, and its runs count for both comparisons."""
+    world.write(tune={"lr": [0.1, 0.2]}, seed=[0], activation=["GELU", "ZiLU"])
+
+    def results(flags):
+        better = {"GELU": 0.1, "ZiLU": 0.2}[flags["activation"]]
+        return accuracy(flags, 0.0, spread=0.05) + 5 * (flags["lr"] == better)
+
+    world.results = results
+
+    def do(runner, manifest, runs):
+        for run in runs:
+            share_folder(manifest, run)
+        return world.do(runner, manifest, runs)
+
+    world.patch.setattr(sweep, "do", do)
+    assert world.sweep("--until_decided", "--max_seeds", 6) == 0
+    assert (world.out / "tuned_GELU_seed0").is_symlink()
+    report(world.out)
+    rows = table(world.out, "decisions")
+    assert rows["verdict"].tolist() == ["worse", "equivalent"]
 
 
 def test_a_diverged_run_is_left_out_and_replaced(world, capsys):
