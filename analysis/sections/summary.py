@@ -76,8 +76,8 @@ def _declaration(findings: Findings) -> str:
     looks = ""
     if any(each.decision for each in findings.comparisons):
         looks = (
-            f" It was looked at after {', '.join(map(str, LOOKS))} pairs of seeds until it was "
-            "decided: such intervals hold over all looks together, at 95 %."
+            f" It gets seeds until it is decided, with looks after {', '.join(map(str, LOOKS))} "
+            "pairs; its interval holds over all looks together, at 95 %."
         )
     return primary + margin + looks
 
