@@ -3,6 +3,8 @@
 | file | program |
 |---|---|
 | `vision.py` | vision_main.py: images into classes |
+| `classification.py` | its loss and metrics |
+| `data_facts.py` | what args.txt holds of its data |
 | `image_checks.py` | its checks of batches, images and classes |
 | `starts.py` | the weights that it starts from, and what these decide |
 | `language.py` | language_main.py: the next token of a text |

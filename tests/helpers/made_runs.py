@@ -19,7 +19,7 @@ from cli.parser import converted
 from cli.vision import VisionConfig
 from run_folder.folder import metrics_line
 from run_folder.result_lines import result_line, summary
-from tasks.vision import Classification
+from tasks.classification import Classification
 
 ENVIRONMENT = {"device": "cpu (test)", "torch": "2.15.0", "git_commit": "abc", "threads": 1}
 BASE = {

@@ -6,7 +6,8 @@ from torch import nn
 
 from cli.vision import VisionConfig
 from models.operations import forward_flops
-from tasks.vision import Classification, VisionProgram
+from tasks.classification import Classification
+from tasks.vision import VisionProgram
 
 
 def network(**flags):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import vision_main
-from tasks.vision import Classification
+from tasks.classification import Classification
 
 
 def main() -> int:

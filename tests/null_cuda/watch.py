@@ -25,7 +25,7 @@ from torch._inductor.runtime import triton_heuristics
 import train_eval
 from null_cuda import cudnn
 from tasks.language import LanguageModelling
-from tasks.vision import Classification
+from tasks.classification import Classification
 from training.evaluation import Diverged
 
 ROOT = Path(__file__).parents[2]

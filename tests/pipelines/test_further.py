@@ -32,7 +32,7 @@ from pipelines.data import ImageData
 from pipelines.images import class_maps, further
 from run_folder.checkpoint import load_checkpoint
 from run_folder.records import read_records
-from tasks.vision import Classification
+from tasks.classification import Classification
 from training import further_tests as at_the_end
 from training.evaluation import do_nothing
 from training.objective import Objective

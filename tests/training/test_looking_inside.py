@@ -13,7 +13,7 @@ from torch import nn
 
 import report
 import vision_main
-from tasks import vision
+from tasks import classification
 
 FLAGS = (
     "--model", "resnet20", "--dataset", "digits", "--resize", "8", "--batch_size", "240",
@@ -81,14 +81,14 @@ def test_stats_of_every_site_and_dead_channels(tailed):
 def test_class_balanced_weights_are_the_papers():
     beta, sizes = 0.99, [100, 10, 1]
     effective = [(1 - beta**n) / (1 - beta) for n in sizes]
-    weights = vision.class_balanced_weights(sizes, beta)
+    weights = classification.class_balanced_weights(sizes, beta)
     assert np.allclose(np.array(weights) * effective, weights[0] * effective[0])
     assert sum(weights) == pytest.approx(3)
-    assert vision.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
-    inverse = vision.class_balanced_weights([*sizes, 0], 1.0)  # a class may have no image
+    assert classification.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
+    inverse = classification.class_balanced_weights([*sizes, 0], 1.0)  # a class may have no image
     assert inverse == pytest.approx([4 / 1.11 * share for share in (0.01, 0.1, 1, 0)])
-    assert inverse == pytest.approx(vision.class_balanced_weights([*sizes, 0], 1 - 1e-9), rel=1e-6)
-    task = vision.Classification("CrossEntropy", class_weights=torch.tensor(weights))
+    assert inverse == pytest.approx(classification.class_balanced_weights([*sizes, 0], 1 - 1e-9), rel=1e-6)
+    task = classification.Classification("CrossEntropy", class_weights=torch.tensor(weights))
     logits, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     loss, _ = task(nn.Identity(), (logits, targets))
     rows = nn.functional.cross_entropy(logits, targets, reduction="none")

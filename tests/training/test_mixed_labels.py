@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import vision_main
-from tasks.vision import Classification
+from tasks.classification import Classification
 
 CLASSES = 7
 

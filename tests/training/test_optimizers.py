@@ -28,7 +28,7 @@ from models.activation import ZiLU
 from models.gpt2 import GPT2
 from run_folder.checkpoint import load_checkpoint, save_checkpoint
 from run_folder.folder import RunFolder
-from tasks.vision import Classification
+from tasks.classification import Classification
 from train_eval import Trainer
 from training.objective import Objective
 from training.optimization import build_optimizer, check_optimizer, hidden_matrices, notes

@@ -17,7 +17,7 @@ from models.activation import ZiLU
 from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import moment
-from tasks.vision import Classification
+from tasks.classification import Classification
 from train_eval import Trainer
 from training import objective, optimization, run_log
 from training.devices import peak_flops

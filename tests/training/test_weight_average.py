@@ -22,7 +22,7 @@ from run_folder.folder import RunFolder
 from run_folder.metrics import metrics_in
 from run_folder.records import read_records
 from run_folder.result_lines import records_of
-from tasks.vision import Classification
+from tasks.classification import Classification
 from train_eval import Trainer
 from training.evaluation import evaluate
 from training.objective import Objective
