@@ -4,6 +4,7 @@
 |---|---|
 | `data.py` | the data sets when they are ready: `ImageData`, `TextData` |
 | `images/`, `text/` | how they are made: one pipeline each |
+| `held_out.py` | the share of every class that is held out |
 | `download.py`, `hub.py` | what both need of the network, and of Hugging Face's hub |
 | `stamps.py` | seeing that a file has changed |
 """

@@ -16,6 +16,7 @@ from cli.augmentation import DEFAULT_MIN_SCALE
 from cli.datasets import LONG_TAIL_FACTOR, LONG_TAILED, PUBLISHED, image_size, mirrors, source_name
 from cli.vision import VisionDataConfig
 from pipelines.data import ImageData
+from pipelines.held_out import hold_out
 from pipelines.images import cache, folders, hugging_face, shards, torchvision_sets
 from pipelines.images.augment import Transform
 from pipelines.images.broken import without_broken
@@ -31,7 +32,6 @@ from pipelines.images.splits import (
     Split,
     constant_channels,
     fits_in_memory,
-    hold_out,
     statistics,
 )
 from utils import UserError, is_main, printable, warn

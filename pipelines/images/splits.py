@@ -20,7 +20,7 @@ from pipelines.images.interfaces import (
     Targets,
 )
 from pipelines.images.loaders import MemoryLoader, PixelFunction, StreamLoader
-from utils import UserError, mixed_seed, progress_bar, usable_cpus
+from utils import progress_bar, usable_cpus
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 DIGEST_IMAGES = 10_000  # nor more pixels, to tell one data set from another
@@ -131,37 +131,6 @@ def _digest(*parts: bytes | memoryview) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-class HoldOut(NamedTuple):
-    """Hold the indices of images, in order, that stay and that are held out."""
-
-    kept: Indices
-    held: Indices
-
-
-def hold_out(targets: Targets, fraction: float, seed: int) -> HoldOut:
-    """Choose `fraction` of every class to hold out; `seed` alone decides which images.
-
-    Raises:
-        UserError: a class would keep nothing, or nothing at all would be held out.
-    """
-    # RandomState, not default_rng: its stream is frozen, a split outlives numpy's versions.
-    random = np.random.RandomState(mixed_seed(seed) % 2**32)
-    chosen = []
-    for target, size in enumerate(np.bincount(targets)):
-        count = round(fraction * size)
-        if size and count == size:
-            raise UserError(
-                f"--val_fraction {fraction}: would leave no training image of class {target},"
-                f" which has {size}; give less"
-            )
-        members = np.flatnonzero(targets == target)
-        chosen.append(random.permutation(members)[:count])
-    held = np.sort(np.concatenate(chosen))
-    if not len(held):
-        raise UserError(f"--val_fraction {fraction}: holds out no image of any class; give more")
-    return HoldOut(np.setdiff1d(np.arange(len(targets)), held), held)
 
 
 class Statistics(NamedTuple):

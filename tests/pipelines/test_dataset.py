@@ -31,6 +31,7 @@ from torchvision.transforms import functional
 
 import dataset
 from dataset import load_images
+from pipelines.held_out import hold_out
 from pipelines.images import cache, sources, splits
 from pipelines.images.readers import ImageNetReader
 from utils import UserError
@@ -178,7 +179,7 @@ class TestHoldOut:
 
     def test_kept_and_held_share_nothing_and_miss_nothing(self):
         targets = np.random.RandomState(0).randint(0, 7, 500)
-        kept, held = splits.hold_out(targets, 0.2, seed=1)
+        kept, held = hold_out(targets, 0.2, seed=1)
         assert sorted([*kept, *held]) == list(range(500))
         counts = np.bincount(targets)
         assert np.abs(np.bincount(targets[held]) - 0.2 * counts).max() <= 0.5
