@@ -1,7 +1,8 @@
-"""Load data sets by name: the door to the pipelines of images and text.
+"""Load data sets by name: the door to the pipelines of images, text and tables.
 
     data = load_images("digits", batch_size=64)
     data = load_text("pydoc", tokenizer="bytes", block_size=128, batch_size=8)
+    data = load_table("breast_cancer", batch_size=64)
     for images, targets in data.train.batches(epoch=1): ...
 
 Importing it loads nothing heavy.
@@ -9,10 +10,11 @@ Importing it loads nothing heavy.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.converters import mapping_text, path
+from cli.converters import mapping_text, one_of, path
 from cli.datasets import (
     DEFAULT_DATA_PATH,
     IMAGE_SIZES,
@@ -20,13 +22,15 @@ from cli.datasets import (
     LONG_TAIL_FACTOR,
     LONG_TAILED,
     PUBLISHED,
+    TABLE_DATASETS,
     VISION_DATASETS,
     image_dataset,
     text_dataset,
 )
 from cli.language import LanguageDataConfig
+from cli.table import TableDataConfig
 from cli.vision import VisionDataConfig
-from pipelines.data import ImageData, TextData
+from pipelines.data import ImageData, TableData, TextData
 from utils import UserError, user_errors
 
 if TYPE_CHECKING:
@@ -41,10 +45,13 @@ __all__ = [
     "LONG_TAILED",
     "LONG_TAIL_FACTOR",
     "PUBLISHED",
+    "TABLE_DATASETS",
     "VISION_DATASETS",
     "ImageData",
+    "TableData",
     "TextData",
     "load_images",
+    "load_table",
     "load_text",
     "load_tokenizer",
 ]
@@ -164,6 +171,53 @@ def load_images(
     )
 
 
+def load_table(
+    name: str,
+    data_path: str = DEFAULT_DATA_PATH,
+    *,
+    batch_size: int,
+    data_seed: int = 0,
+    device: torch.device | str = "cpu",
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> TableData:
+    """Load the table called `name`, one of TABLE_DATASETS.
+
+    Args:
+        name: of the table.
+        data_path: the file of "csv".
+        batch_size: rows in a batch, over all processes.
+        data_seed: decides the order of training.
+        device: where the table lies.
+        normalisation: mean and standard deviation to use instead of the training rows' own.
+        rank, world_size: this process's share of each batch.
+        options: further fields of `cli.table.TableDataConfig`: label, test_fraction, val_fraction,
+            split_seed.
+
+    Raises:
+        UserError: for everything that the user can fix.
+    """
+    config = TableDataConfig(
+        dataset=_as_dataset(name, one_of(*TABLE_DATASETS)),
+        data_path=_as_path(data_path),
+        batch_size=batch_size,
+        **options,
+    )
+    _check_table(config)
+    load = importlib.import_module("pipelines.tables.load")  # which loads torch
+    data: TableData = load.load_table(
+        config,
+        data_seed=data_seed,
+        device=device,
+        normalisation=normalisation,
+        rank=rank,
+        world_size=world_size,
+    )
+    return data
+
+
 def load_tokenizer(name: str, data_path: str = DEFAULT_DATA_PATH) -> Tokenizer:
     """Load the tokenizer called `name`: gpt2, bytes or a folder with one.
 
@@ -194,6 +248,16 @@ def _check_text(config: LanguageDataConfig, block_size: int) -> None:
         raise UserError(f"--max_seq_length {block_size}: must be at least 1 token")
     config.check_documents()
     config.check_stride(block_size)
+
+
+def _check_table(config: TableDataConfig) -> None:
+    config.check()
+    if config.batch_size < 1:
+        raise UserError(f"--batch_size {config.batch_size}: must be at least 1")
+    if not 0 < config.test_fraction < 1:
+        raise UserError(f"--test_fraction {config.test_fraction}: must be above 0 and below 1")
+    if not 0 <= config.val_fraction < 1:
+        raise UserError(f"--val_fraction {config.val_fraction}: must be at least 0 and below 1")
 
 
 def _check_images(config: VisionDataConfig) -> None:

@@ -192,7 +192,8 @@ def _with_defaults(run: RunResult) -> Facts:
 
 
 def _kind(flags: Facts) -> str:
-    return "language" if "tokenizer" in flags else "vision"
+    """Return the program that has most of these flags: runs do not have those younger than them."""
+    return max(DEFAULTS, key=lambda kind: len(DEFAULTS[kind].keys() & flags.keys()))
 
 
 def _duplicate(run: RunResult, others: dict[SeedKey, RunResult]) -> str | None:

@@ -16,9 +16,13 @@ LANGUAGE_DATASETS = (
     "fineweb-edu-10b", "tinystories", "ptb", "enwik8", "text8", "text", "pydoc",
 )  # fmt: skip
 
+PACKAGED_TABLES = ("breast_cancer", "wine", "iris", "digits")  # scikit-learn brings them along
+CSV = "csv"
+TABLE_DATASETS = (*PACKAGED_TABLES, CSV)
+
 DEFAULT_DATA_PATH = "./Data"
 IMAGE_FOLDERS = ("imagefolder", "imagenet")  # any images that lie in --data_path
-OWN_FILES = (*IMAGE_FOLDERS, "text")  # --data_path says which data they are
+OWN_FILES = (*IMAGE_FOLDERS, "text", CSV)  # --data_path says which data they are
 
 # Long-tailed copies of balanced sets; LONG_TAIL_FACTOR is the default share of the smallest class
 # in the largest one.

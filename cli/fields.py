@@ -46,7 +46,7 @@ class Flag:
         evaluated: where --test_only takes the value from.
         one_run: the flag says where and how one run is made, so it is not taken from an earlier
             run's args.txt or checkpoint, and no grid can set it.
-        shared: both programs declare it in the same place.
+        shared: all programs declare it in the same place.
     """
 
     name: str
@@ -102,7 +102,7 @@ def flags_of_part(part: str, values: Any, shared_class: type) -> list[Flag]:
     Args:
         part: the name of the part.
         values: an instance with the program's defaults.
-        shared_class: the base class whose own flags both programs have.
+        shared_class: the base class whose own flags all programs have.
     """
     own_classes = [each for each in type(values).__mro__ if issubclass(each, shared_class)]
     own_classes.remove(shared_class)

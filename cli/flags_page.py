@@ -5,10 +5,11 @@ from pathlib import Path
 from cli.config import Config
 from cli.fields import GROUPS, Effect, Flag
 from cli.language import LanguageConfig
+from cli.table import TableConfig
 from cli.vision import VisionConfig
 
 PAGE = Path(__file__).parents[1] / "docs/flags.md"
-PROGRAMS: tuple[type[Config], ...] = (VisionConfig, LanguageConfig)
+PROGRAMS: tuple[type[Config], ...] = (VisionConfig, LanguageConfig, TableConfig)
 CHANGES = {
     Effect.RESULT: "result",
     Effect.ARITHMETIC: "arithmetic",
@@ -17,13 +18,14 @@ CHANGES = {
 
 HEAD = """# Flags
 
-Every flag of `vision_main.py` and `language_main.py`. This page is made from the fields of the
-configuration (`cli/`) by `python -m cli.flags_page`; a test keeps it current.
+Every flag of the programs that train: `vision_main.py`, `language_main.py`, `table_main.py`. This
+page is made from the fields of the configuration (`cli/`) by `python -m cli.flags_page`; a test
+keeps it current.
 
-The columns **vision** and **language** hold the default, or – where the program lacks the flag; an
-empty default is explained in the text, in brackets. **Changes** says what a flag changes: the
-*result*; the *arithmetic* alone, so that results agree to rounding; or *nothing*. Flags that change
-the result must be the run's own where it is [resumed](resuming.md), and tell runs apart in
+The columns **vision**, **language** and so on hold the default, or – where that program lacks the
+flag; an empty default is explained in the text, in brackets. **Changes** says what a flag changes:
+the *result*; the *arithmetic* alone, so that results agree to rounding; or *nothing*. Flags that
+change the result must be the run's own where it is [resumed](resuming.md), and tell runs apart in
 [reports](statistics.md).
 
 ## Values, in files too
@@ -46,9 +48,10 @@ def flags_page() -> str:
     tables = [config.flags() for config in PROGRAMS]
     names = list(dict.fromkeys(name for table in tables for name in table))
     parts = [HEAD]
+    kinds = " | ".join(config.KIND for config in PROGRAMS)
     for group in GROUPS:
         parts.append(
-            f"\n## {group}\n\n| flag | vision | language | changes | |\n|---|---|---|---|---|"
+            f"\n## {group}\n\n| flag | {kinds} | changes | |\n|{'---|' * (len(PROGRAMS) + 3)}"
         )
         for name in names:
             found = [table.get(name) for table in tables]

@@ -1,4 +1,4 @@
-"""Declare the flags that decide the network, as far as both programs share them."""
+"""Declare the flags that decide the network, as far as all programs share them."""
 
 from __future__ import annotations
 

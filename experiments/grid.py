@@ -1,6 +1,6 @@
 """Read a grid file: fixed flags and lists of values, and the runs that they come to.
 
-    program: vision               # or language
+    program: vision               # or language, table
     name: digits                  # of the folder in Output/; without it, the file's
     runs:                         # one value is fixed; of lists, every combination is a run
       config: recipes/digits_demo.yaml
@@ -32,6 +32,7 @@ from cli.converters import arguments, mapping, mapping_text, number, one_of, yam
 from cli.language import LanguageConfig
 from cli.optimizer_names import over_file
 from cli.parser import converted, read_config, value_of
+from cli.table import TableConfig
 from cli.vision import VisionConfig
 from run_folder.metrics import METRICS
 from utils import UserError, nearest
@@ -39,7 +40,7 @@ from utils import UserError, nearest
 Flags = dict[str, Any]  # of a run, by name
 
 PROGRAMS: dict[str, type[Config]] = {
-    config.KIND: config for config in (VisionConfig, LanguageConfig)
+    config.KIND: config for config in (VisionConfig, LanguageConfig, TableConfig)
 }
 KEYS = ("program", "name", "runs", "tune", "report")
 REPORT_KEYS: dict[str, Callable[[str], Any]] = {

@@ -30,8 +30,8 @@ from utils import UserError
 OPTIONS = ("seeds", "equal_settings")
 # A choice is made for, or by, these flags.
 UNTUNABLE = (
-    "activation", "model", "dataset", "val_fraction", "seed", "init_seed", "data_seed",
-    "split_seed",
+    "activation", "model", "dataset", "label", "val_fraction", "test_fraction", "seed", "init_seed",
+    "data_seed", "split_seed",
 )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
     model = build_model("resnet20", activation=nn.GELU, num_classes=10)
     model = build_model("gpt2", activation=nn.GELU, vocab_size=50257)
     model = build_model("timm/convnext_tiny", activation=nn.GELU, num_classes=10, image_size=64)
+    model = build_table_model("mlp", activation=nn.GELU, num_features=30, num_classes=2)
 
 `catalogue` lists the models and resolves their options. Each architecture has a file of its own:
-`vgg`, `resnet`, `vit`, `gpt2` (its parts: `gpt2_blocks`, `mlp`, `rotary`). Those of other packages
-are built by `third_party` (timm's and torchvision's, with rates of `drop_rates`; `pretrained` reads
-their published weights) and `causal_lm` (Hugging Face's). `drop_path` drops branches in ours.
-`operations` counts what they compute.
+`vgg`, `resnet`, `vit`, `gpt2` (its parts: `gpt2_blocks`, `mlp`, `rotary`), `table_mlp`. Those of
+other packages are built by `third_party` (timm's and torchvision's, with rates of `drop_rates`;
+`pretrained` reads their published weights) and `causal_lm` (Hugging Face's). `drop_path` drops
+branches in ours. `operations` counts what they compute.
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only
@@ -28,6 +29,8 @@ from models.catalogue import (
     NORMS,
     SHORTCUTS,
     STEMS,
+    TABLE_MODELS,
+    TABLE_NORMS,
     VISION_MODELS,
     VISION_PACKAGES,
     check_biases,
@@ -68,9 +71,12 @@ __all__ = [
     "PUBLISHED_BLOCKS",
     "SHORTCUTS",
     "STEMS",
+    "TABLE_MODELS",
+    "TABLE_NORMS",
     "VISION_MODELS",
     "VISION_PACKAGES",
     "build_model",
+    "build_table_model",
     "check_biases",
     "check_fits",
     "check_options",
@@ -191,6 +197,30 @@ def build_language_model(
     options = {**shape, "dropout": dropout, "norm": norm, "bias": bias}
     options |= resolve_blocks(shape, **blocks, bias=bias)
     return _load("gpt2").GPT2(activation, vocab_size, max_seq_length, **options)
+
+
+def build_table_model(
+    name: str,
+    activation: Callable[[], nn.Module],
+    *,
+    num_features: int,
+    num_classes: int,
+    hidden_layers: int = 3,
+    hidden_width: int = 128,
+    norm: str = "none",
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Build a classifier of rows (B, num_features), with logits (B, num_classes).
+
+    Raises:
+        ValueError: an unknown name or norm.
+    """
+    check_name(name, TABLE_MODELS)
+    if norm not in TABLE_NORMS:
+        raise ValueError(f"--norm must be one of {', '.join(TABLE_NORMS)}, not {norm!r}")
+    return _load("table_mlp").TableMLP(
+        activation, num_features, num_classes, hidden_layers, hidden_width, norm, dropout
+    )
 
 
 def _load(module: str) -> Any:

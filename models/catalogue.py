@@ -34,6 +34,7 @@ FAMILIES = {
 }
 LANGUAGE_MODELS = FAMILIES["gpt2"]
 VISION_MODELS = (*FAMILIES["vgg"], *FAMILIES["resnet"], *FAMILIES["vit"])
+TABLE_MODELS = ("mlp",)
 
 # Further architectures come from these packages, as PREFIX/NAME: {prefix: the package's name}.
 VISION_PACKAGES = {"timm": "timm", "torchvision": "torchvision"}
@@ -44,6 +45,7 @@ STEMS = ("auto", "cifar", "imagenet")
 SHORTCUTS = ("conv", "pad")
 HEADS = ("auto", "linear", "wide", "imagenet")
 NORMS = ("auto", "bn", "gn", "layer", "rms", "none")
+TABLE_NORMS = ("none", "bn", "layer")
 INIT_GAINS = ("torch", "unit")  # "unit" is models.init_gain
 
 # The largest image size, in pixels, at which "auto" means the form for small images.

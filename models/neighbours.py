@@ -7,7 +7,9 @@ from torch import nn
 
 from zilu.custom.activation import is_custom
 
-Layer: TypeAlias = nn.Linear | nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm
+Layer: TypeAlias = (
+    nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm
+)
 
 
 class Neighbours(NamedTuple):

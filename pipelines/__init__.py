@@ -1,9 +1,9 @@
-"""Turn files of images or text into batches. Users call dataset.py.
+"""Turn files of images, text or tables into batches. Users call dataset.py.
 
 | file | what it holds |
 |---|---|
-| `data.py` | the data sets when they are ready: `ImageData`, `TextData` |
-| `images/`, `text/` | how they are made: one pipeline each |
+| `data.py` | the data sets when they are ready: `ImageData`, `TextData`, `TableData` |
+| `images/`, `text/`, `tables/` | how they are made: one pipeline each |
 | `held_out.py` | the share of every class that is held out |
 | `download.py`, `hub.py` | what both need of the network, and of Hugging Face's hub |
 | `stamps.py` | seeing that a file has changed |

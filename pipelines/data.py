@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help works without torch
     from pipelines.images.loaders import ImageLoader
+    from pipelines.tables.loader import TableLoader
     from pipelines.text.loaders import EvalLoader, TrainLoader
 
 
@@ -87,5 +88,33 @@ class TextData:
     fingerprint: str
     counts: dict[str, Any]
     digests: dict[str, str]
+    description: str
+    also: dict[str, FurtherTest] = field(default_factory=dict)
+
+
+@dataclass
+class TableData:
+    """Hold the loaders of a table of numbers, and what is known of it.
+
+    Attributes:
+        train, val, test: loaders; val is None where nothing is held out.
+        columns: names of the features.
+        mean, std: of the standardisation, per feature.
+        digest: hex, the same for the same rows in the same order.
+        class_sizes: training rows of each class.
+        description: one line for the log.
+        also: there are no further test sets.
+    """
+
+    name: str
+    train: TableLoader
+    val: TableLoader | None
+    test: TableLoader
+    columns: list[str]
+    class_names: list[str]
+    mean: list[float]
+    std: list[float]
+    digest: str
+    class_sizes: list[int]
     description: str
     also: dict[str, FurtherTest] = field(default_factory=dict)

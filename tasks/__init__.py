@@ -3,10 +3,11 @@
 | file | program |
 |---|---|
 | `vision.py` | vision_main.py: images into classes |
-| `classification.py` | its loss and metrics |
-| `data_facts.py` | what args.txt holds of its data |
-| `image_checks.py` | its checks of batches, images and classes |
-| `starts.py` | the weights that it starts from, and what these decide |
+| `table.py` | table_main.py: rows of numbers into classes |
+| `classification.py` | the loss and metrics of both |
+| `data_facts.py` | what args.txt holds of their data |
+| `image_checks.py` | vision's checks of batches, images and classes |
+| `starts.py` | the weights that vision starts from, and what these decide |
 | `language.py` | language_main.py: the next token of a text |
 | `standard_evaluations.py` | evaluate_lm.py: a run on lm_eval's tasks |
 | `harness_tasks.py` | its tasks and their data |

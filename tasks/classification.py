@@ -1,4 +1,4 @@
-"""Classify images: the loss and the metrics of a batch."""
+"""Classify images or rows of tables: the loss and the metrics of a batch."""
 
 from __future__ import annotations
 

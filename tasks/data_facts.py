@@ -1,10 +1,10 @@
-"""Say what args.txt holds of labelled data: how many samples, in which classes, what is left out."""
+"""Say what args.txt holds of labelled data: samples, their classes, what is left out."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipelines.data import ImageData
+from pipelines.data import ImageData, TableData
 from training.task import Data
 
 
@@ -14,7 +14,7 @@ def samples(data: Data) -> dict[str, int]:
     return {name: loader.num_samples for name, loader in loaders.items() if loader}
 
 
-def unequal_classes(data: ImageData) -> dict[str, list[int]]:
+def unequal_classes(data: ImageData | TableData) -> dict[str, list[int]]:
     """Return the training samples of each class, where they are not all as many."""
     return {"class_sizes": data.class_sizes} if len(set(data.class_sizes)) > 1 else {}
 

@@ -17,6 +17,7 @@ LEVELS = [
     [
         "vision_main",
         "language_main",
+        "table_main",
         "sweep",
         "report",
         "evaluate_lm",

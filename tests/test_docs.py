@@ -15,6 +15,7 @@ import pytest
 
 from cli.language import LanguageConfig
 from cli.parser import parse as parse_command
+from cli.table import TableConfig
 from cli.vision import VisionConfig
 from experiments.grid import read_grid
 
@@ -24,7 +25,11 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS)
 }
-CONFIGS = {"vision_main.py": VisionConfig, "language_main.py": LanguageConfig}
+CONFIGS = {
+    "vision_main.py": VisionConfig,
+    "language_main.py": LanguageConfig,
+    "table_main.py": TableConfig,
+}
 PROGRAMS = (*CONFIGS, "sweep.py", "report.py", "benchmark.py", "evaluate_lm.py", "export.py")
 # The job scripts hand their arguments on.
 JOBS = {

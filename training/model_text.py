@@ -28,7 +28,8 @@ def describe_model(
         further = [str(report), "", _undecayed(model, decay), ""]
     lines = [f"Parameters: {total:,} ({trainable:,} trainable)"]
     if flops := getattr(model, "forward_flops", None):
-        lines += [f"Operations: {flops:,} FLOP per image forward (2 for a multiply and add)"]
+        sample = getattr(model, "sample", "image")
+        lines += [f"Operations: {flops:,} FLOP per {sample} forward (2 for a multiply and add)"]
     lines += [""]
     lines += [f"Activation sites: {len(sites)}", *(f"  {path}: {site}" for path, site in sites)]
     return "\n".join([*lines, "", *further, str(model), ""])

@@ -87,7 +87,9 @@ def test_class_balanced_weights_are_the_papers():
     assert classification.class_balanced_weights(sizes, 0.0) == [1, 1, 1]
     inverse = classification.class_balanced_weights([*sizes, 0], 1.0)  # a class may have no image
     assert inverse == pytest.approx([4 / 1.11 * share for share in (0.01, 0.1, 1, 0)])
-    assert inverse == pytest.approx(classification.class_balanced_weights([*sizes, 0], 1 - 1e-9), rel=1e-6)
+    assert inverse == pytest.approx(
+        classification.class_balanced_weights([*sizes, 0], 1 - 1e-9), rel=1e-6
+    )
     task = classification.Classification("CrossEntropy", class_weights=torch.tensor(weights))
     logits, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     loss, _ = task(nn.Identity(), (logits, targets))
