@@ -41,7 +41,7 @@ def data_facts(settings: dict[str, Any]) -> dict[str, Any]:
     """Return what the checkpoint says of its data."""
     names = (
         "data_digests", "data_digest", "tokenizer_fingerprint", "samples", "image_size",
-        "num_classes", "class_names", "normalisation",
+        "num_classes", "class_names", "columns", "normalisation",
     )  # fmt: skip
     return {name: settings[name] for name in names if name in settings}
 

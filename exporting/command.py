@@ -28,6 +28,10 @@ PACKAGES = {
     "onnx": [("onnx", ""), ("onnxscript", "")],
     "pt2": [],
 }
+# What a run of each kind can be written as, beside a graph.
+OWN_FORMS: dict[str, tuple[str, ...]] = {
+    "vision": ("timm", "torchvision"), "language": ("hf",), "table": (),
+}  # fmt: skip
 CHECKED_BY = {"onnx": "onnxruntime"}
 
 
@@ -48,10 +52,11 @@ def export(arguments: Any, checkpoint: Path) -> None:
     if arguments.check and to in CHECKED_BY:
         _require_for_check(CHECKED_BY[to], to)
     trained = load(checkpoint, arguments.ema, arguments.activation)
-    if trained.is_language != (to == "hf") and to not in graphs.FORMATS:
+    kind = trained.config.KIND
+    if to not in (forms := (*OWN_FORMS[kind], *graphs.FORMATS)):
+        *others, last = forms
         raise UserError(
-            f"--to {to}: {checkpoint} is of a {trained.config.KIND} model; take "
-            + ("hf, onnx or pt2" if trained.is_language else "timm, torchvision, onnx or pt2")
+            f"--to {to}: {checkpoint} is of a {kind} model; take {', '.join(others)} or {last}"
         )
     place = whole_file if to in graphs.FORMATS else whole_folder
     with place(target) as temporary:

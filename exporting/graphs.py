@@ -21,6 +21,7 @@ from models.third_party import as_value_error
 from utils import user_errors
 
 FORMATS = ("onnx", "pt2")
+INPUTS = {"vision": "images", "language": "input_ids", "table": "rows"}  # their names in ONNX
 # A file of ONNX holds 2 GiB; of more, the weights would be in a second file.
 LARGEST_ONNX = 2**31 - 2**24
 
@@ -55,7 +56,7 @@ def _onnx(trained: Trained) -> Any:
         raise ValueError(
             f"--to onnx: the weights take {size:,} bytes, and a file of ONNX holds 2 GiB: --to pt2"
         )
-    name = "input_ids" if trained.is_language else "images"
+    name = INPUTS[trained.config.KIND]
     with as_value_error("--to onnx: the network cannot be written in ONNX ({}): --to pt2"):
         return torch.onnx.export(
             _plain(trained.model), inputs(trained), dynamo=True, verbose=False,

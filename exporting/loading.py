@@ -12,17 +12,20 @@ from torch import Tensor, nn
 
 from cli.language import LanguageConfig
 from cli.parser import parse
+from cli.table import TableConfig
 from cli.vision import VisionConfig
 from run_folder.checkpoint import load_checkpoint
 from tasks.language import LanguageProgram
+from tasks.table import TableProgram
 from tasks.vision import VisionProgram
 from training import custom_activation, resuming, test_only
 from utils import UserError
 
-LANGUAGE = "language"
+LANGUAGE, TABLE = "language", "table"
 KINDS: dict[str, tuple[Any, Any]] = {
     "vision": (VisionConfig, VisionProgram),
     LANGUAGE: (LanguageConfig, LanguageProgram),
+    TABLE: (TableConfig, TableProgram),
 }
 EXAMPLE_TOKENS = 24  # at most, of an input that outputs are compared on
 
@@ -68,6 +71,9 @@ class Trained:
             sizes = ((2, longest), (3, max(2, longest // 2)))
             vocabulary = self.settings["model_options"]["vocab_size"]
             return [torch.randint(vocabulary, size, generator=draw) for size in sizes]
+        if self.config.KIND == TABLE:
+            columns = len(self.settings["columns"])
+            return [torch.randn(count, columns, generator=draw) for count in (2, 3)]
         size = self.settings["image_size"]
         return [torch.randn(count, 3, size, size, generator=draw) for count in (2, 3)]
 
@@ -120,6 +126,8 @@ def load(path: Path, ema: bool, activation: str | None) -> Trained:
 def _sizes(settings: dict[str, Any], kind: str) -> tuple[int, ...]:
     if kind == LANGUAGE:
         return (settings["model_options"]["vocab_size"],)
+    if kind == TABLE:
+        return len(settings["columns"]), len(settings["class_names"])
     return settings["num_classes"], settings["image_size"]
 
 
