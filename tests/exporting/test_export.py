@@ -204,6 +204,26 @@ def test_an_activation_of_transformers_needs_no_code(text_folder, tmp_path, here
         torch.testing.assert_close(back.state_dict()[name], value, rtol=0, atol=1e-6)
 
 
+@torch.no_grad()
+def test_blocks_of_llamas_kind(text_folder, tmp_path, here, capsys):
+    """All of them at once; the check of the export compares the outputs, and so does this."""
+    transformers = pytest.importorskip("transformers", minversion="5")
+    blocks = ("--mlp", "glu", "--norm", "rms", "--positions", "rope", "--qk_norm", "--no_bias")
+    flags = (*TINY, *blocks, "--data_path", text_folder, *LEARNED, "--lr", "1e-2")
+    with torch.enable_grad():
+        run = trained(language_main, tmp_path / "run", *flags)
+    folder = exported(run, "hf", tmp_path / "model")
+    assert "largest difference" in capsys.readouterr().out
+    ours = load(run / RunFolder.CHECKPOINT, False, None).model
+    names = ours.state_dict().keys()
+    assert not [name for name in names if name.endswith("bias") or name.startswith("wpe")]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    ids = torch.arange(24).view(2, 12) * 7 % 257
+    wanted = ours(ids)
+    torch.testing.assert_close(theirs.eval()(input_ids=ids).logits, wanted, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(wanted[:, 1:], wanted[:, :-1])
+
+
 def test_the_folder_starts_a_run(run, folder, text_folder, tmp_path):
     argv = (*TINY, "--data_path", text_folder, "--init_from", folder, "--lr", "1e-30")
     again = trained(language_main, tmp_path / "again", *argv, "--activation", "ReLU")
