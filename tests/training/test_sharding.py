@@ -124,6 +124,20 @@ def test_killed_in_an_epoch_it_goes_on_with_two_processes_and_with_one(run, gpt2
     assert_close(alone, gpt2 / "whole", CLOSE)
 
 
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two(run, gpt2, tmp_path):
+    """Its tensors are in one part, from which each of the two takes its own."""
+    folder = tmp_path / "run"
+    flags = (*LANGUAGE, "--shard", "--resume")
+    stop = {0: ("step", KILL, 5)}
+    run("language_main", folder, *flags, processes=1, faults=stop, code=None)
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 4
+    output = run("language_main", folder, *flags)
+    assert "processes was 1 and is 2: results agree to tolerance only" in output
+    assert_close(folder, gpt2 / "whole", CLOSE)
+    assert len([*folder.glob("shards/*/*.pt")]) == 2
+
+
 def test_damage_to_a_part_is_one_line(run, gpt2, tmp_path):
     """Whoever reads the checkpoint; and the run is not begun anew."""
     folder = shutil.copytree(gpt2 / "parts", tmp_path / "run")
