@@ -208,9 +208,10 @@ class LanguageDataConfig(DataConfig):
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     also_test: str | None = flag(
-        None, further_texts(one_of(*LANGUAGE_DATASETS)), "Dataset",
-        "test at the end on the test splits of these corpora too, with commas between: names as "
-        "--dataset has them, or a folder of text; NAME:PATH where it is not in --data_path",
+        None, further_texts(text_dataset), "Dataset",
+        "test at the end on the test splits of these corpora too, with commas between: names "
+        "and forms as --dataset has them, or a folder of text; NAME:PATH where it is not in "
+        "--data_path",
         Effect.NOTHING,
     )  # fmt: skip
 

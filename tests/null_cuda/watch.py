@@ -24,8 +24,8 @@ from torch._inductor.runtime import triton_heuristics
 
 import train_eval
 from null_cuda import cudnn
-from tasks.language import LanguageModelling
 from tasks.classification import Classification
+from tasks.language import LanguageModelling
 from training.evaluation import Diverged
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,8 @@
 """--also_test of language models: other corpora, scored as a run on them would score them."""
 
+import importlib
 import json
+import random
 import re
 import shutil
 
@@ -10,8 +12,7 @@ from helpers.corpora import write_text
 from helpers.made_runs import report_on, table, text
 
 import language_main
-from cli.converters import one_of
-from cli.datasets import LANGUAGE_DATASETS
+from cli.datasets import text_dataset
 from cli.further_tests import asked_for, further_texts
 from run_folder.records import read_also, read_records
 from run_folder.status import FINISHED, status_of
@@ -21,6 +22,9 @@ SMALL = (
     "2", "--num_layers", "1", "--max_seq_length", "16", "--batch_size", "8", "--max_steps", "4",
     "--lr", "1e-2", "--device", "cpu",
 )  # fmt: skip
+
+
+END = 256  # of text, for the tokenizer of bytes
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,81 @@ def test_two_processes_and_a_later_test_give_the_same(run, texts, tmp_path, fork
     assert float(re.search(r"\[Also other\] Loss: (\S+)", found)[1]) == pytest.approx(loss)
 
 
+def documents(count, seed):
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(["tree", "leaf", "grün", ".\n"], k=9)) for _ in range(count)]
+
+
+def write_splits(folder, write):
+    """Write documents for training and for the test, of which there are seven."""
+    folder.mkdir()
+    for split, count in (("train", 9), ("test", 7)):
+        write(split, documents(count, split))
+
+
+@pytest.fixture
+def forms(tmp_path):
+    """The same documents in every form that --dataset has for files, by its name there."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+
+    def lines(split, texts):
+        content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"lines/{split}.jsonl").write_text(content)
+
+    def table(split, texts):
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / f"table/{split}.parquet")
+
+    def files(split, texts):
+        (tmp_path / "files" / split).mkdir()
+        for number, each in enumerate(texts):
+            (tmp_path / f"files/{split}/{number}.txt").write_text(each)
+
+    def tokens(split, texts):
+        ids = [np.frombuffer(b, np.uint8) for b in (text.encode() for text in texts)]
+        joined = [np.append(each, END) for each in ids]
+        np.concatenate(joined).astype(np.uint16).tofile(tmp_path / f"ids/{split}.bin")
+
+    for name, write in (("lines", lines), ("table", table), ("files", files), ("ids", tokens)):
+        write_splits(tmp_path / name, write)
+    return [
+        f"{form}/{tmp_path / name}"
+        for form, name in (
+            ("jsonl", "lines"), ("parquet", "table"), ("folder", "files"), ("bin", "ids"),
+        )
+    ]  # fmt: skip
+
+
+def test_corpora_of_documents_in_every_form(forms, tmp_path, forked):
+    """The run's own column and share of held-out documents say nothing of them."""
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps({"body": text}) + "\n" for text in documents(40, 0)))
+    flags = [*SMALL, "--dataset", f"jsonl/{own}", "--text_column", "body", "--held_out", "0.2"]
+    flags += ["--pack", "inside", "--data_path", tmp_path / "Data"]
+    folder = tmp_path / "run"
+    (code,), output = forked(
+        "language_main", *flags, "--also_test", ",".join(forms), "--output_dir", folder
+    )
+    assert code == 0, output
+    also = read_also(folder)
+    assert [*also] == forms
+    content = sum(len(text.encode()) for text in documents(7, "test"))
+    for form in forms:
+        (tmp_path / "t").mkdir(exist_ok=True)
+        main(
+            "--test_only", "--checkpoint", folder / "checkpoint.pt", "--device", "cpu",
+            "--dataset", form, "--data_path", tmp_path / "Data", "--output_dir", tmp_path / "t",
+        )  # fmt: skip
+        line = (tmp_path / "t/test_results.txt").read_text().splitlines()[-1]
+        loss = float(re.search(r"Loss: (\S+)", line)[1])
+        assert also[form]["loss"] == pytest.approx(loss, rel=1e-6)
+        assert content <= also[form]["count"] <= content + 7  # some count the ends of documents
+        assert ("bits_per_byte" in also[form]) == (not form.startswith("bin/"))
+    losses = [also[form]["loss"] for form in forms[:2]]
+    assert losses[0] == losses[1]
+    assert len([*folder.glob("predictions_also_*.npz")]) == 4
+
+
 @pytest.mark.usefixtures("quick_figures")
 def test_reports_have_them(run, tmp_path):
     """Two settings and two seeds, of one run's numbers moved by hand."""
@@ -125,7 +204,7 @@ def test_reports_have_them(run, tmp_path):
 
 def test_names_and_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    convert = further_texts(one_of(*LANGUAGE_DATASETS))
+    convert = further_texts(text_dataset)
     asked = asked_for(convert("PyDoc, wikitext103:/data,text:/a/novels,./poems"))
     assert [each.name for each in asked] == ["pydoc", "wikitext103", "novels", "poems"]
     assert [each.place for each in asked] == [None, "/data", "/a/novels", "poems"]
