@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from cli.datasets import HELD_OUT
 from cli.further_tests import Asked, asked_for
 from cli.language import LanguageDataConfig
 from pipelines.data import FurtherTest
@@ -34,10 +33,11 @@ def _further_text(asked: Asked, config: LanguageDataConfig, place: dict[str, Any
     if asked.place is not None and config.tokenizer == "gpt2":
         with suppress(UserError):  # where nothing is to be tokenised none is needed
             tokenizer.load(config.tokenizer, config.data_path)
-    # The flags of the run's own corpus say nothing of another one's columns and splits.
+    # The column of the run's own corpus says nothing of another one's. A share of documents that
+    # is held out where there are no splits is one for all.
     own = replace(
         config, dataset=asked.kind, data_path=asked.place or config.data_path, also_test=None,
-        text_column=None, held_out=HELD_OUT, pack="across",
+        text_column=None, pack="across",
     )  # fmt: skip
     try:
         data = load_text(own, **place)

@@ -105,9 +105,9 @@ def documents(count, seed):
 
 
 def write_splits(folder, write):
-    """Write documents for training and for the test, of which there are seven."""
+    """Write documents for every split; for the test there are seven."""
     folder.mkdir()
-    for split, count in (("train", 9), ("test", 7)):
+    for split, count in (("train", 9), ("val", 3), ("test", 7)):
         write(split, documents(count, split))
 
 
@@ -145,7 +145,7 @@ def forms(tmp_path):
 
 
 def test_corpora_of_documents_in_every_form(forms, tmp_path, forked):
-    """The run's own column and share of held-out documents say nothing of them."""
+    """The run's own column, and how its blocks are packed, say nothing of them."""
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps({"body": text}) + "\n" for text in documents(40, 0)))
     flags = [*SMALL, "--dataset", f"jsonl/{own}", "--text_column", "body", "--held_out", "0.2"]
