@@ -1,5 +1,6 @@
 """Build a plain MLP for rows of numbers."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -76,8 +77,8 @@ class TableMLP(nn.Sequential):
         for every activation, each layer gives products of second moment 1.
         """
         for number, layer in enumerate(self._linears()):
-            gain = "relu" if number else "linear"
-            nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
+            squared_gain = 2 if number else 1
+            nn.init.normal_(layer.weight, std=math.sqrt(squared_gain / layer.in_features))
             nn.init.zeros_(layer.bias)
 
     def around_activations(self) -> Neighbours:

@@ -72,16 +72,17 @@ def load_table(
         targets = torch.from_numpy(table.targets[rows]).to(device)
         return TableLoader(features, targets, config.batch_size, seed, rank, world_size)
 
-    loaders = {
-        "train": loader(splits.train, data_seed),
-        "val": loader(splits.val) if splits.val is not None else None,
-        "test": loader(splits.test),
-    }
+    train_loader = loader(splits.train, data_seed)
+    val_loader = loader(splits.val) if splits.val is not None else None
+    test_loader = loader(splits.test)
+    loaders = {"train": train_loader, "val": val_loader, "test": test_loader}
     counts = ", ".join(f"{x.num_samples:,} {name}" for name, x in loaders.items() if x)
     classes = len(table.class_names)
     return TableData(
         name=config.dataset,
-        **loaders,
+        train=train_loader,
+        val=val_loader,
+        test=test_loader,
         columns=table.columns,
         class_names=table.class_names,
         mean=list(mean),
