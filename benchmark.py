@@ -39,6 +39,7 @@ from cli.errors import one_line_errors
 from cli.parser import Parser, checked, parsed_into
 from cli.vision import VisionConfig
 from models.catalogue import LANGUAGE_MODELS, PACKAGES, VISION_MODELS
+from training.before_torch import shorten_spins
 from zilu.names import check_sigma
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ T = TypeVar("T")
 def main(argv: list[str] | None = None) -> int:
     """Measure what the command line asks for; return the exit code."""
     options = parse(argv)
+    shorten_spins()  # as the programs do
     from benchmarks.measurements import measure  # loads torch, which --help does without
 
     measure(options)

@@ -20,6 +20,7 @@ from cli.evaluation import EvaluationArguments, evaluation_arguments
 from cli.run import is_installed
 from run_folder.folder import RunFolder
 from run_folder.status import FINISHED, status_of
+from training.before_torch import shorten_spins
 from utils import UserError, may_draw, world_size
 
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("lm_eval is not installed: pip install lm_eval")
     if not may_draw():  # its bars, and those of what it loads, are no lines of a log
         os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    shorten_spins()
     # By its name: it loads torch and lm_eval.
     return importlib.import_module("tasks.standard_evaluations").evaluate_run(arguments)
 

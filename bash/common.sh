@@ -1,6 +1,12 @@
 # What the job scripts share: run folder and log, signals, going on after an interruption.
-# A program that is interrupted saves, leaves the file CONTINUE in its run folder, and ends.
+# A program that is interrupted saves, writes the file that ZILU_CONTINUE names while it still has
+# the run folder to itself, and ends.
 # shellcheck shell=bash
+
+# What squeue and scontrol call this job. SLURM_JOB_ID is not enough: the last task of an array has
+# the array's own, which means all of its tasks there.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
 
 # In which second to heed a signal. From now on one only ends a `wait`; SIGTERM goes to all
 # processes of the job, the commands below included.
@@ -12,14 +18,24 @@ trap 'trap "" USR1 TERM; stop_at=0' TERM
 # There SLURM sends it with the start, and nothing would be done.
 when_to_stop() {
   local end left
-  end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
+  end=$(squeue --noheader --jobs="$job" --format=%e | head -n 1)
   left=$(($(date --date="$end" +%s 2>/dev/null || echo 0) - $(date +%s)))
   if ((left > 0 && left <= 180)); then echo $(((SECONDS + left) / 2)); else echo 0; fi
 }
 
-set +u # other people's activation scripts
+# Other people's activation scripts are written for a login shell, which goes on when a command
+# fails. So does the job; a line of env.sh that fails is named, as what follows may be its fault.
+line_failed() {
+  if [ "${BASH_SOURCE[1]}" = bash/env.sh ]; then
+    echo "warning: bash/env.sh, line ${BASH_LINENO[0]}, ended with code $1, the job goes on: $2" >&2
+  fi
+}
+set +euo pipefail
+trap 'line_failed $? "$BASH_COMMAND"' ERR
+trap 'echo "error: bash/env.sh, or what it sources, ended the job with exit code $?" >&2' EXIT
 source bash/env.sh
-set -u
+trap - ERR EXIT
+set -euo pipefail
 
 processes=${SLURM_GPUS_ON_NODE:-0}
 if ((processes == 0)); then processes=${PROCESSES_PER_NODE:-1}; fi
@@ -45,7 +61,7 @@ expanded() {
 # set_up_run FLAGS...: sets `run`, the run folder, and `flags`, those given with --output_dir and
 # --resume; sends all further output to the log.
 set_up_run() {
-  local word previous="" resume=""
+  local word previous="" resume="" first reason
   run="" flags=("$@")
   for word in "$@" ""; do
     case $previous in
@@ -76,13 +92,23 @@ set_up_run() {
     flags+=(--resume "$run")
   fi
 
-  mkdir -p "$run"
-  echo "Log: $run/slurm-$SLURM_JOB_ID.log"
-  exec >>"$run/slurm-$SLURM_JOB_ID.log" 2>&1
-  echo "--- job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date), ${SLURM_RESTART_COUNT:-0} restarts"
-  rm -f "$run/CONTINUE" # of an earlier start: the next failure would be taken for an interruption
+  log=$run/slurm-$SLURM_JOB_ID.log
+  first="--- job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date), ${SLURM_RESTART_COUNT:-0} restarts"
+  # Into a full or read-only folder nothing can be written, its own error neither.
+  reason=$(mkdir -p "$run" 2>&1 && { echo "$first" && sync "$log"; } 2>&1 >>"$log") || {
+    echo "error: $log cannot be written (${reason##*: }); make room there and submit again" >&2
+    exit 1
+  }
+  echo "Log: $log"
+  exec 3>&1 >>"$log" 2>&1
+  # The job's own, unlike CONTINUE, which the next program to go on with the run removes.
+  export ZILU_CONTINUE=$run/slurm-$SLURM_JOB_ID.continue
+  rm -f "$ZILU_CONTINUE"
   saved_before=$(saved)
 }
+
+# say LINE: writes it to the log, or, if that is impossible, to what SLURM has opened.
+say() { { echo "$1" && sync "$log"; } 2>/dev/null || echo "$1 ($log cannot be written)" >&3; }
 
 # When the last checkpoint was saved.
 saved() { stat --format=%y "$run/checkpoint.pt" 2>/dev/null || true; }
@@ -94,7 +120,7 @@ watch() {
   # The program has a handler of its own, but not at once; torchrun has none, and would die.
   (
     trap '' USR1
-    exec "$@"
+    exec "$@" 3>&-
   ) &
   pid=$!
   while kill -0 "$pid" 2>/dev/null; do
@@ -113,34 +139,40 @@ watch() {
   wait "$pid" || code=$?
 }
 
-# Ends the job: back into the queue if the run wants to be continued, else with the exit code.
+# Ends the job: back into the queue if the run wants to be continued, else with the exit code. What
+# has happened stands last in the log.
 finish() {
-  local stalls="$run/slurm-$SLURM_JOB_ID.stalls" state
-  if [ "$(saved)" != "$saved_before" ] || [ ! -e "$run/CONTINUE" ]; then rm -f "$stalls"; fi
-  if [ ! -e "$run/CONTINUE" ]; then exit "$code"; fi
+  local stalls="$run/slurm-$SLURM_JOB_ID.stalls" interrupted="" state
+  if [ -e "$ZILU_CONTINUE" ]; then interrupted=yes; fi
+  rm -f "$ZILU_CONTINUE"
+  if [ "$(saved)" != "$saved_before" ] || [ -z "$interrupted" ]; then rm -f "$stalls"; fi
+  if [ -z "$interrupted" ]; then
+    if ((code > 0)); then say "error: the program ended with exit code $code"; fi
+    exit "$code"
+  fi
   # scontrol and squeue fail now and then on a busy cluster.
   for _ in 1 2 3 4 5; do
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format='%T %r') && break
+    state=$(squeue --noheader --jobs="$job" --format='%T %r') && break
     sleep 10
   done
   case $state in
     RUNNING* | *TimeLimit) ;;
     *)
-      echo "Interrupted; cancelled, or SLURM requeues the job by itself"
+      say "Interrupted; cancelled, or SLURM requeues the job by itself"
       exit "$code"
       ;;
   esac
   if [ "$(saved)" = "$saved_before" ]; then echo stalled >>"$stalls"; fi
   if [ -e "$stalls" ] && (($(wc -l <"$stalls") >= 3)); then
     rm "$stalls"
-    echo "error: interrupted three times before a checkpoint was saved; give more --time" >&2
+    say "error: interrupted three times before a checkpoint was saved; give more --time"
     exit 1
   fi
-  echo "Interrupted; the job goes back into the queue"
+  say "Interrupted; the job goes back into the queue"
   for _ in 1 2 3 4 5; do
-    scontrol requeue "$SLURM_JOB_ID" && exit "$code"
+    scontrol requeue "$job" && exit "$code"
     sleep 10
   done
-  echo "error: the job cannot be requeued; submit it again with --output_dir $run" >&2
+  say "error: the job cannot be requeued; submit it again with --output_dir $run"
   exit "$code"
 }

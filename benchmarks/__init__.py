@@ -17,6 +17,7 @@
 | `plain_gpt.py` | a plain GPT and its loop, to measure against |
 | `nanogpt.py` | nanoGPT's recipe against a plain loop: losses and times |
 | `timm_train.py` | whole epochs on image files against timm's train.py: times |
+| `spinning.py` | how long waiting threads spin, on an idle and a busy machine: times |
 | `gpu_check/` | `make gpu-check`: what was promised for GPUs, looked at on one |
 | `arms.py` | the activations that are compared |
 | `trainers.py` | trainers as the programs build them, on a batch that lies ready |

@@ -14,6 +14,11 @@ from typing import Any
 from run_folder.lock import FolderLock
 from utils import UserError, replacing, torchrun_id, writable
 
+# The environment variable that names a job's own file, written with the marker: the job is
+# interrupted, and wants to be started again. The marker is the run's, and whoever goes on with the
+# run removes it, perhaps before the job has looked.
+JOB_MARKER = "ZILU_CONTINUE"
+
 # In args.txt an item of `resumed:` has num_epochs_before where the run was made longer then.
 BEFORE = "_before"
 
@@ -107,10 +112,13 @@ class RunFolder:
     def mark_unfinished(self) -> bool:
         """Leave the marker, if the folder is this run's, and return whether it is.
 
-        The marker names the torchrun that was stopped.
+        The marker names the torchrun that was stopped. The lock must be held: only then is it this
+        process that decides whether the run wants to go on.
         """
         if self.claimed:
             (self.path / self.MARKER).write_text(str(torchrun_id()), encoding="utf-8")
+            if job := os.environ.get(JOB_MARKER):
+                Path(job).write_text("", encoding="utf-8")
         return self.claimed
 
     def is_marked_by_us(self) -> bool:

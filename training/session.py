@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from cli.parser import Command
 from cli.run import AUTO
 from cli.run_names import default_output_dir
 from run_folder.folder import RunFolder
+from training.before_torch import shorten_spins, speak_once
 from training.signals import Interrupted, StopSignals
 from utils import is_main, restarts, world_size
 
@@ -44,11 +44,12 @@ def open_session(command: Command[C]) -> Iterator[Session[C]]:
     Raises:
         UserError: the folder holds another run, or another process writes to it.
     """
+    shorten_spins()
     folder = run_folder(command.config)
     if command.config.run.test_only:
         yield Session(command, folder, StopSignals())
         return
-    _prepare_process()
+    speak_once()
     with StopSignals() as signals:
         try:
             with folder.locked():
@@ -68,16 +69,6 @@ def open_session(command: Command[C]) -> Iterator[Session[C]]:
         except Interrupted as signal:
             print(f"Interrupted by {signal}, before anything was done")
             sys.exit(TRY_AGAIN)
-
-
-def _prepare_process() -> None:
-    """Let one process speak for all; errors are everyone's."""
-    if world_size() > 1:
-        # Read when torch is loaded. DistributedDataParallel warns of a choice that
-        # training/processes.py makes.
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if not is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def run_folder(config: Config) -> RunFolder:

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
 
 ROOT = Path(__file__).parents[2]
 
-# Keeps the programs' promises: --resume, what a signal does, CONTINUE. A step takes 0.1 s.
+# Keeps the programs' promises: --resume, what a signal does, CONTINUE and the job's own file. A
+# step takes 0.1 s.
 STAND_IN = """
 import argparse, json, os, signal, sys, time
 from pathlib import Path
@@ -35,6 +36,7 @@ parser.add_argument("--words", nargs="*")
 parser.add_argument("--steps", type=int)  # of the whole run
 parser.add_argument("--steps_per_start", type=int, default=10**9)  # then it is interrupted
 parser.add_argument("--code", type=int, default=0)
+parser.add_argument("--linger", type=Path)  # interrupted, wait for that file
 args = parser.parse_args()
 
 def say(line):  # in one piece: unbuffered, `print` would mix its words with another process's
@@ -46,6 +48,7 @@ signals = []
 for number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, lambda number, frame: signals.append(number))
 checkpoint, marker = args.output_dir / "checkpoint.pt", args.output_dir / "CONTINUE"
+marker.unlink(missing_ok=True)
 first = step = int(checkpoint.read_text()) if checkpoint.exists() else 0
 while step < args.steps and step - first < args.steps_per_start and not signals:
     time.sleep(0.1)
@@ -55,6 +58,9 @@ if step > first:
     checkpoint.write_text(str(step))
 if step < args.steps:
     marker.touch()
+    Path(os.environ["ZILU_CONTINUE"]).touch()
+    while args.linger and not args.linger.exists():
+        time.sleep(0.1)
     sys.exit(75)
 sys.exit(args.code)
 """
@@ -88,6 +94,9 @@ class Job:
         script = f'{before} && sbatch --parsable "$@"'
         self.id = cluster.run("bash", "-c", script, "bash", *words, cwd=project).strip()
         assert self.id
+
+    def task(self, number: int) -> "Task":
+        return Task(self, number)
 
     def facts(self) -> dict[str, str]:
         text = self.cluster.run("scontrol", "show", "job", self.id)
@@ -140,6 +149,20 @@ class Job:
     def log(self, run="RUN") -> str:
         path = self.project / run / f"slurm-{self.id}.log"
         return path.read_text() if path.exists() else ""
+
+
+class Task(Job):
+    """One task of an array, whose run folder is RUN and its number."""
+
+    def __init__(self, array: Job, number: int):
+        self.cluster, self.project, self.hurried = array.cluster, array.project, set()
+        self.id, self.run = f"{array.id}_{number}", array.project / f"RUN{number}"
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in self.run.glob("slurm-*.log"))
+
+    def starts(self) -> int:
+        return self.log().count("--- job ")
 
 
 def hurry_all(cluster):
@@ -236,23 +259,36 @@ def test_resume_from_a_folder(cluster, project):
     assert (project / "old/checkpoint.pt").read_text() == "6"
 
 
-# sweep.py's promises: --index K does run K in this process, and --folder names its folder.
+# sweep.py's promises: --index K does run K in this process, and --folder names its folder. The grid
+# has the flags of each run.
 SWEEP_STAND_IN = """
-import os, sys
+import json, os, sys
+from pathlib import Path
+
+number = sys.argv[sys.argv.index("--index") + 1]
 if "--folder" in sys.argv:
-    print(f"RUN{sys.argv[3]}")
+    print(f"RUN{number}")
     sys.exit()
-run = f"RUN{sys.argv[3]}"
-words = [sys.executable, "vision_main.py", "--output_dir", run, "--steps", "3"]
-os.execv(words[0], [*words, "--steps_per_start", sys.argv[3], "--resume"])
+words = [sys.executable, "vision_main.py", "--output_dir", f"RUN{number}", "--resume"]
+os.execv(words[0], [*words, *json.loads(Path(sys.argv[1]).read_text())[number].split()])
 """
+
+
+def submit_grid(cluster, project, *flags: str, words=()) -> Job:
+    """An array of a task for each run, numbered from 1."""
+    (project / "sweep.py").write_text(SWEEP_STAND_IN)
+    grid = {str(number): run for number, run in enumerate(flags, 1)}
+    (project / "grid.yaml").write_text(json.dumps(grid))
+    array = f"--array=1-{len(flags)}"
+    return Job(cluster, project, *words, array, "bash/sweep.sbatch", "grid.yaml")
+
+
+ENDLESS = "--steps 1000000"
 
 
 def test_a_grid_as_an_array(cluster, project):
     """Each task does its run, and comes back until that is whole."""
-    (project / "sweep.py").write_text(SWEEP_STAND_IN)
-    (project / "grid.yaml").touch()
-    Job(cluster, project, "--array=1-3", "bash/sweep.sbatch", "grid.yaml")
+    job = submit_grid(cluster, project, *[f"--steps 3 --steps_per_start {n}" for n in (1, 2, 3)])
     checkpoints = [project / f"RUN{number}/checkpoint.pt" for number in (1, 2, 3)]
 
     def whole():
@@ -261,10 +297,119 @@ def test_a_grid_as_an_array(cluster, project):
 
     cluster.wait_for(whole)
     for number, starts in ((1, 3), (2, 2), (3, 1)):
-        (log,) = (project / f"RUN{number}").glob("slurm-*.log")
-        text = log.read_text()
-        assert re.findall("step .*", text) == ["step 1", "step 2", "step 3"]
-        assert text.count("--- job ") == starts
+        task = job.task(number)
+        assert re.findall("step .*", task.log()) == ["step 1", "step 2", "step 3"]
+        assert task.starts() == starts
+
+
+# The last task of an array to start has the array's own id as its SLURM_JOB_ID.
+
+
+def test_the_last_task_is_interrupted_when_the_others_have_ended(cluster, project):
+    job = submit_grid(cluster, project, "--steps 1", "--steps 1 --code 3", ENDLESS)
+    done, failed, last = map(job.task, (1, 2, 3))
+    last.wait_for_log("step 2\n")
+    cluster.wait_for(lambda: (done.state(), failed.state()) == ("COMPLETED", "FAILED"))
+    assert last.facts()["JobId"] == job.id
+    last.interrupt()
+    last.wait_for_log("1 restarts\n")
+    assert (done.state(), failed.state(), last.state()) == ("COMPLETED", "FAILED", "RUNNING")
+    assert (done.starts(), failed.starts(), last.starts()) == (1, 1, 2)
+    assert (done.restarts(), failed.restarts(), last.restarts()) == (0, 0, 1)
+
+
+def test_the_last_task_is_interrupted_while_another_one_waits(cluster, project):
+    job = submit_grid(cluster, project, ENDLESS, ENDLESS)
+    waiting, last = map(job.task, (1, 2))
+    for task in (waiting, last):
+        task.wait_for_log("step 2\n")
+    waiting.interrupt()
+    cluster.wait_for(lambda: waiting.state() == "PENDING")
+    cluster.run("scontrol", "hold", waiting.id)
+    assert last.facts()["JobId"] == job.id
+    last.interrupt()
+    last.wait_for_log("1 restarts\n")
+    assert (waiting.state(), last.state()) == ("PENDING", "RUNNING")
+    assert (waiting.restarts(), last.restarts()) == (1, 1)
+    assert waiting.starts() == 1
+
+
+@pytest.mark.slow
+def test_the_last_task_reaches_its_time_limit_beside_another_one(cluster, project):
+    """Within the time of --signal, so that it stops in the middle; the other one is nearly done."""
+    job = submit_grid(cluster, project, "--steps 240", ENDLESS, words=["--time=1"])
+    other, last = map(job.task, (1, 2))
+    last.wait_for_log("1 restarts\n", 90)
+    assert last.facts()["JobId"] == job.id
+    assert int((project / "RUN2/checkpoint.pt").read_text()) > 100
+    assert (other.state(), last.state()) == ("COMPLETED", "RUNNING")
+    assert (other.restarts(), last.restarts()) == (0, 1)
+    assert other.starts() == 1
+
+
+def test_activation_scripts_go_on_as_in_a_login_shell(cluster, project):
+    """A line of the user's own that fails is named; what follows it is done."""
+    (project / "activate").write_text("hash no_such_tool\n[ -n '' ] && export NOTHING=1\n")
+    with open(project / "bash/env.sh", "a") as file:
+        file.write("source ./activate\nno_such_module load gcc\nexport HF_HUB_OFFLINE=after\n")
+    job = Job(cluster, project, "bash/vision.sbatch", "--steps", 1, "--output_dir", "RUN")
+    assert job.wait_for_end() == 0
+    assert "offline after\n" in job.log()
+    number = (project / "bash/env.sh").read_text().splitlines().index("no_such_module load gcc")
+    warnings = [line for line in job.output().splitlines() if line.startswith("warning: ")]
+    assert f"line {number + 1}," in warnings[-1]
+    assert warnings[-1].endswith(": no_such_module load gcc")
+
+
+def test_a_job_that_an_activation_script_ends_says_so(cluster, project):
+    (project / "activate").write_text("exit 4\n")
+    with open(project / "bash/env.sh", "a") as file:
+        file.write("source ./activate\n")
+    job = Job(cluster, project, "bash/vision.sbatch", "--steps", 1, "--output_dir", "RUN")
+    assert job.wait_for_end() == 4
+    assert re.fullmatch("error: bash/env.sh, .* with exit code 4\n", job.output())
+
+
+@pytest.mark.parametrize("free", [0, 4096])
+def test_a_full_disk_at_the_start(cluster, project, mounted, free):
+    """The log takes nothing, or its first line alone; what SLURM has opened lies elsewhere."""
+    folder, _ = mounted
+    (folder / "RUN").mkdir()
+    (folder / "filling").write_bytes(bytes(2**20 - free))
+    words = ("--steps", 1, "--output_dir", "mounted/RUN", "--words", 5000 * "x")
+    job = Job(cluster, project, "bash/vision.sbatch", *words)
+    assert job.wait_for_end() == 1
+    last = job.output().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert f"mounted/RUN/slurm-{job.id}.log cannot be written" in last
+    assert ("No space left on device" in last) == (not free)
+
+
+def test_a_second_submission_costs_the_first_no_requeue(cluster, project):
+    """It takes the run over between the first one's save and its end, and is itself no good."""
+    flags = ("bash/vision.sbatch", "--output_dir", "RUN", "--steps", 10**6)
+    first = Job(cluster, project, *flags, "--linger", "go")
+    first.wait_for_log("step 3\n")
+    first.interrupt()
+    cluster.wait_for((project / "RUN/CONTINUE").exists)
+    saved = int((project / "RUN/checkpoint.pt").read_text())
+    second = Job(cluster, project, *flags[:-1], saved, "--code", 2)
+    assert second.wait_for_end() == 2
+    assert not (project / "RUN/CONTINUE").exists()
+    (project / "go").touch()
+    first.wait_for_log("1 restarts\n")
+    first.wait_for_log(f"step {saved + 2}\n")
+
+
+def test_an_earlier_interruption_is_none_of_a_failure(cluster, project):
+    """CONTINUE is still there when the next program fails before it has taken the run over."""
+    (project / "RUN").mkdir()
+    (project / "RUN/CONTINUE").touch()
+    (project / "vision_main.py").write_text("raise SystemExit(1)")
+    job = Job(cluster, project, "bash/vision.sbatch", "--output_dir", "RUN")
+    assert job.wait_for_end() == 1
+    assert job.restarts() == 0
+    assert (project / "RUN/CONTINUE").exists()
 
 
 @pytest.mark.parametrize(

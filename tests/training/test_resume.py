@@ -1,6 +1,8 @@
 """Runs that are killed, or asked to stop, and go on: they end as if nothing had happened."""
 
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -313,6 +315,27 @@ def test_what_torchruns_restart_does(tmp_path, monkeypatch):
     (tmp_path / "CONTINUE").write_text("mine")
     with pytest.raises(Interrupted):
         restarted(ours)
+
+
+def test_a_jobs_own_file_is_written_while_the_folder_is_locked(tmp_path, monkeypatch):
+    """It is a pipe here, whose writer stands still until somebody reads."""
+    pipe, folder, seen = tmp_path / "pipe", tmp_path / "run", []
+    os.mkfifo(pipe)
+    monkeypatch.setenv("ZILU_CONTINUE", str(pipe))
+
+    def read():
+        with open(pipe):
+            seen.extend(path.name for path in folder.iterdir())
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    command = Command(VisionConfig().replaced(output_dir=str(folder)), frozenset())
+    with pytest.raises(SystemExit) as end, session.open_session(command) as opened:
+        raise opened.signals.interruption()
+    reader.join(10)
+    assert end.value.code == TRY_AGAIN
+    assert {"lock", "CONTINUE"} <= set(seen)
+    assert {path.name for path in folder.iterdir()} == {"CONTINUE"}
 
 
 def test_a_process_that_torchrun_ends_in_start_up_asks_for_no_requeue(monkeypatch):
