@@ -43,7 +43,7 @@ if ((processes == 0)); then processes=${PROCESSES_PER_NODE:-1}; fi
 threads=$((SLURM_CPUS_ON_NODE / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
-torchrun=(python -m torch.distributed.run "--nproc_per_node=$processes")
+torchrun=(python -m training.launch "--nproc_per_node=$processes")
 
 # expanded PATH: prints the path as the programs read it, where no shell has replaced its `~`, as in
 # --output_dir=~/runs.

@@ -42,6 +42,8 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        # training/launch.py blocks one, and so it is blocked in what that starts.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
         self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
         return self
 

@@ -538,12 +538,29 @@ def test_two_nodes_train_as_one_process(cluster, real_project, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_nodes_are_preempted_in_few_words(cluster, real_project, tmp_path):
+    """Both have saved before torchrun ends, which says nothing that hides what has happened."""
+    words = ("bash/multinode.sbatch", "vision_main.py", *VIT, "--output_dir", "RUN")
+    job = Job(cluster, real_project, *words)
+    cluster.wait_for((tmp_path / "RUN/checkpoint.pt").exists, 120)
+    job.preempt()
+    cluster.wait_for(lambda: "\nInterrupted; " in job.log(), 60)
+    assert job.log().splitlines()[-1].startswith("Interrupted; ")
+    assert "Traceback" not in job.log()
+    assert "goes on with --resume" in job.log()
+    assert (tmp_path / "RUN/CONTINUE").exists()
+    assert job.wait_for_end(200) == 0, job.log()
+    assert_close(tmp_path / "RUN", uninterrupted(cluster, tmp_path / "whole", *VIT), 2e-5)
+
+
+@pytest.mark.slow
 def test_a_node_that_fails_ends_the_job(cluster, real_project, tmp_path):
     words = ("bash/multinode.sbatch", "vision_main.py", *VIT, "--max_steps", "100000")
     job = Job(cluster, real_project, *words, "--num_epochs", "100000", "--output_dir", "RUN")
     cluster.wait_for((tmp_path / "RUN/checkpoint.pt").exists, 120)
     os.kill(process_of_rank(1, job.id), signal.SIGKILL)
     assert job.wait_for_end(120) == 1, job.log()
+    assert "torchrun: process 1 ended with signal 9\n" in job.log()
     assert job.restarts() == 0
 
 

@@ -10,7 +10,7 @@ from training.before_torch import CHOSEN_BY
 # Refused when torch has been loaded.
 PROBE = {
     "vision_main.py": ("--device", "cuda:99"),
-    "language_main.py": ("--device", "cuda:99", "--tokenizer", "bytes"),
+    "language_main.py": ("--device", "cuda:99", "--dataset", "pydoc", "--tokenizer", "bytes"),
 }
 
 
