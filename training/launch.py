@@ -1,4 +1,4 @@
-"""Start a node's processes as torchrun does, and end in one line: `python -m training.launch FLAGS`.
+"""Start a node's processes as torchrun does: `python -m training.launch TORCHRUN'S FLAGS`.
 
 SLURM sends SIGTERM to every process of a job that it preempts, and twice to some. torchrun ends at
 the second one, perhaps before its processes have saved, with 45 lines of traceback. Here it waits
