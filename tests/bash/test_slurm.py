@@ -80,6 +80,7 @@ def cluster(tmp_path_factory):
 def project(tmp_path, cluster):
     """The scripts, with the stand-in for both programs."""
     shutil.copytree(ROOT / "bash", tmp_path / "bash")
+    (tmp_path / "training").symlink_to(ROOT / "training")  # for the start of several processes
     for name in ("vision_main.py", "language_main.py"):
         (tmp_path / name).write_text(STAND_IN)
     yield tmp_path
