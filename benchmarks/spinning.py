@@ -121,7 +121,7 @@ def several(values: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 def command(name: str, folder: Path) -> list[str]:
     """Return a command without its --output_dir."""
-    flags = ["--device", "cpu", "--num_epochs", 10**6, "--save_interval", 10**9, "--overwrite"]
+    flags = ["--device", "cpu", "--num_epochs", 10**6, "--save_interval", 10**8, "--overwrite"]
     if "compiled" in name:
         flags.append("--use_compiled")
     if name.startswith("vision"):
