@@ -186,11 +186,14 @@ def test_other_optimizers_resume_exactly_in_parts(run, tmp_path, optimizer):
     [
         ("--model", "vit-tiny", "--patch_size", "4"),
         ("--model", "timm/convnext_atto", "--num_epochs", "1", "--resize", "32"),
-        ("--model", "torchvision/mobilenet_v3_small", "--sync_batchnorm"),
+        # Not by Adam: a norm's bias before another norm has no gradient but rounding's, and Adam
+        # makes a step of that. After two steps the running statistics leave numbers near 0 deep
+        # inside, where such a bias decides whether a channel is dead.
+        ("--model", "torchvision/mobilenet_v3_small", "--sync_batchnorm", "--optimizer", "sgd"),
     ],
 )
 def test_networks_of_all_packages(run, tmp_path, flags):
-    flags = (*VISION, *flags, "--max_steps", "2", "--optimizer", "adamw", "--lr", "1e-4")
+    flags = (*VISION, "--optimizer", "adamw", "--lr", "1e-4", "--max_steps", "2", *flags)
     run("vision_main", tmp_path / "whole", *flags)
     run("vision_main", tmp_path / "parts", *flags, "--shard")
     assert_close(tmp_path / "parts", tmp_path / "whole", 1e-4)
