@@ -56,7 +56,7 @@ EPOCHS = {IDLE: 4, BUSY: 1, SHARED: 1}  # of a turn; idle, where small differenc
 WARM_UP = 3  # epochs, in which torch.compile sees every shape
 POLL = 0.005  # seconds between two looks at a run's records
 PATIENCE = 600  # seconds without an epoch after which a training counts as hanging
-TEXT = {"train": 20_000, "valid": 1_000, "test": 1_000}  # bytes
+TEXT = {"train": 8_000, "valid": 1_000, "test": 1_000}  # bytes
 
 
 @dataclass(frozen=True)
