@@ -14,7 +14,8 @@ def losses(folder):
 
 
 def stats(folder):
-    return [json.loads(x) for x in (folder / "stats.jsonl").read_text().splitlines()]
+    path = folder / "stats.jsonl"  # of a run with --stats
+    return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
 
 def assert_close(folder, reference, tolerance):
