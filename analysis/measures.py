@@ -70,7 +70,8 @@ def step_ms(run: RunResult) -> float:
     ]  # fmt: skip
     if not rates or "batch_size" not in run.flags:
         return math.nan
-    per_step = int(run.flags["batch_size"]) * int(run.flags.get("grad_accum_steps", 1))
+    batch = run.resolved.get("batch_size", run.flags["batch_size"])  # which may be 0, for all
+    per_step = int(batch) * int(run.flags.get("grad_accum_steps", 1))
     per_step *= int(run.flags.get("max_seq_length", 1))  # tokens
     return 1000 * per_step / statistics.median(rates)
 

@@ -159,6 +159,8 @@ def group_predictions(group: Group) -> GroupPredictions:
             continue
         try:
             predictions = read_predictions(run.path / FILE)
+            if predictions is None:
+                continue
             _check(predictions, run)
         except ValueError as error:
             found.problems.append(f"{run.path / FILE}: {error}; left out")
@@ -180,8 +182,8 @@ def group_predictions(group: Group) -> GroupPredictions:
     return found
 
 
-def read_predictions(path: Path) -> Images | Blocks:
-    """Read one run's predictions.
+def read_predictions(path: Path) -> Images | Blocks | None:
+    """Read one run's predictions; None for a fitted image, whose pixels are no units to compare by.
 
     Raises:
         ValueError: It cannot be read, or is no such file; the message says why.
@@ -195,6 +197,8 @@ def read_predictions(path: Path) -> Images | Blocks:
         return images_of(content["logits"], content["labels"])
     if {"loss", "tokens"} <= set(content):
         return _blocks_of(content["loss"], content["tokens"])
+    if {"fit", "pixels"} <= set(content):
+        return None
     raise ValueError("it holds neither logits and labels nor loss and tokens")
 
 

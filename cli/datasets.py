@@ -15,6 +15,8 @@ LANGUAGE_DATASETS = (
     "wikitext103", "wikitext103-raw", "wikitext2", "wikitext2-raw", "openwebtext", "fineweb-10b",
     "fineweb-edu-10b", "tinystories", "ptb", "enwik8", "text8", "text", "pydoc",
 )  # fmt: skip
+SAMPLE_PHOTOGRAPHS = ("china", "flower")  # which scikit-learn brings along
+FITTED_IMAGES = (*SAMPLE_PHOTOGRAPHS, "image")
 
 PACKAGED_TABLES = ("breast_cancer", "wine", "iris", "digits")  # scikit-learn brings them along
 CSV = "csv"
@@ -22,7 +24,7 @@ TABLE_DATASETS = (*PACKAGED_TABLES, CSV)
 
 DEFAULT_DATA_PATH = "./Data"
 IMAGE_FOLDERS = ("imagefolder", "imagenet")  # any images that lie in --data_path
-OWN_FILES = (*IMAGE_FOLDERS, "text", CSV)  # --data_path says which data they are
+OWN_FILES = (*IMAGE_FOLDERS, "text", CSV, "image")  # --data_path says which data they are
 
 # Long-tailed copies of balanced sets; LONG_TAIL_FACTOR is the default share of the smallest class
 # in the largest one.

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from cli.config import Config
 from cli.fields import GROUPS, Effect, Flag
+from cli.inr import InrConfig
 from cli.language import LanguageConfig
 from cli.table import TableConfig
 from cli.vision import VisionConfig
 
 PAGE = Path(__file__).parents[1] / "docs/flags.md"
-PROGRAMS: tuple[type[Config], ...] = (VisionConfig, LanguageConfig, TableConfig)
+PROGRAMS: tuple[type[Config], ...] = (VisionConfig, LanguageConfig, TableConfig, InrConfig)
 CHANGES = {
     Effect.RESULT: "result",
     Effect.ARITHMETIC: "arithmetic",
@@ -18,9 +19,9 @@ CHANGES = {
 
 HEAD = """# Flags
 
-Every flag of the programs that train: `vision_main.py`, `language_main.py`, `table_main.py`. This
-page is made from the fields of the configuration (`cli/`) by `python -m cli.flags_page`; a test
-keeps it current.
+Every flag of the programs that train: `vision_main.py`, `language_main.py`, `table_main.py` and
+`inr_main.py`. This page is made from the fields of the configuration (`cli/`) by
+`python -m cli.flags_page`; a test keeps it current.
 
 The columns **vision**, **language** and so on hold the default, or – where that program lacks the
 flag; an empty default is explained in the text, in brackets. **Changes** says what a flag changes:

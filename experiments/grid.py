@@ -1,6 +1,6 @@
 """Read a grid file: fixed flags and lists of values, and the runs that they come to.
 
-    program: vision               # or language, table
+    program: vision               # or language, table, inr
     name: digits                  # of the folder in Output/; without it, the file's
     runs:                         # one value is fixed; of lists, every combination is a run
       config: recipes/digits_demo.yaml
@@ -29,6 +29,7 @@ from typing import Any
 
 from cli.config import Config
 from cli.converters import arguments, mapping, mapping_text, number, one_of, yaml_texts
+from cli.inr import InrConfig
 from cli.language import LanguageConfig
 from cli.optimizer_names import over_file
 from cli.parser import converted, read_config, value_of
@@ -40,7 +41,7 @@ from utils import UserError, nearest
 Flags = dict[str, Any]  # of a run, by name
 
 PROGRAMS: dict[str, type[Config]] = {
-    config.KIND: config for config in (VisionConfig, LanguageConfig, TableConfig)
+    config.KIND: config for config in (VisionConfig, LanguageConfig, TableConfig, InrConfig)
 }
 KEYS = ("program", "name", "runs", "tune", "report")
 REPORT_KEYS: dict[str, Callable[[str], Any]] = {

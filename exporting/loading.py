@@ -99,7 +99,9 @@ def load(path: Path, ema: bool, activation: str | None) -> Trained:
     settings = checkpoint["settings"]
     kind = settings.get("kind", "vision")
     if kind not in KINDS:
-        raise UserError(f"{path}: of an unknown kind, {kind!r}; export it with its own version")
+        raise UserError(
+            f"{path}: of the kind {kind!r}; export.py writes models of the kinds {', '.join(KINDS)}"
+        )
     if "gradual" in checkpoint:
         raise UserError(
             f"{path} is {checkpoint['gradual']['t']:.1%} of the way to its activation, and no "

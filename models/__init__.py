@@ -9,7 +9,8 @@
 `vgg`, `resnet`, `vit`, `gpt2` (its parts: `gpt2_blocks`, `mlp`, `rotary`), `table_mlp`. Those of
 other packages are built by `third_party` (timm's and torchvision's, with rates of `drop_rates`;
 `pretrained` reads their published weights) and `causal_lm` (Hugging Face's). `drop_path` drops
-branches in ours. `operations` counts what they compute.
+branches in ours. `operations` counts what they compute. `coordinate_mlp` is the network of
+coordinates, which inr_main.py builds, and `derivatives` differentiates one.
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from models.catalogue import (
+    ENCODINGS,
     FAMILIES,
     FAMILY_NORMS,
     GPT2_VARIANTS,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from zilu.replacement.gradual import Gradual
 
 __all__ = [
+    "ENCODINGS",
     "FAMILIES",
     "FAMILY_NORMS",
     "GPT2_VARIANTS",

@@ -47,6 +47,7 @@ HEADS = ("auto", "linear", "wide", "imagenet")
 NORMS = ("auto", "bn", "gn", "layer", "rms", "none")
 TABLE_NORMS = ("none", "bn", "layer")
 INIT_GAINS = ("torch", "unit")  # "unit" is models.init_gain
+ENCODINGS = ("none", "fourier", "siren")  # of coordinates
 
 # The largest image size, in pixels, at which "auto" means the form for small images.
 SMALL_IMAGE = 64

@@ -2,7 +2,7 @@
 
 | file | what it holds |
 |---|---|
-| `data.py` | the data sets when they are ready: `ImageData`, `TextData`, `TableData` |
+| `data.py` | the data sets when they are ready: `ImageData`, `TextData`, `TableData`, `PixelData` |
 | `images/`, `text/`, `tables/` | how they are made: one pipeline each |
 | `held_out.py` | the share of every class that is held out |
 | `download.py`, `hub.py` | what both need of the network, and of Hugging Face's hub |

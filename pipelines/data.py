@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help works without torch
+    from pipelines.images.interfaces import Images
     from pipelines.images.loaders import ImageLoader
+    from pipelines.images.pixels import PixelLoader
     from pipelines.tables.loader import TableLoader
     from pipelines.text.loaders import EvalLoader, TrainLoader
 
@@ -116,5 +118,26 @@ class TableData:
     std: list[float]
     digest: str
     class_sizes: list[int]
+    description: str
+    also: dict[str, FurtherTest] = field(default_factory=dict)
+
+
+@dataclass
+class PixelData:
+    """Hold the loaders of one image's pixels, and what is known of it.
+
+    Attributes:
+        image: uint8 (side, side, channels).
+        train, val, test: loaders; val is None where nothing is validated, test the whole image.
+        digest: hex, the same for the same image.
+        description: one line for the log.
+        also: empty, as there is nothing else to test on.
+    """
+
+    image: Images
+    train: PixelLoader
+    val: PixelLoader | None
+    test: PixelLoader
+    digest: str
     description: str
     also: dict[str, FurtherTest] = field(default_factory=dict)

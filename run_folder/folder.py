@@ -28,10 +28,10 @@ class RunFolder:
 
     args.txt holds every flag as YAML, train_eval_results.txt a line for each epoch, appended as it
     happens, and metrics.jsonl the same for machines; predictions.npz comes at the end, stats.jsonl
-    with --stats, lm_eval.json of evaluate_lm.py, and what --log asks for beside them. progress.json
-    tells others how far an epoch has come. activation_source.txt and activation.json are of a
-    user's own activation, and never run. CONTINUE exists after a run was interrupted that wants to
-    go on.
+    with --stats, lm_eval.json of evaluate_lm.py, pictures/ and fit.png of inr_main.py, and what
+    --log asks for beside them. progress.json tells others how far an epoch has come.
+    activation_source.txt and activation.json are of a user's own activation, and never run.
+    CONTINUE exists after a run was interrupted that wants to go on.
 
     Nothing but the lock is written before the folder is claimed.
 
@@ -48,6 +48,7 @@ class RunFolder:
     EVALUATIONS = "lm_eval.json"
     MARKER, PROGRESS = "CONTINUE", "progress.json"
     SHARDS = "shards"
+    PICTURES, FIT = "pictures", "fit.png"
     SOURCE, ACTIVATION = "activation_source.txt", "activation.json"  # of a user's own
 
     def __init__(self, path: str | Path, writes: bool = True):
@@ -135,11 +136,11 @@ class RunFolder:
         # In this order: results without a checkpoint are a run that nobody goes on with.
         names = [self.CHECKPOINT, self.METRICS, self.STATS, self.PREDICTIONS, self.TEST]
         names += [self.METRICS_CSV, self.STATS_CSV, self.WANDB, self.EVALUATIONS]
-        names += [self.SOURCE, self.ACTIVATION, self.PROGRESS]
+        names += [self.SOURCE, self.ACTIVATION, self.PROGRESS, self.FIT]
         names += [path.name for path in self.path.glob("predictions_*.npz")]
         for name in [*names, self.MARKER, self.ARGS, self.RESULTS]:
             (self.path / name).unlink(missing_ok=True)
-        for name in (self.TENSORBOARD, "wandb", self.SHARDS):
+        for name in (self.TENSORBOARD, "wandb", self.SHARDS, self.PICTURES):
             shutil.rmtree(self.path / name, ignore_errors=True)
         self.claimed = True
 
@@ -268,6 +269,20 @@ class RunFolder:
         name = predictions_file(ending)
         with self._replacing(name) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
+
+    def write_picture(self, name: str, png: bytes) -> None:
+        """Replace a picture.
+
+        Args:
+            name: of the file, which may be in a folder here.
+            png: its content.
+        """
+        if not self.writes:
+            return
+        with self._writing(name):
+            (self.path / name).parent.mkdir(exist_ok=True)
+        with self._replacing(name) as temporary:
+            temporary.write_bytes(png)
 
     def write_progress(self, content: dict[str, Any]) -> None:
         """Replace progress.json, where that is possible: no run ends because it is not."""

@@ -67,6 +67,7 @@ def _after(words: str) -> re.Pattern[str]:
 # that the runs have.
 _TABLE = (
     Metric("top1", "top-1 accuracy", "%", "points", True, 2, _after("Top-?1")),
+    Metric("psnr", "PSNR", "dB", "dB", True, 2, _after("PSNR")),
     Metric("perplexity", "perplexity per token", "", "", False, 3, _after("(?:Perplexity|PPL)")),
     Metric("loss", "loss", "nats", "nats", False, 4, _after("Loss")),
     Metric("balanced", "balanced accuracy", "%", "points", True, 2, _after("Balanced")),

@@ -74,8 +74,9 @@ def _numbers(metrics: dict[str, float | None]) -> dict[str, float]:
 
 
 def score(metrics: dict[str, float]) -> float:
-    """Return what the best evaluation has most of: accuracy, else the negative loss."""
-    value = metrics.get("top1", -metrics.get("loss", metrics.get("perplexity", math.nan)))
+    """Return what the best evaluation has most of: accuracy, PSNR, else the negative loss."""
+    loss = metrics.get("loss", metrics.get("perplexity", math.nan))
+    value = metrics.get("top1", metrics.get("psnr", -loss))
     return -math.inf if math.isnan(value) else value
 
 

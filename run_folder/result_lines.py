@@ -57,6 +57,11 @@ def perplexity_text(metrics: dict[str, float]) -> str:
     return text
 
 
+def psnr_text(metrics: dict[str, float]) -> str:
+    """Return the metrics of fitting an image as a line holds them."""
+    return f"Loss: {metrics['loss']:.8f} PSNR: {metrics['psnr']:.4f} dB"
+
+
 def moment(record: Record) -> str:
     """Return when a record was made: `epoch 001`, or inside an epoch `step 000500`."""
     return f"step {record['step']:06d}" if "partial" in record else f"epoch {record['epoch']:03d}"

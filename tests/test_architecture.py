@@ -18,6 +18,7 @@ LEVELS = [
         "vision_main",
         "language_main",
         "table_main",
+        "inr_main",
         "sweep",
         "report",
         "evaluate_lm",

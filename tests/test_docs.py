@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.inr import InrConfig
 from cli.language import LanguageConfig
 from cli.parser import parse as parse_command
 from cli.table import TableConfig
@@ -29,12 +30,14 @@ CONFIGS = {
     "vision_main.py": VisionConfig,
     "language_main.py": LanguageConfig,
     "table_main.py": TableConfig,
+    "inr_main.py": InrConfig,
 }
 PROGRAMS = (*CONFIGS, "sweep.py", "report.py", "benchmark.py", "evaluate_lm.py", "export.py")
 # The job scripts hand their arguments on.
 JOBS = {
     "bash/vision.sbatch": "vision_main.py",
     "bash/language.sbatch": "language_main.py",
+    "bash/inr.sbatch": "inr_main.py",
     "bash/sweep.sbatch": "sweep.py",
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -40,7 +40,8 @@ def learning_curves(group: Group, metric: Metric) -> Figure:
         for axes, part, name in ((left, "train", "loss"), (right, split, metric.name)):
             values = _values_by_epoch(group.runs_of(variant), part, name)
             _draw_curve(axes, values, look, short(variant.label), bands)
-    left.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+    unit = "" if metric.name == "psnr" else " (nats)"
+    left.set(xlabel="epoch", ylabel=f"training loss{unit}", yscale="log")
     right.set(xlabel="epoch", ylabel=metric.axis(SPLIT_WORDS[split]))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -16,6 +16,7 @@ from cli import converters
 from cli.args_file import args_text
 from cli.fields import Effect
 from cli.flags_page import flags_page
+from cli.inr import InrConfig
 from cli.language import LanguageConfig
 from cli.run_names import default_output_dir
 from cli.vision import VisionConfig
@@ -31,7 +32,11 @@ def parse(*argv):
 
 @pytest.mark.parametrize(
     ("program", "flags"),
-    [("vision_main", VisionConfig.flags()), ("language_main", LanguageConfig.flags())],
+    [
+        ("vision_main", VisionConfig.flags()),
+        ("language_main", LanguageConfig.flags()),
+        ("inr_main", InrConfig.flags()),
+    ],
 )
 def test_help_answers_without_torch(run_program, program, flags):
     done = run_program(f"{program}.py", "--help")

@@ -191,8 +191,8 @@ def load() -> None:
     for name in (
         "torch", "torchvision.transforms.v2", "sklearn.datasets", "torch.optim", "torch._dynamo",
         "torch.distributed.fsdp", "train_eval", "tasks.vision", "tasks.language", "vision_main",
-        "language_main", "table_main", "pipelines.images.loaders", "pipelines.text.loaders",
-        "tasks.table",
+        "language_main", "table_main", "inr_main", "pipelines.images.loaders",
+        "pipelines.text.loaders", "tasks.table", "tasks.inr",
     ):  # fmt: skip
         importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

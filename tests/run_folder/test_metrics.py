@@ -10,6 +10,7 @@ LINES = {
     "[Test] Loss: 1.5e-1 Perplexity: 4.4817 (per word 12.5, 1.1000 bits per byte)": {
         "loss": 0.15, "perplexity": 4.4817, "word_perplexity": 12.5, "bits_per_byte": 1.1,
     },
+    "[Test] Loss: 0.00041943 PSNR: 39.7940 dB": {"loss": 0.00041943, "psnr": 39.794},
 }  # fmt: skip
 
 
