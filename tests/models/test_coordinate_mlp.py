@@ -186,10 +186,11 @@ def by_central_differences(model, x, step):
 
 @pytest.mark.parametrize("encoding", ["none", "fourier", "siren"])
 @pytest.mark.parametrize("name", ["Sine", "ZiLU", "GELU", "SiLU", "Mish", "Tanh", "GoLU"])
-def test_derivatives_are_those_of_central_differences(name, encoding):
+def test_derivatives_are_those_of_central_differences(name, encoding, monkeypatch):
+    monkeypatch.setattr("models.derivatives.CHUNK", 128)
     make = Sine if name == "Sine" else functools.partial(create_activation, name)
     model = network(make, encoding=encoding, hidden_width=16, fourier_scale=1.0)
-    x = points(3000)  # more than a chunk
+    x = points(300)  # more than a chunk
     found = derivatives(model, x)
     exact = model.double()
     gradient, laplacian = by_central_differences(exact, x, 1e-4)
