@@ -142,7 +142,7 @@ class InrDataConfig(DataConfig):
     )  # fmt: skip
     batch_size: int = flag(0, count, "Training", "pixels per step; 0 is all that are trained on")
     passes_per_epoch: int = flag(
-        25, positive_int, "Training",
+        10, positive_int, "Training",
         "passes over the pixels that make an epoch, which ends with an evaluation; with all pixels "
         "per step, so many steps",
     )  # fmt: skip

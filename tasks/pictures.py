@@ -123,13 +123,12 @@ def sheet(image: Images, found: Derivatives, result: str) -> Image.Image:
     fit = Fields(np.hypot(*gradient.T).reshape(side, side), laplacian.reshape(side, side))
     steepest, strongest = (_brightest(np.abs(field)) for field in target)
     values = found.values.cpu().numpy().reshape(image.shape)
-    rows = [
-        ("image", image, to_bytes(values)),
-        ("gradient", *(to_bytes(2 * each.slope / steepest - 1) for each in (target, fit))),
-        (
-            _laplacian_title(found),
-            *(to_bytes(each.laplacian / strongest) for each in (target, fit)),
-        ),
+    slopes = [to_bytes(2 * each.slope / steepest - 1) for each in (target, fit)]
+    curvatures = [to_bytes(each.laplacian / strongest) for each in (target, fit)]
+    rows: list[tuple[str, list[Images]]] = [
+        ("image", [image, to_bytes(values)]),
+        ("gradient", slopes),
+        (_laplacian_title(found), curvatures),
     ]
     scale = -(-PANEL // side)
     panel = side * scale
@@ -139,7 +138,7 @@ def sheet(image: Images, found: Derivatives, result: str) -> Image.Image:
     font = ImageFont.load_default(12)
     text.text((MARGIN, MARGIN), f"target | fit: {result}", "black", font)
     top = LINE + 2 * MARGIN
-    for title, *panels in rows:
+    for title, panels in rows:
         text.text((MARGIN, top), title, "black", font)
         for column, pixels in enumerate(panels):
             place = (MARGIN + column * (panel + MARGIN), top + LINE)

@@ -72,18 +72,19 @@ def load_pixels(
             "many, or 0 for all of them"
         )
 
-    def loader(chosen: Tensor, batch_size: int, **options: int) -> PixelLoader:
+    def loader(
+        chosen: Tensor, batch_size: int = EVALUATED, seed: int | None = None, passes: int = 1
+    ) -> PixelLoader:
         chosen = chosen.to(device)
         parts = coordinates[chosen], pixels[chosen]
-        return PixelLoader(*parts, batch_size, rank=rank, world_size=world_size, **options)
+        return PixelLoader(*parts, batch_size, seed, passes, rank, world_size)
 
-    training = {"data_seed": data_seed, "passes": config.passes_per_epoch}
     held = f", {len(val):,} for validation" if val is not None else ""
     return PixelData(
         image=image,
-        train=loader(train, batch_size, **training),
-        val=None if val is None else loader(val, EVALUATED),
-        test=loader(everything, EVALUATED),
+        train=loader(train, batch_size, data_seed, config.passes_per_epoch),
+        val=None if val is None else loader(val),
+        test=loader(everything),
         digest=hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest(),
         description=(
             f"{config.dataset}: {config.side}x{config.side} {'gray' if config.gray else 'RGB'} "
