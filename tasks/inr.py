@@ -17,7 +17,8 @@ from cli.parser import Command
 from models.coordinate_mlp import COORDINATES, CoordinateMLP, Sine
 from models.operations import FORWARD_AND_BACKWARD, forward_flops
 from pipelines.data import PixelData
-from pipelines.images.pixels import PixelLoader, load_pixels
+from pipelines.images.one_image import load_pixels
+from pipelines.images.pixels import PixelLoader
 from run_folder.folder import RunFolder
 from run_folder.result_lines import psnr_text
 from tasks.pictures import PictureLog

@@ -24,7 +24,8 @@ from cli.run_names import default_output_dir
 from experiments import manifest as manifests
 from experiments.grid import read_grid
 from models.derivatives import derivatives
-from pipelines.images.pixels import middles, read_image
+from pipelines.images.one_image import read_image
+from pipelines.images.pixels import middles
 from run_folder.checkpoint import load_checkpoint
 from run_folder.metrics import metrics_in
 from run_folder.records import read_records
@@ -383,10 +384,7 @@ def test_a_report_judges_by_psnr(tmp_path, quick_figures):
 
 # --- the published experiment ---
 
-FIT = (
-    "--side", "64", "--num_epochs", "10", "--passes_per_epoch", "50", "--picture_interval", "0",
-    "--lr", "1e-3",
-)  # fmt: skip
+FIT = ("--hidden_width", "128", "--scheduler", "cosine", "--picture_interval", "0")
 
 
 @pytest.mark.slow

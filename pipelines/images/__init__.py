@@ -6,7 +6,7 @@ bytes, `cache` keeps these on disk, `broken` leaves out files that cannot be rea
 the images of training, validation and test, `imbalance` thins out a training set, `loaders` puts
 the images in order and `augment` makes float batches of them, with random-resized `crops`, the
 `operations` that `policies` such as RandAugment draw, and `mixing` for mixup and CutMix.
-`pixels` makes batches of the pixels of one image, for inr_main.py.
+`one_image` loads an image to be fitted, and `pixels` makes batches of its pixels.
 `further` finds the test sets of --also_test, and `class_maps` has their classes. `interfaces` names
 what these pass to each other.
 """

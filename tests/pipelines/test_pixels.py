@@ -10,7 +10,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cli.inr import InrDataConfig
-from pipelines.images.pixels import PixelLoader, load_pixels, middles
+from pipelines.images.one_image import load_pixels
+from pipelines.images.pixels import PixelLoader, middles
 from utils import UserError
 
 
