@@ -259,9 +259,10 @@ def test_overwriting_leaves_no_picture(trained, tmp_path):
 
 
 def test_sine_is_siren_with_or_without_its_encoding(tmp_path):
-    for encoding in ("none", "siren"):
-        train(tmp_path / encoding, "--activation", "sine", "--encoding", encoding)
-    assert results(tmp_path / "none") == results(tmp_path / "siren")
+    plain = train(tmp_path / "plain", "--activation", "sine")
+    encoded = train(tmp_path / "encoded", "--activation", "Sine", "--encoding", "siren")
+    by_place = train(tmp_path / "class", "--activation", "models.coordinate_mlp:Sine")
+    assert results(plain) == results(encoded) == results(by_place)
 
 
 def test_all_pixels_per_step_is_one_step_a_pass(tmp_path):
