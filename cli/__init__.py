@@ -4,7 +4,7 @@
 |---|---|
 | `config.py` | the four parts of a configuration, and what every configuration can do |
 | `network.py`, `training.py`, `run.py` | the flags of three parts, which all programs share |
-| `vision.py`, `language.py`, `table.py`, `inr.py` | one program's flags, and its whole configuration |
+| `vision.py`, `language.py`, `table.py`, `inr.py` | each program's flags: a configuration |
 | `vision_network.py` | the flags of networks for images |
 | `image_sources.py` | the flags of how images are found and cut out of a data set's files |
 | `augmentation.py` | the flags of how training images are varied |
