@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.sequential import Decision
 from run_folder.metrics import METRICS, Metric
 from utils import UserError, read_json, replacing
 
@@ -20,20 +21,6 @@ FILE = "findings.json"
 CANDIDATE, CANDIDATE_UNIT_GAIN, RIVAL = "candidate", "candidate with unit gain", "rival"
 # Why no more seeds were added to a task.
 DECIDED, MOST_SEEDS, BUDGET, ITSELF = "decided", "max_seeds", "budget", "is the baseline"
-BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Hold the answer of a sequential test; analysis/sequential.py says what it holds."""
-
-    verdict: str
-    n: int
-    look: int
-    difference: float
-    low: float
-    high: float
-    next_look: int | None
 
 
 @dataclass(frozen=True)
