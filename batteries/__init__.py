@@ -3,5 +3,14 @@
 | file | what it does |
 |---|---|
 | `small/`, `full/` | the tasks: grid files, each of which `sweep.py` runs alone too |
+| `tasks.py` | reads them |
+| `arms.py` | the candidate, as the command line names it, and its rivals |
+| `running.py` | trials, six seeds, and further ones look by look until each task is decided |
+| `machine.py` | what the numbers depend on beside the flags: machine, versions, code |
+| `records.py` | finished runs as lines of JSON, which stand for their runs |
+| `comparing.py` | the decision on a task, and what stands beside it, from records |
 | `findings.py` | everything that a page says of a battery, as data |
+| `summary.py` | the findings in a few lines |
+| `table.py` | the page of all activations, docs/battery.md |
+| `command.py` | does what the command line asks for |
 """

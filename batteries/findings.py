@@ -56,7 +56,7 @@ class SeedResult:
     """Hold how a run with the chosen settings ended.
 
     Attributes:
-        value: the task's metric; of a run that diverged `TaskFindings.diverged_value`.
+        value: the task's metric; of a run that diverged `TaskFindings.diverged_value`, else NaN.
         loss: the test loss; None if it diverged.
         reason: where it diverged.
         dead: share of the activations' channels that are zero for the whole evaluation, at the end.
@@ -134,7 +134,8 @@ class TaskFindings:
         metric: what is compared; its `higher_is_better` says which sign is good.
         baseline: the label of the rival of the primary comparison.
         margin: differences within ±margin count as equivalent.
-        diverged_value: the metric of a run that diverged: that of a network that learned nothing.
+        diverged_value: what counts as the metric of a run that diverged: that of a network that
+            learned nothing. None where pairs with such a run are left out.
         arms: the candidate first.
         decision: candidate − baseline, with an interval that holds over all looks; None where the
             candidate is the baseline or has no results.
@@ -152,7 +153,7 @@ class TaskFindings:
     metric: Metric
     baseline: str
     margin: float
-    diverged_value: float
+    diverged_value: float | None
     arms: tuple[ArmFindings, ...]
     decision: Decision | None
     further: tuple[Comparison, ...]

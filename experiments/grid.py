@@ -15,6 +15,8 @@
     report:                       # optional: what report.py is to do, declared beforehand
       baseline: ReLU
       primary: ZiLU
+    about:                        # optional: what batteries/ says of it in words
+      title: ResNet-20 on digits
 
 Values are read as on the command line (cli/yaml_files.py), and no key may stand twice. Everything
 is checked before anything runs. Nothing here needs torch.
@@ -22,9 +24,10 @@ is checked before anything runs. Nothing here needs torch.
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cli.config import Config
@@ -43,7 +46,7 @@ Flags = dict[str, Any]  # of a run, by name
 PROGRAMS: dict[str, type[Config]] = {
     config.KIND: config for config in (VisionConfig, LanguageConfig, TableConfig, InrConfig)
 }
-KEYS = ("program", "name", "runs", "tune", "report")
+KEYS = ("program", "name", "runs", "tune", "report", "about")
 REPORT_KEYS: dict[str, Callable[[str], Any]] = {
     "baseline": str,
     "primary": str,
@@ -80,10 +83,15 @@ class Grid:
     tune: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, instead: Mapping[str, Any] = MappingProxyType({})) -> Grid:
     """Return the grid in a file.
+
+    Args:
+        path: the file.
+        instead: what counts in the place of lines of `runs:`, as the file would have it.
 
     Raises:
         UserError: it is no grid, or a run of it could not start.
@@ -100,13 +108,16 @@ def read_grid(path: Path) -> Grid:
     if not isinstance(runs, dict) or not runs:
         raise UserError(f"{path}: `runs:` must hold lines of the form `flag: value` or a list")
     checker = Checker(program, path)
-    combinations = _unique(checker.complete(flags) for flags in products(runs))
+    combinations = _unique(checker.complete(flags) for flags in products({**runs, **instead}))
     tune = content.get("tune") or {}
     report = check_report(path, content.get("report") or {})
     name = str(content.get("name", path.stem))
     if not name or name.startswith((".", "~")) or {*name} & {*"/$"}:
         raise UserError(f"{path}: name {name!r} must be that of a folder in Output/")
-    return Grid(program, name, text, combinations, tune, report, checker.sources)
+    about = content.get("about") or {}
+    if not isinstance(about, dict) or not all(isinstance(each, str) for each in about.values()):
+        raise UserError(f"{path}: `about:` must hold lines of the form `key: text`")
+    return Grid(program, name, text, combinations, tune, report, checker.sources, about)
 
 
 def _read_text(path: Path) -> str:

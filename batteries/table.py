@@ -1,0 +1,235 @@
+"""Keep finished runs as records, and write the page of all activations from the records."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.sequential import Decision
+from analysis.statistics import estimate
+from batteries import records
+from batteries.arms import Arm
+from batteries.comparing import ArmRecords, decision_of, values_of
+from batteries.findings import CANDIDATE, Environment
+from batteries.records import Record
+from batteries.running import ARM, FIRST, whose
+from batteries.summary import interval
+from batteries.tasks import SIZES, Task, size_name, tasks_of
+from experiments import manifest as manifests
+from experiments.manifest import TRIAL
+from experiments.tuning import tuned_flags
+from run_folder.metrics import METRICS
+from utils import replacing
+
+MOST_SEEDS = 40
+ABSENT = "–"
+
+
+def keep(output_dir: Path, folder: Path) -> int:
+    """Keep all finished runs below a folder of results as records; return how many are new.
+
+    Raises:
+        UserError: a file is damaged, or cannot be written.
+    """
+    new = 0
+    for path in sorted(output_dir.glob(f"*/*/*/{ARM}")):
+        size, task = path.parts[-4:-2]
+        new += records.add(folder / size / f"{task}.jsonl", _made(path))
+    return new
+
+
+def _made(path: Path) -> Iterable[Record]:
+    """Yield the records of an arm's finished runs."""
+    there, manifest = whose(path), manifests.load(path.parent)
+    if manifest is None:
+        return
+    arm = Arm(there.label, {}, there.arm, there.source)
+    tuned = tuple(tuned_flags(manifest.tune))
+    recipe = records.recipe_of(manifest.program, manifest.runs[0].flags, tuned)
+    for run in manifest.runs:
+        found = records.record_of(
+            manifest.path(run), arm, recipe, tuned, run.role == TRIAL, METRICS[there.metric],
+            there.environment,
+        )  # fmt: skip
+        if found is not None:
+            yield found
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold what a table says of one activation."""
+
+    records: ArmRecords
+    values: list[float]
+    decision: Decision | None
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """Hold the rows of one task that were run by one recipe with one machine and versions."""
+
+    task: Task
+    environment: Environment
+    rows: list[Row]
+
+    @property
+    def dates(self) -> list[str]:
+        return sorted({each.date for row in self.rows for each in row.records.seeds})
+
+
+def tables_of(task: Task, found: list[Record]) -> list[TaskTable]:
+    """Return a table for each recipe, machine and versions, the newest first."""
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for each in found:
+        groups[each.recipe, repr(each.environment)].append(each)
+    tables = []
+    for group in groups.values():
+        arms = _arms(group)
+        baseline = next((arm for arm in arms if arm.arm.label == task.baseline), None)
+        if baseline is not None:
+            rows = [_row(task, arm, baseline) for arm in arms]
+            tables.append(TaskTable(task, group[0].environment, rows))
+    return sorted(tables, key=lambda table: table.dates[-1], reverse=True)
+
+
+def _arms(group: list[Record]) -> list[ArmRecords]:
+    """Return the arms with six seeds or more, by their names alone."""
+    by_arm: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for each in group:
+        by_arm[each.key.arm, each.key.source].append(each)
+    found = []
+    names = [each[0].label for each in by_arm.values()]
+    for (_, source), each in by_arm.items():
+        label = each[0].label
+        if names.count(label) > 1:
+            label += f" [{records.digest(source)}]"
+        arm = Arm(label, {}, each[0].arm, each[0].source)
+        trials = tuple(record for record in each if record.is_trial)
+        seeds = _in_order([record for record in each if not record.is_trial])
+        if len(seeds) >= FIRST:
+            found.append(ArmRecords(arm, CANDIDATE, trials, seeds))
+    return sorted(found, key=lambda arm: arm.arm.label.lower())
+
+
+def _in_order(found: list[Record]) -> tuple[Record, ...]:
+    """Return the records of seeds 0, 1, ... as far as none is missing."""
+    by_seed = {each.seed: each for each in found}
+    count = next(seed for seed in range(len(by_seed) + 1) if seed not in by_seed)
+    return tuple(by_seed[seed] for seed in range(count))
+
+
+def _row(task: Task, arm: ArmRecords, baseline: ArmRecords) -> Row:
+    decision = decision_of(task, arm, baseline, MOST_SEEDS)
+    count = len(arm.seeds)
+    if decision is not None and decision.is_decided:
+        count = decision.n + decision.left_out
+    return Row(arm, values_of(task, arm.seeds[:count]), decision)
+
+
+# --- the page ---
+
+
+def write_page(folder: Path, size: str) -> Path:
+    """Write the page of all records, beside their folder, and return it.
+
+    Args:
+        folder: of the records.
+        size: that of --size, whose tasks are on the page beside those of SIZES.
+
+    Raises:
+        UserError: a file of records is damaged.
+    """
+    sizes = [*SIZES, *([size] if size not in SIZES else [])]
+    parts = [HEAD]
+    for each in sizes:
+        tables = {
+            task: tables_of(task, records.read(folder / size_name(each) / f"{task.name}.jsonl"))
+            for task in tasks_of(each)
+            if (folder / size_name(each)).is_dir()
+        }
+        tables = {task: found for task, found in tables.items() if found}
+        if tables:
+            parts += [f"## Size: {size_name(each)}", _overview(tables)]
+            parts += [_section(task, found) for task, found in tables.items()]
+    path = folder.with_suffix(".md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+HEAD = """# The battery: every activation that has been run
+
+`python battery.py --table` writes this page from the records in this folder's `battery/`. Each
+activation had its learning rate tuned with equal trials; its test results over seeds are compared
+with the task's baseline, paired by seed, and the interval of a difference holds over all looks
+([how it decides](battery_command.md)). The rows are sorted by name and nothing else. There is no
+overall score: a verdict is of one task, at its size, with its recipe."""
+
+
+def _overview(tables: dict[Task, list[TaskTable]]) -> str:
+    """Return the table of verdicts, of each activation's newest result in each task."""
+    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    for task, found in tables.items():
+        for row in (row for table in found for row in table.rows):
+            label = row.records.arm.label
+            cells[label].setdefault(task.name, _verdict(row))
+    head = ["activation", *(f"{task.name} (against {task.baseline})" for task in tables)]
+    rows = [
+        [label, *(cells[label].get(task.name, ABSENT) for task in tables)]
+        for label in sorted(cells, key=str.lower)
+    ]
+    return _table(head, rows)
+
+
+def _verdict(row: Row) -> str:
+    if row.decision is None:
+        return "baseline"
+    return f"{row.decision.verdict}, n = {len(row.values)}"
+
+
+def _section(task: Task, found: list[TaskTable]) -> str:
+    words = f"{task.metric.axis('test')}, {'more' if task.metric.higher_is_better else 'less'} is "
+    words += f"better; equivalent within ±{task.metric.difference(task.margin, signed=False)}."
+    parts = [f"### {task.title}", f"{task.text} {words[0].upper()}{words[1:]}"]
+    for table in found:
+        parts += [_circumstances(table), _rows(table)]
+    return "\n\n".join(parts)
+
+
+def _circumstances(table: TaskTable) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in table.environment.versions.items())
+    threads = table.environment.threads
+    where = table.environment.machine + (f", {threads} thread" if threads else "")
+    when = " to ".join(dict.fromkeys((table.dates[0], table.dates[-1])))
+    return f"Run {when} on {where}; {versions}."
+
+
+def _rows(table: TaskTable) -> str:
+    task = table.task
+    head = ["activation", "settings", "n", "diverged", f"{task.metric.words}, 95 % interval",
+            f"less {task.baseline}", "verdict"]  # fmt: skip
+    rows = []
+    for row in table.rows:
+        seeds = row.records.seeds[: len(row.values)]
+        known = [value for value in row.values if not math.isnan(value)]
+        number = task.metric.number
+        mean = estimate(known)
+        rows.append([
+            row.records.arm.label,
+            ", ".join(f"{name} {value:g}" for name, value in seeds[0].tuned.items()),
+            str(len(row.values)),
+            str(sum(bool(each.diverged) for each in seeds)),
+            f"{number(mean.mean)} ({number(mean.low)} to {number(mean.high)})",
+            interval(row.decision, task.metric) if row.decision else ABSENT,
+            row.decision.verdict if row.decision else "baseline",
+        ])  # fmt: skip
+    return _table(head, rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
