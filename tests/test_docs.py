@@ -32,13 +32,15 @@ CONFIGS = {
     "table_main.py": TableConfig,
     "inr_main.py": InrConfig,
 }
-PROGRAMS = (*CONFIGS, "sweep.py", "report.py", "benchmark.py", "evaluate_lm.py", "export.py")
+PROGRAMS = (*CONFIGS, "sweep.py", "report.py", "benchmark.py", "evaluate_lm.py", "export.py",
+            "battery.py")  # fmt: skip
 # The job scripts hand their arguments on.
 JOBS = {
     "bash/vision.sbatch": "vision_main.py",
     "bash/language.sbatch": "language_main.py",
     "bash/inr.sbatch": "inr_main.py",
     "bash/sweep.sbatch": "sweep.py",
+    "bash/battery.sbatch": "battery.py",
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

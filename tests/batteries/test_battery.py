@@ -1,0 +1,411 @@
+"""battery.py by its command line: what it runs, how it decides, and that it goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import own_activations, quick_program
+from scipy import stats
+
+import battery
+from analysis.sequential import CRITICAL, LOOKS
+from batteries import command, findings
+from batteries.tasks import SIZES, tasks_of
+from experiments.grid import read_grid
+from experiments.manifest import planned
+
+ROOT = Path(__file__).parents[2]
+
+
+def task_of(found, name):
+    return next(task for task in found.tasks if task.name == name)
+
+
+def directly(differences, margin):
+    """Return (verdict, n, mean, low, high) by the definition, look by look."""
+    for n in [look for look in LOOKS if look <= len(differences)]:
+        part = np.asarray(differences[:n])
+        half = CRITICAL[n] * part.std(ddof=1) / np.sqrt(n)
+        low, high = part.mean() - half, part.mean() + half
+        if -margin < low and high < margin:
+            return "equivalent", n, part.mean(), low, high
+        if low > 0 or high < 0:
+            return ("better" if low > 0 else "worse"), n, part.mean(), low, high
+    return "undecided", n, part.mean(), low, high
+
+
+def test_a_battery_from_its_command_to_its_findings(made, capsys):
+    made.run("ELU")
+    found = made.found("ELU")
+    assert [task.name for task in found.tasks] == ["one", "two"]
+    for task, baseline in ((found.tasks[0], "ReLU"), (found.tasks[1], "GELU")):
+        decision = task.decision
+        differences = [
+            made.measured(task.name, "ELU", seed) - made.measured(task.name, baseline, seed)
+            for seed in range(decision.n)
+        ]
+        verdict, *numbers = directly(differences, 0.5)
+        assert decision.verdict == verdict != "undecided"
+        assert numbers == pytest.approx(
+            [decision.n, decision.difference, decision.low, decision.high]
+        )
+        # Every arm chose by validation, and the candidate and the baseline alone went on.
+        assert {arm.label: len(arm.seeds) for arm in task.arms} == {
+            "ReLU": 6, "GELU": 6, "SiLU": 6, "ELU": decision.n, baseline: decision.n
+        }  # fmt: skip
+        for arm in task.arms:
+            scores = {t.flags["lr"]: t.score for t in arm.trials}
+            assert scores == pytest.approx(
+                {lr: quick_program.top1(arm.label, lr, 100, "val") for lr in (0.01, 0.02, 0.03)}
+            )
+            assert arm.chosen == {"lr": max(scores, key=scores.get)}
+        # The other rivals: Student's interval over six seeds.
+        other = next(c for c in task.further if c.other == "SiLU")
+        pairs = [
+            made.measured(task.name, "ELU", s) - made.measured(task.name, "SiLU", s)
+            for s in range(6)
+        ]
+        interval = stats.t.interval(0.95, 5, np.mean(pairs), stats.sem(pairs))
+        assert (other.difference, other.low, other.high) == pytest.approx(
+            (np.mean(pairs), *interval)
+        )
+    assert found.tasks[0].decision.n != found.tasks[1].decision.n or len(found.tasks) == 2
+    assert f"one: {found.tasks[0].decision.verdict}" in capsys.readouterr().out
+    # All of it with one thread, once.
+    assert set(made.starts().values()) == {1}
+    assert sum(made.starts().values()) == sum(task.runs for task in found.tasks)
+
+    text = (made.folder / "out/made/ELU/findings.json").read_text()
+    made.run("ELU")
+    assert (made.folder / "out/made/ELU/findings.json").read_text() == text
+    assert set(made.starts().values()) == {1}
+
+
+def test_more_seeds_until_it_is_decided_or_they_are_used_up(made):
+    """CELU is a thousandth of a point better than ReLU: no look finds it, six seeds are few."""
+    for path in made.tasks.glob("*.yaml"):
+        path.write_text(path.read_text().replace("margin: 0.5", "margin: 0.0001"))
+    made.run("CELU", "--tasks", "one", "--max_seeds", 12)
+    task = made.found("CELU").tasks[0]
+    assert (task.decision.verdict, task.decision.n, task.stopped) == ("undecided", 10, "max_seeds")
+    made.run("CELU", "--tasks", "one", "--max_seeds", 15)
+    task = made.found("CELU").tasks[0]
+    assert (task.decision.n, len(task.candidate.seeds), len(task.arm("ReLU").seeds)) == (15, 15, 15)
+    assert len(task.arm("GELU").seeds) == 6
+    assert set(made.starts().values()) == {1}
+
+
+def test_a_budget_ends_the_looks_and_not_the_first_six_seeds(made):
+    for path in made.tasks.glob("*.yaml"):
+        path.write_text(path.read_text().replace("margin: 0.5", "margin: 0.0001"))
+    made.run("CELU", "--tasks", "one", "--budget", "1s")
+    task = made.found("CELU").tasks[0]
+    assert (task.decision.verdict, task.decision.n, task.stopped) == ("undecided", 6, "budget")
+    assert all(len(arm.seeds) == 6 for arm in task.arms)
+
+
+def test_what_diverges_counts_as_a_guess(made):
+    made.run("Softplus", "--tasks", "one", "--max_seeds", 6)
+    task = made.found("Softplus").tasks[0]
+    values = task.candidate.values
+    assert [seed.diverged for seed in task.candidate.seeds] == [False, True] * 3
+    assert values[1::2] == [10] * 3
+    pairs = [value - made.measured("one", "ReLU", seed) for seed, value in enumerate(values)]
+    assert task.decision.difference == pytest.approx(np.mean(pairs))
+
+
+def test_what_diverges_in_every_trial_has_no_result(made, capsys):
+    made.run("Mish", "--tasks", "one")
+    task = made.found("Mish").tasks[0]
+    assert task.candidate.seeds == ()
+    assert task.decision.look == 0
+    assert "in every setting" in task.stopped
+    assert "one: no verdict (in every setting" in capsys.readouterr().out
+    assert len(task.arm("ReLU").seeds) == 6
+
+
+def test_a_rival_is_not_run_twice_nor_compared_with_itself(made, capsys):
+    made.run("relu", "--tasks", "one")
+    task = made.found("ReLU").tasks[0]
+    assert [arm.label for arm in task.arms] == ["ReLU", "GELU", "SiLU"]
+    assert (task.decision, task.stopped) == (None, "is the baseline")
+    assert [each.other for each in task.further] == ["GELU", "SiLU"]
+    assert "nothing to compare it with" in capsys.readouterr().out
+
+
+def test_its_own_gain_stands_beside_the_default(made):
+    made.run("ELU", "--tasks", "one", "--gain", "--max_seeds", 6)
+    task = made.found("ELU").tasks[0]
+    assert [arm.label for arm in task.arms] == ["ELU", "ELU, unit gain", "ReLU", "GELU", "SiLU"]
+    assert [(each.label, each.other) for each in task.further][-1] == ("ELU, unit gain", "ReLU")
+    flags = json.loads(
+        next((made.folder / "out/made/one/ELU_unit_gain").glob("tuned*/args.txt")).read_text()
+    )
+    assert flags["init_gain"] == "unit"
+
+
+def test_records_stand_for_runs(made, monkeypatch, capsys):
+    made.run("ELU")
+    first = made.found("ELU")
+    made.run(None, "--table")
+    lines = (made.folder / "kept/made/one.jsonl").read_text().splitlines()
+    assert len(lines) == first.tasks[0].runs
+    made.run(None, "--table")  # once more adds nothing
+    assert (made.folder / "kept/made/one.jsonl").read_text().splitlines() == lines
+
+    # In a fresh clone nothing is run again, and the numbers are the same.
+    made.run("ELU", out="fresh")
+    again = made.found("ELU", out="fresh")
+    assert made.starts("fresh") == {}
+    for task, before in zip(again.tasks, first.tasks, strict=True):
+        assert (task.decision, task.further) == (before.decision, before.further)
+        assert [arm.values for arm in task.arms] == [arm.values for arm in before.arms]
+        assert task.stored == task.runs == before.runs
+    assert "are records of earlier ones" in capsys.readouterr().out
+    # Of another candidate its own are.
+    made.run("Tanh", "--tasks", "one", out="fresh")
+    assert {name.split("/")[2] for name in made.starts("fresh")} == {"Tanh"}
+
+    # Nor where anything is otherwise.
+    other = replace(made.here, versions=made.here.versions | {"code": "def"})
+    monkeypatch.setattr(command, "here", lambda device: other)
+    made.run("ELU", "--tasks", "one", out="other_code")
+    assert len(made.starts("other_code")) == first.tasks[0].runs
+    monkeypatch.setattr(command, "here", lambda device: made.here)
+    path = made.tasks / "one.yaml"
+    path.write_text(path.read_text().replace("dataset: digits", "dataset: digits\n  num_epochs: 9"))
+    made.run("ELU", "--tasks", "one", out="other_recipe")
+    assert len(made.starts("other_recipe")) == first.tasks[0].runs
+
+
+def test_runs_of_other_versions_are_not_gone_on_with(made, monkeypatch, mistake_in):
+    made.run("ELU", "--tasks", "one")
+    other = replace(made.here, versions={"torch": "2.1"})
+    monkeypatch.setattr(command, "here", lambda device: other)
+    line = mistake_in(battery, *made.words("ELU", "--tasks", "one"))
+    assert "torch 2.0, not 2.1" in line
+
+
+def test_the_source_of_ones_own_is_part_of_its_arm(made):
+    own_activations.write(made.folder)
+    name = f"{made.folder / 'mine.py'}:Soft"
+    made.run(name, "--tasks", "one", "--max_seeds", 6, "--sigma", 2)
+    made.run(None, "--table")
+    before = made.starts()
+    assert len([each for each in before if "Soft_sigma2_" in each]) == 9
+    (folder,) = (made.folder / "out/made").glob("Soft_sigma2_*")
+    assert findings.load(folder / findings.FILE).label == "Soft (σ = 2)"
+    # The same file elsewhere is the same activation.
+    copy = made.folder / "elsewhere"
+    copy.mkdir()
+    for each in ("mine.py", "scales.py"):
+        shutil.copy(made.folder / each, copy)
+    made.run(f"{copy / 'mine.py'}:Soft", "--tasks", "one", "--max_seeds", 6, "--sigma", 2)
+    assert made.starts() == before
+    # Another one is not.
+    path = copy / "mine.py"
+    path.write_text(path.read_text().replace("sigmoid(sigma", "sigmoid(-sigma"))
+    made.run(f"{path}:Soft", "--tasks", "one", "--max_seeds", 6, "--sigma", 2)
+    assert len(made.starts()) == len(before) + 9
+
+
+DRIVER = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from helpers import quick_program
+from cli.errors import one_line_errors
+from experiments import jobs
+jobs.words_of = quick_program.words_of
+import battery
+from batteries import command
+from batteries.findings import Environment
+command.here = lambda device: Environment("a made machine", 1, {{"torch": "2.0", "code": "abc"}})
+with one_line_errors():
+    sys.exit(battery.main())
+"""
+
+
+def test_stopped_and_killed_it_goes_on(made):
+    """By SIGTERM, then by SIGKILL; two at the same time share the rivals' runs."""
+    made.run("ELU", "--tasks", "one", out="whole")
+    code = DRIVER.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    words = made.words("ELU", "--tasks", "one", "--jobs", 2, out="broken")
+
+    def start(activation="ELU", seconds="0.15"):
+        given = [activation if word == "ELU" else word for word in words]
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"QUICK_SECONDS": seconds},
+        )  # fmt: skip
+
+    def wait_for(runs, process):
+        while process.poll() is None and len(made.starts("broken")) < runs:
+            time.sleep(0.02)
+
+    process = start()
+    wait_for(5, process)
+    process.send_signal(signal.SIGTERM)
+    shown = process.communicate(timeout=100)[0]
+    assert process.returncode == 75, shown
+    assert "the same command goes on" in shown
+    assert " left)" in shown
+    process = start()
+    wait_for(20, process)
+    process.kill()
+    process.wait()
+    both = start(seconds="0"), start("Tanh", "0")
+    assert [each.communicate(timeout=200)[1] for each in both] == [None, None]
+    assert [each.returncode for each in both] == [0, 0]
+    whole, broken = (made.found("ELU", out) for out in ("whole", "broken"))
+    assert broken == whole
+    assert made.found("Tanh", "broken").tasks[0].decision.verdict == "better"
+
+
+def test_a_task_by_its_number_as_in_an_array(made, capsys):
+    made.run("ELU", "--index", 2, "--folder")
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == made.folder / "out/made/ELU/two"
+    assert not (made.folder / "out").exists()
+    made.run("ELU", "--index", 2)
+    assert {name.split("/")[1] for name in made.starts()} == {"two"}
+    before = made.starts()
+    made.run("ELU")
+    assert {k: v for k, v in made.starts().items() if "/two/" in k} == before
+
+
+def test_list_and_dry_run_write_nothing(made, capsys):
+    made.run("ELU", "--list")
+    shown = capsys.readouterr().out
+    assert "   1 one: A made task\n       ELU: 0 of 3 trials, 0 of 6 seeds" in shown
+    made.run("ELU", "--dry_run")
+    assert capsys.readouterr().out.count("python ") == 2 * 4 * 3
+    assert not (made.folder / "out").exists()
+    made.run("ELU", "--tasks", "one", "--max_seeds", 6)
+    capsys.readouterr()
+    made.run("ELU", "--list", "--tasks", "one")
+    assert "GELU: 3 of 3 trials, 6 of 6 seeds" in capsys.readouterr().out
+
+
+def test_the_table_of_all(made):
+    for activation in ("Tanh", "ELU"):
+        made.run(activation, "--max_seeds", 6)
+    made.run(None, "--table")
+    text = (made.folder / "kept.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    overview = [row for row in rows if len(row) == 3]
+    assert [row[0].strip("| ") for row in overview] == [
+        "activation", "---", "ELU", "GELU", "ReLU", "SiLU", "Tanh",
+    ]  # fmt: skip
+    tanh = made.found("Tanh").tasks[0].decision
+    assert overview[-1][1] == f"{tanh.verdict}, n = {tanh.n}" == "better, n = 6"
+    assert overview[4][1] == "baseline"
+    row = next(row for row in rows if row[0] == "| Tanh" and len(row) == 7)
+    assert row[5] == f"+{tanh.difference:.2f} points (+{tanh.low:.2f} to +{tanh.high:.2f})"
+    values = [made.measured("one", "Tanh", seed) for seed in range(6)]
+    assert row[4].startswith(f"{np.mean(values):.2f} (")
+
+
+def test_findings_are_read_as_they_were_written(made):
+    made.run("Softplus", "--tasks", "one", "--max_seeds", 6)
+    found = made.found("Softplus")
+    path = findings.save(found, made.folder)
+    assert findings.load(path) == found
+    path.write_text("{}")
+    with pytest.raises(Exception, match="run the battery again"):
+        findings.load(path)
+
+
+MISTAKES = {
+    "an unknown activation": (["--activation", "RELUU"], "did you mean ReLU"),
+    "none": (["--list"], "--activation is missing"),
+    "no such file": (["--activation", "no.py:Squash"], "no.py"),
+    "no such class": (["--activation", "{mine}:Sqash"], "did you mean"),
+    "two arguments": (["--activation", "{mistakes}:two"], "'y'"),
+    "not finite": (["--activation", "{mistakes}:pole"], "not finite at x = "),
+    "an unknown task": (["--activation", "ELU", "--tasks", "won"], "did you mean one"),
+    "an unknown size": (["--activation", "ELU", "--size", "medium"], "small, full"),
+    "a budget of nonsense": (["--activation", "ELU", "--budget", "soon"], "--budget"),
+    "too few seeds": (["--activation", "ELU", "--max_seeds", "5"], "--max_seeds"),
+    "no sigma": (["--activation", "ELU", "--sigma", "2"], "--sigma: ELU has no sigma"),
+    "no sigma of its own": (["--activation", "{mine}:power", "--sigma", "2"], "has no sigma"),
+    "no gate": (["--activation", "ELU", "--expand_gate"], "--expand_gate: ELU has no gate"),
+    "no gain": (["--activation", "{mistakes}:grows", "--gain"], "--gain: grows has no gain"),
+    "a setting of nothing": (["--sigma", "2"], "give --activation"),
+    "a table of one": (["--activation", "ELU", "--table"], "leave out --activation"),
+    "a task too many": (["--activation", "ELU", "--index", "3"], "there are 2 tasks"),
+    "a file for a folder": (["--activation", "ELU", "--output_dir", "{mine}"], "cannot be written"),
+}
+
+
+WRONG = """
+
+def pole(x):
+    return x + 1 / (x + 1)
+
+
+def grows(x):
+    return (x * x).exp()
+"""
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_end_in_one_line(name, made, mistake_in):
+    own_activations.write(made.folder)
+    path = made.folder / "mistakes.py"
+    path.write_text(path.read_text() + WRONG)
+    words, expected = MISTAKES[name]
+    given = [word.format(mine=made.folder / "mine.py", mistakes=path) for word in words]
+    assert expected in mistake_in(battery, *made.words(None), *given)
+
+
+def test_full_size_needs_its_images(made, mistake_in):
+    words = ["--activation", "ELU", "--size", "full", "--tasks", "imagenet100"]
+    words += ["--data_path", made.folder, "--output_dir", made.folder / "out"]
+    line = mistake_in(battery, *words)
+    assert f"{made.folder / 'imagenet100'} holds no images" in line
+    assert not (made.folder / "out").exists()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_tasks_are_what_a_battery_needs(size):
+    for task in tasks_of(size):
+        assert {"ReLU", "GELU", "SiLU"} == {each["activation"] for each in task.rivals}
+        assert task.baseline in ("ReLU", "GELU")
+        assert task.diverged is not None
+        assert task.title != task.name
+        plan = planned(read_grid(task.path), task.path, Path("anywhere"))
+        roles = [run.role for run in plan.runs]
+        assert (roles.count("trial"), roles.count("tuned"), len(roles)) == (9, 18, 27)
+        assert size != "small" or task.device == "cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_with_the_real_program(tmp_path, run_program):
+    """Twice in two folders the numbers are the same, and sweep.py runs a task alone."""
+    (tmp_path / "tasks").mkdir()
+    text = (ROOT / "batteries/small/convnet.yaml").read_text()
+    text = text.replace("resize: 16", "resize: 8").replace("num_epochs: 8", "num_epochs: 1")
+    (tmp_path / "tasks/tiny.yaml").write_text(text.replace("stats: 40", "stats: 5"))
+    found = []
+    for out in ("a", "b"):
+        done = run_program(
+            "battery.py", "--activation", "ZiLU", "--size", tmp_path / "tasks", "--max_seeds", 6,
+            "--output_dir", tmp_path / out, "--records", tmp_path / "kept",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append(findings.load(tmp_path / out / "tasks/ZiLU_sigma1/findings.json"))
+    first, second = (each.tasks[0] for each in found)
+    assert [arm.values for arm in first.arms] == [arm.values for arm in second.arms]
+    assert first.decision == second.decision
+    assert first.stored == second.stored == 0
+    assert all(0 <= seed.flat <= 1 and 0 <= seed.dead <= 1 for seed in first.candidate.seeds)
+    assert len(first.candidate.seeds[0].curve) == 1
