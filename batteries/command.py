@@ -121,8 +121,10 @@ def runs_of(
         environment = environments[task.device]
         there = records.read(options.records / size / f"{task.name}.jsonl")
         stored = records.standing(there, environment)
+        older = records.of_other_code(there, environment)
+        folder = options.output_dir / size
         arm_runs = [
-            ArmRuns(task, arm, role, options.output_dir / size, environment, stored, looks_only)
+            ArmRuns(task, arm, role, folder, environment, stored, older, looks_only)
             for arm, role in arms.arms_of(task, candidate, options.gain)
         ]
         yield TaskRuns(task, arm_runs, options.max_seeds)
@@ -131,18 +133,17 @@ def runs_of(
 def make(tasks: list[TaskRuns], options: Options) -> int:
     """Make the runs, `options.jobs` at a time, until all is decided; return the exit code."""
     outcomes: list[Outcome] = []
-    first = sum(task.count_missing() for task in tasks)
     uses_gpus = any(task.task.device != "cpu" for task in tasks)
     where = places(options.jobs, MANY, uses_gpus)  # how many seeds it takes is not known yet
     if all(arm.environment.threads for task in tasks for arm in task.arms):
         where = [place | {"OMP_NUM_THREADS": "1"} for place in where]
     until = None if options.budget is None else time.monotonic() + options.budget
-    display = Display(first, tells_left=True)
+    display = Display(0, tells_left=True)
     with StopSignals() as signals, signals.deferred():
         runner = Runner(where, display, lambda: signals.requested)
         try:
             for jobs in rounds(tasks, len(where), until, time.monotonic):
-                display.expect(max(display.total, display.done + len(jobs)))
+                display.expect(display.done + sum(task.count_missing() for task in tasks))
                 outcomes += runner.run(jobs)
                 if signals.requested:
                     break

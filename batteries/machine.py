@@ -6,6 +6,7 @@ import importlib.metadata
 from pathlib import Path
 
 from batteries.findings import Environment
+from batteries.records import CODE
 from training.devices import resolve_device
 from training.environment import environment
 from utils import UserError
@@ -13,7 +14,7 @@ from zilu import kernels
 
 ROOT = Path(__file__).parent.parent
 # What decides the numbers of a run. The flags are no part of it: a recipe has all their values.
-CODE = ("zilu", "models", "pipelines", "dataset.py", "training", "train_eval.py", "tasks")
+TRAINING = ("zilu", "models", "pipelines", "dataset.py", "training", "train_eval.py", "tasks")
 SOURCES = (".py", ".cpp", ".h")
 # On a CPU each run has one thread, so that the numbers are the same for any number of processors.
 THREADS = 1
@@ -37,7 +38,7 @@ def here(device: str) -> Environment:
         versions["kernels"] = kernels.backend(str(where))
     except RuntimeError as error:
         raise UserError(str(error)) from None
-    versions["code"] = code_digest()
+    versions[CODE] = code_digest()
     if where.type == "cpu":
         return Environment(f"{facts['device']}, {facts['cpu_capability']}", THREADS, versions)
     return Environment(facts["device"], None, versions)
@@ -46,7 +47,7 @@ def here(device: str) -> Environment:
 def code_digest() -> str:
     """Return a digest of the code that trains, comments and docstrings left out."""
     digest = hashlib.sha256()
-    for name in CODE:
+    for name in TRAINING:
         place = ROOT / name
         for path in [place] if place.is_file() else sorted(place.rglob("*")):
             if path.suffix in SOURCES:

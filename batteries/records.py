@@ -2,8 +2,9 @@
 
 docs/battery/SIZE/TASK.jsonl has one line for each run. A run is the same where its recipe (all
 flags that decide its numbers), its arm with the digest of the user's own source, its tuned flags
-and its seed are; and its record stands for it where machine and versions are the same too, the
-digest of the code that trains among them.
+and its seed are; and its record stands for it where machine and versions are the same too. One of
+the versions is a digest of the code that trains. Where that alone is another, one trial of the arm
+is made anew, and the records stand if it repeats its own bit for bit.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from run_folder.records import read_records
 from run_folder.status import DIVERGED, ENDED, status_of
 from utils import UserError, one_at_a_time, read_json, replacing
 
+CODE = "code"  # the version that is a digest of the code that trains
 DIGITS = 8  # of the numbers of a curve, which are looked at and not compared
 
 
@@ -79,6 +81,11 @@ class Record:
     @property
     def key(self) -> Key:
         return key_of(self.recipe, self.arm, self.source, self.tuned, self.seed)
+
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """Return what two runs with one key have in common on one machine with one code."""
+        return self.score, self.metrics, self.diverged
 
 
 def digest(text: str) -> str:
@@ -244,3 +251,20 @@ def _order(line: str) -> tuple[Any, ...]:
 def standing(records: Iterable[Record], environment: Environment) -> dict[Key, Record]:
     """Return the records that stand for runs in this environment."""
     return {each.key: each for each in records if each.environment == environment}
+
+
+def of_other_code(records: Iterable[Record], environment: Environment) -> dict[Key, Record]:
+    """Return the records of this environment but for the code that trains, the newest of each."""
+    others = [
+        each
+        for each in records
+        if without_code(each.environment) == without_code(environment)
+        and each.environment != environment
+    ]
+    return {each.key: each for each in sorted(others, key=lambda record: record.date)}
+
+
+def without_code(environment: Environment) -> Environment:
+    """Return an environment without the digest of the code that trains."""
+    versions = {name: each for name, each in environment.versions.items() if name != CODE}
+    return replace(environment, versions=versions)

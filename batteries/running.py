@@ -39,6 +39,8 @@ class ArmRuns:
         folder: of the size's results.
         environment: of runs that are made now.
         stored: the records that stand for runs.
+        older: those that other code made, which stand where this code gives the same numbers: one
+            trial is made anew to see that.
         looks_only: write nothing.
 
     Raises:
@@ -53,11 +55,13 @@ class ArmRuns:
         folder: Path,
         environment: Environment,
         stored: Mapping[Key, Record],
+        older: Mapping[Key, Record],
         looks_only: bool = False,
     ):
         self.task, self.arm, self.role = task, arm, role
         self.folder = folder / task.name / arm.folder
-        self.environment, self.stored, self.looks_only = environment, stored, looks_only
+        self.environment, self.looks_only = environment, looks_only
+        self.stored, self.older = stored, older
         self.wanted = FIRST
         self.known: dict[str, Record] = {}  # by the run's name
         self.manifest = self._planned(FIRST)
@@ -157,15 +161,33 @@ class ArmRuns:
         return made
 
     def _stored(self, run: Run) -> Record | None:
+        key = self._key(run)
+        if key is None or key in self.stored:
+            return key and self.stored[key]
+        return self.older.get(key) if self._repeats(run) else None
+
+    def _key(self, run: Run) -> Key | None:
+        """Return what names a run among the records, None before its flags are chosen."""
         try:
             flags = self.flags_of(run)
         except UserError:
             return None
         tuned = {name: flags[name] for name in self.tuned}
         arm = self.arm
-        return self.stored.get(
-            records.key_of(self.recipe, arm.identity, arm.source, tuned, flags["seed"])
-        )
+        return records.key_of(self.recipe, arm.identity, arm.source, tuned, flags["seed"])
+
+    @property
+    def probe(self) -> list[Run]:
+        """Return the run that tells whether this code repeats the older records, if there are."""
+        key = self._key(self.trials[0])
+        return self.trials[:1] if key in self.older and key not in self.stored else []
+
+    def _repeats(self, run: Run) -> bool:
+        """Return whether the run made anew has the numbers of its older record, bit for bit."""
+        probe = self.probe
+        made = self._made(probe[0]) if probe and probe[0] is not run else None
+        key = probe and self._key(probe[0])
+        return bool(made and key and made.numbers == self.older[key].numbers)
 
     def jobs(self, runs: list[Run]) -> list[Job]:
         """Return what is still to be made of these runs; nothing before their flags are chosen."""
@@ -258,6 +280,10 @@ class TaskRuns:
             count += trials + len(arm.seed_runs) - known
         return count
 
+    def missing_probes(self) -> list[Job]:
+        """Return the runs that are to be made before older records may stand for others."""
+        return [job for arm in self.arms for job in arm.jobs(arm.probe)]
+
     def missing_trials(self) -> list[Job]:
         return [job for arm in self.arms for job in arm.jobs(arm.trials)]
 
@@ -309,6 +335,7 @@ def rounds(
             look is begun where it ends before that, as far as that can be foreseen.
         clock: tells the time in seconds.
     """
+    yield [job for task in tasks for job in task.missing_probes()]
     yield [job for task in tasks for job in task.missing_trials()]
     yield [job for task in tasks for job in task.missing_seeds()]
     open_tasks = list(tasks)

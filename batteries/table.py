@@ -69,10 +69,14 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """Hold the rows of one task that were run by one recipe with one machine and versions."""
+    """Hold the rows of one task that were run by one recipe with one machine and versions.
+
+    The code that trained may differ: a battery compares across it only after a run was repeated.
+    """
 
     task: Task
     environment: Environment
+    codes: list[str]
     rows: list[Row]
 
     @property
@@ -84,49 +88,60 @@ def tables_of(task: Task, found: list[Record]) -> list[TaskTable]:
     """Return a table for each recipe, machine and versions, the newest first."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for each in found:
-        groups[each.recipe, repr(each.environment)].append(each)
+        groups[each.recipe, repr(records.without_code(each.environment))].append(each)
     tables = []
     for group in groups.values():
         arms = _arms(group)
-        baseline = next((arm for arm in arms if arm.arm.label == task.baseline), None)
+        baseline = next((each for arm, each in arms if arm.label == task.baseline), None)
         if baseline is not None:
-            rows = [_row(task, arm, baseline) for arm in arms]
-            tables.append(TaskTable(task, group[0].environment, rows))
+            rows = [_row(task, arm, each, baseline) for arm, each in arms]
+            rows = [row for row in rows if len(row.records.seeds) >= FIRST]
+            codes = sorted({_code(each) for each in group})
+            where = records.without_code(group[0].environment)
+            tables.append(TaskTable(task, where, codes, rows))
+    tables = [table for table in tables if table.rows]
     return sorted(tables, key=lambda table: table.dates[-1], reverse=True)
 
 
-def _arms(group: list[Record]) -> list[ArmRecords]:
-    """Return the arms with six seeds or more, by their names alone."""
+def _arms(group: list[Record]) -> list[tuple[Arm, list[Record]]]:
+    """Return the arms with their records, by their names alone."""
     by_arm: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for each in group:
         by_arm[each.key.arm, each.key.source].append(each)
-    found = []
     names = [each[0].label for each in by_arm.values()]
+    found = []
     for (_, source), each in by_arm.items():
         label = each[0].label
         if names.count(label) > 1:
             label += f" [{records.digest(source)}]"
-        arm = Arm(label, {}, each[0].arm, each[0].source)
-        trials = tuple(record for record in each if record.is_trial)
-        seeds = _in_order([record for record in each if not record.is_trial])
-        if len(seeds) >= FIRST:
-            found.append(ArmRecords(arm, CANDIDATE, trials, seeds))
-    return sorted(found, key=lambda arm: arm.arm.label.lower())
+        found.append((Arm(label, {}, each[0].arm, each[0].source), each))
+    return sorted(found, key=lambda pair: pair[0].label.lower())
 
 
-def _in_order(found: list[Record]) -> tuple[Record, ...]:
-    """Return the records of seeds 0, 1, ... as far as none is missing."""
-    by_seed = {each.seed: each for each in found}
+def _arm_records(arm: Arm, found: list[Record], code: str) -> ArmRecords:
+    """Return an arm's records, those of this code before newer and older ones."""
+    ascending = sorted(found, key=lambda each: (_code(each) == code, each.date))
+    trials = {each.key: each for each in ascending if each.is_trial}
+    seeds = [each for each in ascending if not each.is_trial]
+    by_seed = {each.seed: each for each in seeds if each.tuned == seeds[-1].tuned}
     count = next(seed for seed in range(len(by_seed) + 1) if seed not in by_seed)
-    return tuple(by_seed[seed] for seed in range(count))
+    kept = tuple(by_seed[seed] for seed in range(count))
+    return ArmRecords(arm, CANDIDATE, tuple(trials.values()), kept)
 
 
-def _row(task: Task, arm: ArmRecords, baseline: ArmRecords) -> Row:
-    decision = decision_of(task, arm, baseline, MOST_SEEDS)
-    count = len(arm.seeds)
+def _code(record: Record) -> str:
+    return record.environment.versions.get(records.CODE, "")
+
+
+def _row(task: Task, arm: Arm, found: list[Record], baseline: list[Record]) -> Row:
+    code = _code(max(found, key=lambda record: record.date))
+    ours = _arm_records(arm, found, code)
+    theirs = _arm_records(Arm(task.baseline, {}, baseline[0].arm), baseline, code)
+    decision = decision_of(task, ours, theirs, MOST_SEEDS)
+    count = len(ours.seeds)
     if decision is not None and decision.is_decided:
         count = decision.n + decision.left_out
-    return Row(arm, values_of(task, arm.seeds[:count]), decision)
+    return Row(ours, values_of(task, ours.seeds[:count]), decision)
 
 
 # --- the page ---
@@ -205,7 +220,7 @@ def _circumstances(table: TaskTable) -> str:
     threads = table.environment.threads
     where = table.environment.machine + (f", {threads} thread" if threads else "")
     when = " to ".join(dict.fromkeys((table.dates[0], table.dates[-1])))
-    return f"Run {when} on {where}; {versions}."
+    return f"Run {when} on {where}; {versions}; code {', '.join(table.codes)}."
 
 
 def _rows(table: TaskTable) -> str:

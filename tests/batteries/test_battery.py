@@ -174,11 +174,25 @@ def test_records_stand_for_runs(made, monkeypatch, capsys):
     made.run("Tanh", "--tasks", "one", out="fresh")
     assert {name.split("/")[2] for name in made.starts("fresh")} == {"Tanh"}
 
-    # Nor where anything is otherwise.
+    # By other code one trial of each arm is made, and where that differs from its record the rest.
     other = replace(made.here, versions=made.here.versions | {"code": "def"})
     monkeypatch.setattr(command, "here", lambda device: other)
     made.run("ELU", "--tasks", "one", out="other_code")
-    assert len(made.starts("other_code")) == first.tasks[0].runs
+    assert len(made.starts("other_code")) == 4
+    assert made.found("ELU", "other_code").tasks[0].decision == first.tasks[0].decision
+    path = made.folder / "kept/made/one.jsonl"
+    number = json.loads(lines[0])["metrics"]["top1"]  # ELU's, of its first trial
+    path.write_text(path.read_text().replace(repr(number), repr(number + 1e-12)))
+    made.run("ELU", "--tasks", "one", out="other_numbers")
+    again = [name.split("/")[2] for name in made.starts("other_numbers")]
+    assert again.count("ELU") == 3 + first.tasks[0].decision.n
+    assert again.count("GELU") == 1
+    path.write_text("".join(line + "\n" for line in lines))
+    # By another torch or another recipe nothing stands.
+    other = replace(made.here, versions=made.here.versions | {"torch": "2.1"})
+    monkeypatch.setattr(command, "here", lambda device: other)
+    made.run("ELU", "--tasks", "one", out="other_torch")
+    assert len(made.starts("other_torch")) == first.tasks[0].runs
     monkeypatch.setattr(command, "here", lambda device: made.here)
     path = made.tasks / "one.yaml"
     path.write_text(path.read_text().replace("dataset: digits", "dataset: digits\n  num_epochs: 9"))
