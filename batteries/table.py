@@ -160,15 +160,15 @@ def write_page(folder: Path, size: str) -> Path:
     sizes = [*SIZES, *([size] if size not in SIZES else [])]
     parts = [HEAD]
     for each in sizes:
-        tables = {
-            task: tables_of(task, records.read(folder / size_name(each) / f"{task.name}.jsonl"))
+        place = folder / size_name(each)
+        tables = [
+            (task, tables_of(task, records.read(place / f"{task.name}.jsonl")))
             for task in tasks_of(each)
-            if (folder / size_name(each)).is_dir()
-        }
-        tables = {task: found for task, found in tables.items() if found}
+        ]
+        tables = [(task, found) for task, found in tables if found]
         if tables:
             parts += [f"## Size: {size_name(each)}", _overview(tables)]
-            parts += [_section(task, found) for task, found in tables.items()]
+            parts += [_section(task, found) for task, found in tables]
     path = folder.with_suffix(".md")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -185,16 +185,16 @@ with the task's baseline, paired by seed, and the interval of a difference holds
 overall score: a verdict is of one task, at its size, with its recipe."""
 
 
-def _overview(tables: dict[Task, list[TaskTable]]) -> str:
+def _overview(tables: list[tuple[Task, list[TaskTable]]]) -> str:
     """Return the table of verdicts, of each activation's newest result in each task."""
     cells: dict[str, dict[str, str]] = defaultdict(dict)
-    for task, found in tables.items():
+    for task, found in tables:
         for row in (row for table in found for row in table.rows):
             label = row.records.arm.label
             cells[label].setdefault(task.name, _verdict(row))
-    head = ["activation", *(f"{task.name} (against {task.baseline})" for task in tables)]
+    head = ["activation", *(f"{task.name} (against {task.baseline})" for task, _ in tables)]
     rows = [
-        [label, *(cells[label].get(task.name, ABSENT) for task in tables)]
+        [label, *(cells[label].get(task.name, ABSENT) for task, _ in tables)]
         for label in sorted(cells, key=str.lower)
     ]
     return _table(head, rows)

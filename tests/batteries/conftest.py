@@ -41,8 +41,11 @@ class Battery:
     def __init__(self, folder: Path):
         self.folder, self.tasks, self.here = folder, folder / "made", HERE
         self.tasks.mkdir()
-        (self.tasks / "one.yaml").write_text(TASK.format(baseline="ReLU", margin=0.5))
-        (self.tasks / "two.yaml").write_text(TASK.format(baseline="GELU", margin=0.5))
+        self.add("one")
+
+    def add(self, name: str, baseline: str = "ReLU", margin: float = 0.5) -> None:
+        text = TASK.format(baseline=baseline, margin=margin)
+        (self.tasks / f"{name}.yaml").write_text(text)
 
     def words(self, activation: str | None, *flags: object, out: str = "out") -> list[str]:
         given = ["--activation", activation] if activation else []
@@ -70,5 +73,6 @@ class Battery:
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "words_of", quick_program.words_of)
+    monkeypatch.setattr(command, "Runner", quick_program.QuickRunner)
     monkeypatch.setattr(command, "here", lambda device: HERE)
     return Battery(tmp_path)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import own_activations, quick_program
+from helpers import quick_program
 from scipy import stats
 
 import battery
@@ -43,6 +42,7 @@ def directly(differences, margin):
 
 
 def test_a_battery_from_its_command_to_its_findings(made, capsys):
+    made.add("two", baseline="GELU")
     made.run("ELU")
     found = made.found("ELU")
     assert [task.name for task in found.tasks] == ["one", "two"]
@@ -91,12 +91,11 @@ def test_a_battery_from_its_command_to_its_findings(made, capsys):
 
 def test_more_seeds_until_it_is_decided_or_they_are_used_up(made):
     """CELU is a thousandth of a point better than ReLU: no look finds it, six seeds are few."""
-    for path in made.tasks.glob("*.yaml"):
-        path.write_text(path.read_text().replace("margin: 0.5", "margin: 0.0001"))
-    made.run("CELU", "--tasks", "one", "--max_seeds", 12)
+    made.add("one", margin=0.0001)
+    made.run("CELU", "--max_seeds", 12)
     task = made.found("CELU").tasks[0]
     assert (task.decision.verdict, task.decision.n, task.stopped) == ("undecided", 10, "max_seeds")
-    made.run("CELU", "--tasks", "one", "--max_seeds", 15)
+    made.run("CELU", "--max_seeds", 15)
     task = made.found("CELU").tasks[0]
     assert (task.decision.n, len(task.candidate.seeds), len(task.arm("ReLU").seeds)) == (15, 15, 15)
     assert len(task.arm("GELU").seeds) == 6
@@ -104,16 +103,15 @@ def test_more_seeds_until_it_is_decided_or_they_are_used_up(made):
 
 
 def test_a_budget_ends_the_looks_and_not_the_first_six_seeds(made):
-    for path in made.tasks.glob("*.yaml"):
-        path.write_text(path.read_text().replace("margin: 0.5", "margin: 0.0001"))
-    made.run("CELU", "--tasks", "one", "--budget", "1s")
+    made.add("one", margin=0.0001)
+    made.run("CELU", "--budget", "1s")
     task = made.found("CELU").tasks[0]
     assert (task.decision.verdict, task.decision.n, task.stopped) == ("undecided", 6, "budget")
     assert all(len(arm.seeds) == 6 for arm in task.arms)
 
 
 def test_what_diverges_counts_as_a_guess(made):
-    made.run("Softplus", "--tasks", "one", "--max_seeds", 6)
+    made.run("Softplus", "--max_seeds", 6)
     task = made.found("Softplus").tasks[0]
     values = task.candidate.values
     assert [seed.diverged for seed in task.candidate.seeds] == [False, True] * 3
@@ -123,7 +121,7 @@ def test_what_diverges_counts_as_a_guess(made):
 
 
 def test_what_diverges_in_every_trial_has_no_result(made, capsys):
-    made.run("Mish", "--tasks", "one")
+    made.run("Mish")
     task = made.found("Mish").tasks[0]
     assert task.candidate.seeds == ()
     assert task.decision.look == 0
@@ -133,7 +131,7 @@ def test_what_diverges_in_every_trial_has_no_result(made, capsys):
 
 
 def test_a_rival_is_not_run_twice_nor_compared_with_itself(made, capsys):
-    made.run("relu", "--tasks", "one")
+    made.run("relu")
     task = made.found("ReLU").tasks[0]
     assert [arm.label for arm in task.arms] == ["ReLU", "GELU", "SiLU"]
     assert (task.decision, task.stopped) == (None, "is the baseline")
@@ -142,7 +140,7 @@ def test_a_rival_is_not_run_twice_nor_compared_with_itself(made, capsys):
 
 
 def test_its_own_gain_stands_beside_the_default(made):
-    made.run("ELU", "--tasks", "one", "--gain", "--max_seeds", 6)
+    made.run("ELU", "--gain", "--max_seeds", 6)
     task = made.found("ELU").tasks[0]
     assert [arm.label for arm in task.arms] == ["ELU", "ELU, unit gain", "ReLU", "GELU", "SiLU"]
     assert [(each.label, each.other) for each in task.further][-1] == ("ELU, unit gain", "ReLU")
@@ -171,19 +169,19 @@ def test_records_stand_for_runs(made, monkeypatch, capsys):
         assert task.stored == task.runs == before.runs
     assert "are records of earlier ones" in capsys.readouterr().out
     # Of another candidate its own are.
-    made.run("Tanh", "--tasks", "one", out="fresh")
+    made.run("Tanh", out="fresh")
     assert {name.split("/")[2] for name in made.starts("fresh")} == {"Tanh"}
 
     # By other code one trial of each arm is made, and where that differs from its record the rest.
     other = replace(made.here, versions=made.here.versions | {"code": "def"})
     monkeypatch.setattr(command, "here", lambda device: other)
-    made.run("ELU", "--tasks", "one", out="other_code")
+    made.run("ELU", out="other_code")
     assert len(made.starts("other_code")) == 4
     assert made.found("ELU", "other_code").tasks[0].decision == first.tasks[0].decision
     path = made.folder / "kept/made/one.jsonl"
     number = json.loads(lines[0])["metrics"]["top1"]  # ELU's, of its first trial
     path.write_text(path.read_text().replace(repr(number), repr(number + 1e-12)))
-    made.run("ELU", "--tasks", "one", out="other_numbers")
+    made.run("ELU", out="other_numbers")
     again = [name.split("/")[2] for name in made.starts("other_numbers")]
     assert again.count("ELU") == 3 + first.tasks[0].decision.n
     assert again.count("GELU") == 1
@@ -191,43 +189,72 @@ def test_records_stand_for_runs(made, monkeypatch, capsys):
     # By another torch or another recipe nothing stands.
     other = replace(made.here, versions=made.here.versions | {"torch": "2.1"})
     monkeypatch.setattr(command, "here", lambda device: other)
-    made.run("ELU", "--tasks", "one", out="other_torch")
+    made.run("ELU", out="other_torch")
     assert len(made.starts("other_torch")) == first.tasks[0].runs
     monkeypatch.setattr(command, "here", lambda device: made.here)
     path = made.tasks / "one.yaml"
     path.write_text(path.read_text().replace("dataset: digits", "dataset: digits\n  num_epochs: 9"))
-    made.run("ELU", "--tasks", "one", out="other_recipe")
+    made.run("ELU", out="other_recipe")
     assert len(made.starts("other_recipe")) == first.tasks[0].runs
 
 
 def test_runs_of_other_versions_are_not_gone_on_with(made, monkeypatch, mistake_in):
-    made.run("ELU", "--tasks", "one")
+    made.run("ELU")
     other = replace(made.here, versions={"torch": "2.1"})
     monkeypatch.setattr(command, "here", lambda device: other)
-    line = mistake_in(battery, *made.words("ELU", "--tasks", "one"))
+    line = mistake_in(battery, *made.words("ELU"))
     assert "torch 2.0, not 2.1" in line
 
 
+OWN = """
+import torch
+
+
+class Soft(torch.nn.Module):
+    def __init__(self, sigma=1.0):
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.sigma * x)
+
+
+def two(x, y):
+    return x * y
+
+
+def power(x):
+    return torch.relu(x) ** 2
+
+
+def pole(x):
+    return x + (x + 4).log()
+
+
+def nil(x):
+    return 0 * x
+"""
+
+
 def test_the_source_of_ones_own_is_part_of_its_arm(made):
-    own_activations.write(made.folder)
-    name = f"{made.folder / 'mine.py'}:Soft"
-    made.run(name, "--tasks", "one", "--max_seeds", 6, "--sigma", 2)
+    path = made.folder / "mine.py"
+    path.write_text(OWN)
+    made.run(f"{path}:Soft", "--max_seeds", 6, "--sigma", 2)
     made.run(None, "--table")
     before = made.starts()
     assert len([each for each in before if "Soft_sigma2_" in each]) == 9
     (folder,) = (made.folder / "out/made").glob("Soft_sigma2_*")
     assert findings.load(folder / findings.FILE).label == "Soft (σ = 2)"
-    # The same file elsewhere is the same activation.
-    copy = made.folder / "elsewhere"
-    copy.mkdir()
-    for each in ("mine.py", "scales.py"):
-        shutil.copy(made.folder / each, copy)
-    made.run(f"{copy / 'mine.py'}:Soft", "--tasks", "one", "--max_seeds", 6, "--sigma", 2)
-    assert made.starts() == before
-    # Another one is not.
-    path = copy / "mine.py"
-    path.write_text(path.read_text().replace("sigmoid(sigma", "sigmoid(-sigma"))
-    made.run(f"{path}:Soft", "--tasks", "one", "--max_seeds", 6, "--sigma", 2)
+    # The same file elsewhere is the same activation, and another one is not.
+    for folder, text in (
+        ("same", OWN),
+        ("other", OWN.replace("self.sigma * x", "-self.sigma * x")),
+    ):
+        assert made.starts() == before
+        path = made.folder / folder / "mine.py"
+        path.parent.mkdir()
+        path.write_text(text)
+        made.run(f"{path}:Soft", "--max_seeds", 6, "--sigma", 2)
     assert len(made.starts()) == len(before) + 9
 
 
@@ -249,9 +276,9 @@ with one_line_errors():
 
 def test_stopped_and_killed_it_goes_on(made):
     """By SIGTERM, then by SIGKILL; two at the same time share the rivals' runs."""
-    made.run("ELU", "--tasks", "one", out="whole")
+    made.run("ELU", out="whole")
     code = DRIVER.format(root=str(ROOT), tests=str(ROOT / "tests"))
-    words = made.words("ELU", "--tasks", "one", "--jobs", 2, out="broken")
+    words = made.words("ELU", "--jobs", 2, out="broken")
 
     def start(activation="ELU", seconds="0.15"):
         given = [activation if word == "ELU" else word for word in words]
@@ -284,6 +311,7 @@ def test_stopped_and_killed_it_goes_on(made):
 
 
 def test_a_task_by_its_number_as_in_an_array(made, capsys):
+    made.add("two")
     made.run("ELU", "--index", 2, "--folder")
     folder = Path(capsys.readouterr().out.strip())
     assert folder == made.folder / "out/made/ELU/two"
@@ -300,15 +328,16 @@ def test_list_and_dry_run_write_nothing(made, capsys):
     shown = capsys.readouterr().out
     assert "   1 one: A made task\n       ELU: 0 of 3 trials, 0 of 6 seeds" in shown
     made.run("ELU", "--dry_run")
-    assert capsys.readouterr().out.count("python ") == 2 * 4 * 3
+    assert capsys.readouterr().out.count("python ") == 4 * 3
     assert not (made.folder / "out").exists()
-    made.run("ELU", "--tasks", "one", "--max_seeds", 6)
+    made.run("ELU", "--max_seeds", 6)
     capsys.readouterr()
-    made.run("ELU", "--list", "--tasks", "one")
+    made.run("ELU", "--list")
     assert "GELU: 3 of 3 trials, 6 of 6 seeds" in capsys.readouterr().out
 
 
 def test_the_table_of_all(made):
+    made.add("two", baseline="GELU")
     for activation in ("Tanh", "ELU"):
         made.run(activation, "--max_seeds", 6)
     made.run(None, "--table")
@@ -328,7 +357,7 @@ def test_the_table_of_all(made):
 
 
 def test_findings_are_read_as_they_were_written(made):
-    made.run("Softplus", "--tasks", "one", "--max_seeds", 6)
+    made.run("Softplus", "--max_seeds", 6)
     found = made.found("Softplus")
     path = findings.save(found, made.folder)
     assert findings.load(path) == found
@@ -341,17 +370,17 @@ MISTAKES = {
     "an unknown activation": (["--activation", "RELUU"], "did you mean ReLU"),
     "none": (["--list"], "--activation is missing"),
     "no such file": (["--activation", "no.py:Squash"], "no.py"),
-    "no such class": (["--activation", "{mine}:Sqash"], "did you mean"),
-    "two arguments": (["--activation", "{mistakes}:two"], "'y'"),
-    "not finite": (["--activation", "{mistakes}:pole"], "not finite at x = "),
-    "an unknown task": (["--activation", "ELU", "--tasks", "won"], "did you mean one"),
+    "no such class": (["--activation", "{mine}:Sof"], "did you mean"),
+    "two arguments": (["--activation", "{mine}:two"], "'y'"),
+    "not finite": (["--activation", "{mine}:pole"], "not finite at x = "),
+    "an unknown task": (["--activation", "ELU", "--tasks", "oen"], "did you mean one"),
     "an unknown size": (["--activation", "ELU", "--size", "medium"], "small, full"),
     "a budget of nonsense": (["--activation", "ELU", "--budget", "soon"], "--budget"),
     "too few seeds": (["--activation", "ELU", "--max_seeds", "5"], "--max_seeds"),
     "no sigma": (["--activation", "ELU", "--sigma", "2"], "--sigma: ELU has no sigma"),
     "no sigma of its own": (["--activation", "{mine}:power", "--sigma", "2"], "has no sigma"),
     "no gate": (["--activation", "ELU", "--expand_gate"], "--expand_gate: ELU has no gate"),
-    "no gain": (["--activation", "{mistakes}:grows", "--gain"], "--gain: grows has no gain"),
+    "no gain": (["--activation", "{mine}:nil", "--gain"], "--gain: nil has no gain"),
     "a setting of nothing": (["--sigma", "2"], "give --activation"),
     "a table of one": (["--activation", "ELU", "--table"], "leave out --activation"),
     "a task too many": (["--activation", "ELU", "--index", "3"], "there are 2 tasks"),
@@ -359,24 +388,13 @@ MISTAKES = {
 }
 
 
-WRONG = """
-
-def pole(x):
-    return x + 1 / (x + 1)
-
-
-def grows(x):
-    return (x * x).exp()
-"""
-
-
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_end_in_one_line(name, made, mistake_in):
-    own_activations.write(made.folder)
-    path = made.folder / "mistakes.py"
-    path.write_text(path.read_text() + WRONG)
+    made.add("two")
+    path = made.folder / "mine.py"
+    path.write_text(OWN)
     words, expected = MISTAKES[name]
-    given = [word.format(mine=made.folder / "mine.py", mistakes=path) for word in words]
+    given = [word.format(mine=path) for word in words]
     assert expected in mistake_in(battery, *made.words(None), *given)
 
 

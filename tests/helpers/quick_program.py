@@ -20,12 +20,13 @@ from run_folder.lock import FolderLock
 from utils import UserError
 
 EPOCHS = 2
+ASKED: list[int] = []  # to stop
 BEST_LR = 0.02
 EFFECTS = {"ReLU": 0.0, "GELU": 1.0, "SiLU": -1.0, "Tanh": 4.0, "ELU": 0.5, "CELU": 0.001}
 
 
 def words_of(program: str, flags: dict[str, Any], folder: Path) -> list[str]:
-    """Return the command, as experiments.jobs.words_of does."""
+    """Return the command, in the place of experiments.jobs.words_of."""
     kept = ("activation", "activation_args", "sigma", "lr", "seed", "init_gain", "optimizer")
     given = {name: flags[name] for name in kept}
     return [sys.executable, "-S", "-E", __file__, json.dumps(given), str(folder)]
@@ -42,25 +43,40 @@ def diverges(activation: str, seed: int) -> bool:
     return activation == "Mish" or (activation == "Softplus" and seed % 2 == 1)
 
 
+class QuickRunner:
+    """Make the runs in this process, in the place of experiments.runner.Runner."""
+
+    def __init__(self, places: list[dict[str, str]], display: Any, stopped: Any):
+        self.places, self.display = places, display
+
+    def run(self, jobs: list[Any]) -> list[Any]:
+        for job in jobs:
+            flags, folder = job.command[-2:]
+            train(json.loads(flags), Path(folder), self.places[0]["OMP_NUM_THREADS"])
+            self.display.ended(job, "finished", "", False)
+        return []
+
+    def terminate(self) -> None: ...
+
+
 def main() -> None:
     flags, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda *_: ASKED.append(1))
     try:
         with FolderLock(folder):
-            train(flags, folder)
+            train(flags, folder, os.environ["OMP_NUM_THREADS"])
     except UserError as error:
         print(f"error: {error}")
         sys.exit(2)
 
 
-def train(flags: dict[str, Any], folder: Path) -> None:
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+def train(flags: dict[str, Any], folder: Path, threads: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results, metrics = folder / "train_eval_results.txt", folder / "metrics.jsonl"
     if results.exists() and results.read_text().splitlines()[-1][1:4] in ("Sum", "Div"):
         return  # another battery has finished it
     with (folder / "starts.txt").open("a") as starts:
-        starts.write(os.environ["OMP_NUM_THREADS"] + "\n")
+        starts.write(threads + "\n")
     content = {**flags, "resolved": {}, "environment": {"started": "2026-01-02 03:04:05"}}
     (folder / "args.txt").write_text(json.dumps(content))
     done = results.read_text().count("[Epoch") if results.exists() else 0
@@ -74,7 +90,7 @@ def train(flags: dict[str, Any], folder: Path) -> None:
             file.write(json.dumps(record) + "\n")
         with results.open("a") as file:
             file.write(f"[Epoch {epoch:03d}] Time: 0.5s\n")
-        if asked:
+        if ASKED:
             sys.exit(75)
     last = "[Diverged] in epoch 2" if diverges(activation, seed) else "[Summary] Final"
     with results.open("a") as file:
