@@ -12,10 +12,9 @@ batteries/small and batteries/full hold the tasks: grid files, which sweep.py ru
 
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from batteries.options import SETTINGS, Options
 from cli.converters import activation_name, file_path, mapping, number, path
 from cli.errors import one_line_errors
 from cli.parser import checked, tool_parser
@@ -23,47 +22,7 @@ from utils import UserError
 from zilu.names import check_sigma
 
 MOST_SEEDS, FEWEST_SEEDS = 40, 6
-SETTINGS = ("activation", "sigma", "learn_sigma", "expand_gate", "activation_args")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Hold the command line; `parse` explains the flags.
-
-    Attributes:
-        candidate: those of SETTINGS that were given, by name; empty without --activation.
-        budget: seconds.
-    """
-
-    candidate: dict[str, Any]
-    gain: bool
-    size: str
-    tasks: tuple[str, ...] | None
-    data_path: str | None
-    max_seeds: int
-    budget: float | None
-    jobs: int | None
-    output_dir: Path
-    records: Path
-    list: bool
-    dry_run: bool
-    table: bool
-    index: int | None
-    folder: bool
-
-    def check(self) -> None:
-        """Refuse flags that contradict each other.
-
-        Raises:
-            UserError: with the remedy.
-        """
-        if not self.candidate and not self.table:
-            raise UserError("--activation is missing: which one is to be tried? (--help)")
-        if self.candidate and self.table:
-            raise UserError("--table is of all activations; leave out --activation")
-        if self.folder and self.index is None:
-            raise UserError("--folder is of one task; give its --index")
 
 
 def main(argv: list[str] | None = None) -> int:

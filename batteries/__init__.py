@@ -12,5 +12,6 @@
 | `findings.py` | everything that a page says of a battery, as data |
 | `summary.py` | the findings in a few lines |
 | `table.py` | the page of all activations, docs/battery.md |
+| `options.py` | the command line |
 | `command.py` | does what the command line asks for |
 """

@@ -18,7 +18,7 @@ from cli.run_names import activation_part
 from models.init_gain import second_moment
 from utils import UserError, user_errors
 from zilu.custom import trial
-from zilu.custom.activation import CustomActivation
+from zilu.custom.activation import CustomActivation, load
 from zilu.names import SIGMA_NAMES, custom_name
 
 # The flags that an arm may set, and their defaults.
@@ -148,7 +148,7 @@ def check_gain(of: Arm) -> None:
     if not of.source:
         return
     values = DEFAULTS | of.flags
-    found = trial.load(values["activation"])
+    found = load(values["activation"])
     args = arguments(values["activation_args"])
     try:
         moment = second_moment(found.make(values["sigma"], values["learn_sigma"], args=args))

@@ -7,13 +7,14 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from batteries import arms, findings, records, summary, table
 from batteries.arms import Arm
 from batteries.comparing import task_findings
 from batteries.findings import BUDGET, Environment, Findings
 from batteries.machine import here
+from batteries.options import Options
 from batteries.running import FIRST, ArmRuns, TaskRuns, rounds
 from batteries.tasks import Task, check_data, size_name, tasks_of
 from cli import errors
@@ -24,26 +25,6 @@ from training.signals import StopSignals
 from utils import UserError
 
 MANY = 1000  # runs
-
-
-class Options(Protocol):
-    """Name what is read of the command line; battery.py explains it."""
-
-    candidate: dict[str, Any]
-    gain: bool
-    size: str
-    tasks: tuple[str, ...] | None
-    data_path: str | None
-    max_seeds: int
-    budget: float | None
-    jobs: int | None
-    output_dir: Path
-    records: Path
-    list: bool
-    dry_run: bool
-    table: bool
-    index: int | None
-    folder: bool
 
 
 def run(options: Options) -> int:

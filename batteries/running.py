@@ -162,9 +162,11 @@ class ArmRuns:
 
     def _stored(self, run: Run) -> Record | None:
         key = self._key(run)
-        if key is None or key in self.stored:
-            return key and self.stored[key]
-        return self.older.get(key) if self._repeats(run) else None
+        if key is None:
+            return None
+        if key not in self.stored and self._repeats(run):
+            return self.older.get(key)
+        return self.stored.get(key)
 
     def _key(self, run: Run) -> Key | None:
         """Return what names a run among the records, None before its flags are chosen."""

@@ -108,13 +108,13 @@ def _arms(group: list[Record]) -> list[tuple[Arm, list[Record]]]:
     by_arm: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for each in group:
         by_arm[each.key.arm, each.key.source].append(each)
-    names = [each[0].label for each in by_arm.values()]
+    names = [runs[0].label for runs in by_arm.values()]
     found = []
-    for (_, source), each in by_arm.items():
-        label = each[0].label
+    for (_, source), runs in by_arm.items():
+        label = runs[0].label
         if names.count(label) > 1:
             label += f" [{records.digest(source)}]"
-        found.append((Arm(label, {}, each[0].arm, each[0].source), each))
+        found.append((Arm(label, {}, runs[0].arm, runs[0].source), runs))
     return sorted(found, key=lambda pair: pair[0].label.lower())
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +19,7 @@ from batteries import command, findings
 from batteries.tasks import SIZES, tasks_of
 from experiments.grid import read_grid
 from experiments.manifest import planned
+from experiments.runner import Runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -258,53 +258,59 @@ def test_the_source_of_ones_own_is_part_of_its_arm(made):
     assert len(made.starts()) == len(before) + 9
 
 
-DRIVER = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from helpers import quick_program
-from cli.errors import one_line_errors
-from experiments import jobs
-jobs.words_of = quick_program.words_of
-import battery
-from batteries import command
-from batteries.findings import Environment
-command.here = lambda device: Environment("a made machine", 1, {{"torch": "2.0", "code": "abc"}})
-with one_line_errors():
-    sys.exit(battery.main())
-"""
+class Started:
+    """Run a battery in a fork of this process, its programs in processes of their own."""
+
+    def __init__(self, words, seconds, log):
+        self.log = log
+        self.pid = os.fork()
+        if self.pid:
+            return
+        os.environ["QUICK_SECONDS"] = seconds
+        command.Runner = Runner
+        code = 1
+        try:
+            with log.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            sys.stdout = os.fdopen(1, "w", buffering=1)
+            code = battery.main(words)
+        finally:
+            os._exit(code)
+
+    def send(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def test_stopped_and_killed_it_goes_on(made):
     """By SIGTERM, then by SIGKILL; two at the same time share the rivals' runs."""
-    made.run("ELU", out="whole")
-    code = DRIVER.format(root=str(ROOT), tests=str(ROOT / "tests"))
-    words = made.words("ELU", "--jobs", 2, out="broken")
+    made.run("ELU", "--max_seeds", 6, out="whole")
 
-    def start(activation="ELU", seconds="0.15"):
-        given = [activation if word == "ELU" else word for word in words]
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"QUICK_SECONDS": seconds},
-        )  # fmt: skip
+    def start(activation="ELU", seconds="0.1"):
+        words = made.words(activation, "--max_seeds", 6, "--jobs", 2, out="broken")
+        return Started(words, seconds, made.folder / f"{activation}.txt")
 
-    def wait_for(runs, process):
-        while process.poll() is None and len(made.starts("broken")) < runs:
+    def wait_for(runs):
+        until = time.monotonic() + 60
+        while len(made.starts("broken")) < runs and time.monotonic() < until:
             time.sleep(0.02)
 
-    process = start()
-    wait_for(5, process)
-    process.send_signal(signal.SIGTERM)
-    shown = process.communicate(timeout=100)[0]
-    assert process.returncode == 75, shown
-    assert "the same command goes on" in shown
-    assert " left)" in shown
-    process = start()
-    wait_for(20, process)
-    process.kill()
-    process.wait()
+    first = start()
+    wait_for(5)
+    first.send(signal.SIGTERM)
+    shown = first.log.read_text if first.wait() == 75 else None
+    assert shown is not None, first.log.read_text()
+    assert "the same command goes on" in shown()
+    assert " left)" in shown()
+    second = start()
+    wait_for(15)
+    second.send(signal.SIGKILL)
+    assert second.wait() == -signal.SIGKILL
     both = start(seconds="0"), start("Tanh", "0")
-    assert [each.communicate(timeout=200)[1] for each in both] == [None, None]
-    assert [each.returncode for each in both] == [0, 0]
+    assert [each.wait() for each in both] == [0, 0], [each.log.read_text() for each in both]
     whole, broken = (made.found("ELU", out) for out in ("whole", "broken"))
     assert broken == whole
     assert made.found("Tanh", "broken").tasks[0].decision.verdict == "better"
@@ -378,7 +384,10 @@ MISTAKES = {
     "a budget of nonsense": (["--activation", "ELU", "--budget", "soon"], "--budget"),
     "too few seeds": (["--activation", "ELU", "--max_seeds", "5"], "--max_seeds"),
     "no sigma": (["--activation", "ELU", "--sigma", "2"], "--sigma: ELU has no sigma"),
-    "no sigma of its own": (["--activation", "{mine}:power", "--sigma", "2"], "has no sigma"),
+    "no sigma of its own": (
+        ["--activation", "{mine}:power", "--sigma", "2"],
+        "has no argument `sigma`",
+    ),
     "no gate": (["--activation", "ELU", "--expand_gate"], "--expand_gate: ELU has no gate"),
     "no gain": (["--activation", "{mine}:nil", "--gain"], "--gain: nil has no gain"),
     "a setting of nothing": (["--sigma", "2"], "give --activation"),
