@@ -53,7 +53,8 @@ class Record:
         tuned: the tuned flags, with the values that this run had.
         is_trial: its seed is for the choice of these.
         score: on validation, accuracy or negative loss; None if it diverged.
-        metrics: of the test split at the end, by name; empty if it diverged.
+        metrics: of the test split (of validation where there is no test) at the end, by name; empty
+            if it diverged.
         diverged: where it did; empty if it did not.
         dead, flat, seconds, curve: as of `findings.SeedResult`.
         date: when it was started.
@@ -133,11 +134,11 @@ def record_of(
     try:
         flags, evaluations = RunFolder(folder).arguments(), read_records(folder)
         diverged = status.kind == DIVERGED
-        final = {} if diverged else evaluations[-1]["test"]
+        final = {} if diverged else evaluations[-1][_judged(evaluations[-1])]
+        dead, flat = _units(folder / RunFolder.STATS)
     except (OSError, ValueError, LookupError, TypeError):
         return None
     score = trial_result(folder)
-    dead, flat = _units(folder / RunFolder.STATS)
     return Record(
         recipe=recipe,
         label=arm.label,
@@ -156,6 +157,11 @@ def record_of(
         environment=environment,
         curve=tuple(_point(each, metric) for each in evaluations),
     )
+
+
+def _judged(record: dict[str, Any]) -> str:
+    """Return the split that a run is judged on, as reports do."""
+    return next(split for split in ("test", "val", "train") if split in record)
 
 
 def _point(record: dict[str, Any], metric: Metric) -> CurvePoint:

@@ -3,7 +3,6 @@
 from analysis.sequential import Decision
 from batteries.findings import (
     BUDGET,
-    CANDIDATE_UNIT_GAIN,
     ITSELF,
     MOST_SEEDS,
     Comparison,
@@ -65,6 +64,4 @@ def remarks(task: TaskFindings) -> list[str]:
         if arm.at_edge:
             chosen = ", ".join(f"{name} {minus(f'{v:g}')}" for name, v in arm.chosen.items())
             found.append(f"{arm.label}: its {chosen} is at the edge of what was tried")
-        if arm.role == CANDIDATE_UNIT_GAIN:
-            found.append(f"{arm.label} starts with its own initial gain")
     return found
