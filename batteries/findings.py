@@ -213,7 +213,7 @@ class Findings:
 def save(findings: Findings, folder: Path) -> Path:
     """Write the findings into a folder, and return the file."""
     path = folder / FILE
-    text = json.dumps(_plain(findings), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(findings), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return path
@@ -226,39 +226,39 @@ def load(path: Path) -> Findings:
         UserError: it cannot be read, or is of another version.
     """
     try:
-        return _typed(Findings, read_json(path.read_text(encoding="utf-8")))
+        return typed(Findings, read_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: no findings that can be read ({error}); run the battery again"
         ) from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value as JSON has it; a metric by its name, what is not finite as null."""
     if isinstance(value, Metric):
         return value.name
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
-        return {field.name: _plain(getattr(value, field.name)) for field in fields}
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _typed(kind: Any, value: Any) -> Any:
+def typed(kind: Any, value: Any) -> Any:
     """Return JSON's value as the type that a field declares."""
     if isinstance(kind, types.UnionType):  # X | None
         inner = next(each for each in typing.get_args(kind) if each is not types.NoneType)
-        return None if value is None else _typed(inner, value)
+        return None if value is None else typed(inner, value)
     if kind is Metric:
         return METRICS[value]
     if dataclasses.is_dataclass(kind):
         kinds = typing.get_type_hints(kind)
-        return kind(**{name: _typed(kinds[name], each) for name, each in value.items()})  # type: ignore[operator]
+        return kind(**{name: typed(kinds[name], each) for name, each in value.items()})  # type: ignore[operator]
     if typing.get_origin(kind) is tuple:
-        return tuple(_typed(typing.get_args(kind)[0], each) for each in value)
+        return tuple(typed(typing.get_args(kind)[0], each) for each in value)
     if kind is float:
         return math.nan if value is None else float(value)
     return value
