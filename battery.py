@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+from analysis.looks import FIRST, LAST
 from batteries.options import SETTINGS, Options
 from cli.converters import activation_name, file_path, mapping, number, path
 from cli.errors import one_line_errors
@@ -21,7 +22,6 @@ from cli.parser import checked, tool_parser
 from utils import UserError
 from zilu.names import check_sigma
 
-MOST_SEEDS, FEWEST_SEEDS = 40, 6
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -56,8 +56,8 @@ def parse(argv: list[str] | None) -> Options:
     add("--tasks", type=_names, metavar="A,B", help="these tasks alone (all; --list names them)")
     add("--data_path", type=checked(path), metavar="VALUE",
         help="folder of the data of the full size (./Data)")  # fmt: skip
-    add("--max_seeds", type=checked(number(int, at_least=FEWEST_SEEDS)), default=MOST_SEEDS,
-        metavar="N", help=f"most seeds of a comparison ({MOST_SEEDS})")  # fmt: skip
+    add("--max_seeds", type=checked(number(int, at_least=FIRST)), default=LAST,
+        metavar="N", help=f"most seeds of a comparison ({LAST})")  # fmt: skip
     add("--budget", type=checked(seconds), metavar="TIME",
         help="add no seeds to the first six after this time: 45m, 3h (none)")  # fmt: skip
     add("--jobs", type=positive, metavar="N", help="runs at a time (one per GPU, else per CPU)")

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.looks import FIRST
 from batteries import arms, findings, records, summary, table
 from batteries.arms import Arm
 from batteries.comparing import task_findings
 from batteries.findings import BUDGET, Environment, Findings
 from batteries.machine import here
 from batteries.options import Options
-from batteries.running import FIRST, ArmRuns, TaskRuns, rounds
+from batteries.running import ArmRuns, TaskRuns, rounds
 from batteries.tasks import Task, check_data, size_name, tasks_of
 from cli import errors
 from experiments.display import Display

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.looks import FIRST
 from batteries import records
 from batteries.arms import Arm
 from batteries.comparing import ArmRecords, decision_of
@@ -24,7 +25,6 @@ from experiments.manifest import TRIAL, TUNED, Manifest, Run
 from experiments.runner import Job
 from utils import UserError, read_json, replacing
 
-FIRST = 6  # seeds of every arm
 START = 6.0  # seconds that a program takes to start, about
 ARM = "arm.json"
 

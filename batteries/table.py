@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.looks import FIRST, LAST
 from analysis.sequential import Decision
 from analysis.statistics import estimate
 from batteries import records
@@ -15,7 +16,7 @@ from batteries.arms import Arm
 from batteries.comparing import ArmRecords, decision_of, values_of
 from batteries.findings import CANDIDATE, Environment
 from batteries.records import Record
-from batteries.running import ARM, FIRST, whose
+from batteries.running import ARM, whose
 from batteries.summary import interval
 from batteries.tasks import SIZES, Task, size_name, tasks_of
 from experiments import manifest as manifests
@@ -24,7 +25,6 @@ from experiments.tuning import tuned_flags
 from run_folder.metrics import METRICS
 from utils import replacing
 
-MOST_SEEDS = 40
 ABSENT = "–"
 
 
@@ -137,7 +137,7 @@ def _row(task: Task, arm: Arm, found: list[Record], baseline: list[Record]) -> R
     code = _code(max(found, key=lambda record: record.date))
     ours = _arm_records(arm, found, code)
     theirs = _arm_records(Arm(task.baseline, {}, baseline[0].arm), baseline, code)
-    decision = decision_of(task, ours, theirs, MOST_SEEDS)
+    decision = decision_of(task, ours, theirs, LAST)
     count = len(ours.seeds)
     if decision is not None and decision.is_decided:
         count = decision.n + decision.left_out

@@ -14,7 +14,7 @@ from helpers import quick_program
 from scipy import stats
 
 import battery
-from analysis.sequential import CRITICAL, LOOKS
+from analysis.sequential import BOUNDARY, LOOKS
 from batteries import command, findings
 from batteries.tasks import SIZES, tasks_of
 from experiments.grid import read_grid
@@ -32,7 +32,7 @@ def directly(differences, margin):
     """Return (verdict, n, mean, low, high) by the definition, look by look."""
     for n in [look for look in LOOKS if look <= len(differences)]:
         part = np.asarray(differences[:n])
-        half = CRITICAL[n] * part.std(ddof=1) / np.sqrt(n)
+        half = BOUNDARY[n] * part.std(ddof=1) / np.sqrt(n)
         low, high = part.mean() - half, part.mean() + half
         if -margin < low and high < margin:
             return "equivalent", n, part.mean(), low, high
