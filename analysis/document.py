@@ -47,12 +47,14 @@ class Document:
     """Hold the text of a report, with its tables and figures.
 
     Attributes:
+        ending: The format of the figures that the Markdown shows.
         blocks: The blocks of Markdown, in order.
         tables: The tables in the text by name; they are written as LaTeX too.
         figures: What draws each figure in the text, by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ending: str = "png") -> None:
+        self.ending = ending
         self.blocks: list[str] = []
         self.tables: dict[str, pandas.DataFrame] = {}
         self.figures: dict[str, Callable[[], Figure]] = {}
@@ -75,29 +77,37 @@ class Document:
             shown.to_markdown(index=False, disable_numparse=True, colalign=aligned, tablefmt="pipe")
         )
 
-    def figure(self, name: str, caption: str, draw: Callable[[], Figure]) -> None:
+    def figure(self, name: str, caption: str, draw: Callable[[], Figure], alt: str = "") -> None:
+        """Add a figure; `alt` says what it shows to those who cannot see it (the caption)."""
         self.figures[name] = draw
-        self.blocks.append(f"![{caption}](figures/{name}.png)\n\n*{caption}*")
+        image = f"![{alt or caption}](figures/{name}.{self.ending})"
+        self.blocks.append(f"{image}\n\n*{caption}*")
 
     def markdown(self) -> str:
         return "\n\n".join(self.blocks) + "\n"
 
     def html(self, folder: Path) -> str:
         """Return the report as one HTML file, with the figures of `folder`/figures inside it."""
-        body = markdown.markdown(self.markdown(), extensions=["tables", "toc"])
-        body = body.replace("<table>", '<div class="table"><table>').replace(
-            "</table>", "</table></div>"
-        )
+        body = self.body().replace("<table>", '<div class="table"><table>')
+        body = body.replace("</table>", "</table></div>")
 
         def embedded(match: re.Match[str]) -> str:
             data = (folder / f"{match[1]}.svg").read_bytes()
             return f'src="data:image/svg+xml;base64,{base64.b64encode(data).decode()}"'
 
         body = re.sub(r'src="(figures/[^"]+)\.png"', embedded, body)
+        return self.page(body, CSS)
+
+    def body(self) -> str:
+        """Return the Markdown as HTML, without the page around it."""
+        return markdown.markdown(self.markdown(), extensions=["tables", "toc"])
+
+    def page(self, body: str, css: str) -> str:
+        """Return a page with this body and the document's title."""
         title = html.escape(self.blocks[0].lstrip("# "))
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f'<meta name="viewport" content="width=device-width"><style>{CSS}</style></head>\n'
+            f'<meta name="viewport" content="width=device-width"><style>{css}</style></head>\n'
             f"<body>\n{body}\n</body></html>\n"
         )
 
