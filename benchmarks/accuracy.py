@@ -33,13 +33,25 @@ def largest_errors(
     wanted = value_and_slope(exact, x.double())
     errors = {}
     for name, ours, reference in zip(("value", "slope"), found, wanted, strict=True):
-        holds = reference.abs() <= torch.finfo(dtype).max
-        normal = holds & (reference.abs() >= torch.finfo(dtype).tiny)
-        error = (ours.double().cpu() - reference).abs()
-        error[error.isnan()] = math.inf
-        errors[f"{name}_ulp"] = (error / ulp(reference, dtype))[normal].max().item()
-        errors[f"{name}_error"] = (error / reference.abs().clamp(min=1))[holds].max().item()
+        in_ulp, absolute = errors_of_each(ours.cpu(), reference, dtype)
+        errors[f"{name}_ulp"] = in_ulp.max().item()
+        errors[f"{name}_error"] = absolute.max().item()
     return errors
+
+
+def errors_of_each(ours: Tensor, reference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the errors of numbers of `dtype` in ulp, and absolute, relative above 1.
+
+    What is no number has an infinite error. The error is 0 where it does not count: beyond the
+    range of `dtype`, and in ulp below its normal numbers.
+    """
+    size = reference.abs()
+    holds = size <= torch.finfo(dtype).max
+    normal = holds & (size >= torch.finfo(dtype).tiny)
+    error = (ours.double() - reference).abs()
+    error[error.isnan()] = math.inf
+    in_ulp = (error / ulp(reference, dtype)).where(normal, 0.0)
+    return in_ulp, (error / size.clamp(min=1)).where(holds, 0.0)
 
 
 def inputs(dtype: torch.dtype) -> Tensor:

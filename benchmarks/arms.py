@@ -24,6 +24,7 @@ class Arm:
         plain: it is computed by plain operations, even where there are kernels.
         save: what it keeps for backward, "input" or "output".
         args: further arguments of a user's own, as JSON.
+        expanded: its gate's range is widened by a trained alpha.
     """
 
     activation: str
@@ -32,6 +33,7 @@ class Arm:
     plain: bool = False
     save: str = "input"
     args: str | None = None
+    expanded: bool = False
 
     @classmethod
     def of(cls, activation: str, sigma: float, args: str | None = None) -> "Arm":
@@ -68,6 +70,7 @@ class Arm:
     def label(self) -> str:
         parts = {
             "σ learned": self.learned,
+            "expanded gate": self.expanded,
             "from output": self.save == "output",
             "plain": self.plain,
         }
@@ -77,7 +80,14 @@ class Arm:
         """Return a new module of the activation."""
         sigma = 1.0 if self.sigma is None else self.sigma
         args = arguments(self.args)
-        return create_activation(self.activation, sigma, self.learned, save=self.save, args=args)
+        return create_activation(
+            self.activation,
+            sigma,
+            self.learned,
+            save=self.save,
+            expand_gate=self.expanded,
+            args=args,
+        )
 
     def columns(self) -> dict[str, object]:
         """Return what names the arm in a row of a CSV file."""

@@ -150,6 +150,8 @@ def build(setup: Setup, arm: Arm, batch: Batch, device: torch.device) -> Trainer
         flags |= {"sigma": arm.sigma, "learn_sigma": arm.learned}
     if arm.args is not None:
         flags["activation_args"] = arm.args
+    if arm.expanded:
+        flags["expand_gate"] = True
     if arm.save == "output":
         flags["save_for_backward"] = "output"
     size = setup.batch_size

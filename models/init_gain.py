@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.neighbours import HasNeighbours
 
@@ -19,10 +19,15 @@ def second_moment(activation: nn.Module) -> float:
 
     The parameters of `activation` become float64.
     """
+    x, weights = gaussian_rule()
+    return (weights * activation.double()(x).square()).sum().item()
+
+
+def gaussian_rule() -> tuple[Tensor, Tensor]:
+    """Return points x and weights w with E[h(z)] = Σ w h(x), z ~ N(0, 1); both (n,), float64."""
     count = 2 * LIMIT * STEPS_PER_UNIT
     x = (torch.arange(count, dtype=torch.float64) + 0.5) / STEPS_PER_UNIT - LIMIT
-    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)  # first: f may overwrite x
-    return (density * activation.double()(x).square()).sum().item() / STEPS_PER_UNIT
+    return x, torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi) / STEPS_PER_UNIT
 
 
 @torch.no_grad()

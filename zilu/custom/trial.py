@@ -37,11 +37,11 @@ def check(
     with torch.random.fork_rng(devices=[]):
         found = load(name)
         module = found.make(sigma, learnable, inplace, args)
-        _fitting_shape(found, module, learnable)
+        fitting_shape(found, module, learnable)
     return found
 
 
-def _fitting_shape(
+def fitting_shape(
     found: CustomActivation, module: nn.Module, learnable: bool = False
 ) -> tuple[int, ...]:
     """Return a shape that the activation takes, as (samples, ...).
@@ -139,7 +139,7 @@ def curve(found: CustomActivation, module: nn.Module) -> dict[str, list[float | 
         module: one of its modules, which stays as it is but for its mode.
     """
     with torch.random.fork_rng(devices=[]):
-        shape = _fitting_shape(found, module)
+        shape = fitting_shape(found, module)
         points = torch.linspace(CURVE_FROM, CURVE_TO, CURVE_POINTS)
         x = points.view(-1, *(1 for _ in shape[1:])).expand(-1, *shape[1:]).clone().requires_grad_()
         y = module.eval()(x * 1)
