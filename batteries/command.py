@@ -16,6 +16,7 @@ from batteries.comparing import task_findings
 from batteries.findings import BUDGET, Environment, Findings
 from batteries.machine import here
 from batteries.options import Options
+from batteries.page.write import write_with_profile
 from batteries.running import ArmRuns, TaskRuns, rounds
 from batteries.tasks import Task, check_data, size_name, tasks_of
 from cli import errors
@@ -65,6 +66,7 @@ def run(options: Options) -> int:
         folder = options.output_dir / size_name(options.size) / candidate.folder
         folder.mkdir(parents=True, exist_ok=True)
         print(f"Findings: {findings.save(result, folder)}")
+        print(f"The page: {write_with_profile(result, candidate.flags, folder)}")
     return code
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from analysis.document import plain
-from analysis.sequential import BETTER, EQUIVALENT, UNDECIDED, WORSE, Decision
+from analysis.sequential import BETTER, EQUIVALENT, ERROR, UNDECIDED, WORSE, Decision
 from analysis.wording import ABSENT, value_text
 from batteries.findings import (
     BUDGET,
@@ -20,7 +20,6 @@ NO_RESULT = "no result"
 # In words and in a sign, so that no colour is needed to tell them apart.
 SIGNS = {BETTER: "▲", WORSE: "▼", EQUIVALENT: "=", UNDECIDED: "○", ITSELF: "·", NO_RESULT: "×"}
 SHOWN = {ITSELF: "is the usual one"}
-ERROR = 0.05  # of each verdict, over all looks: that of analysis.sequential
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

@@ -75,4 +75,8 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "words_of", quick_program.words_of)
     monkeypatch.setattr(command, "Runner", quick_program.QuickRunner)
     monkeypatch.setattr(command, "here", lambda device: HERE)
+    # The profile takes seconds; test_page.py and test_profile.py have their own.
+    monkeypatch.setattr(
+        command, "write_with_profile", lambda findings, flags, folder: folder / "battery.html"
+    )
     return Battery(tmp_path)
