@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     check_run(arguments.run)
     if not is_installed("lm_eval"):
         raise UserError("lm_eval is not installed: pip install lm_eval")
-    if not may_draw():  # its bars, and those of what it loads, are no lines of a log
-        os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    if not may_draw():  # its bars are no lines of a log; tqdm reads this when it is loaded
+        os.environ["TQDM_DISABLE"] = "1"
     shorten_spins()
     # By its name: it loads torch and lm_eval.
     return importlib.import_module("tasks.standard_evaluations").evaluate_run(arguments)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_eval
 import numpy
 import torch
@@ -27,7 +28,7 @@ from tasks.language import LanguageModelling, LanguageProgram
 from training import custom_activation, test_only
 from training.devices import enough_memory
 from training.objective import Objective
-from utils import UserError
+from utils import UserError, may_draw
 
 # lm_eval's own, so that its examples are those of published results.
 SEED, OTHER_SEED = 0, 1234
@@ -43,6 +44,8 @@ def evaluate_run(arguments: EvaluationArguments) -> int:
         UserError: a task, its data or the run cannot be used.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if not may_draw():
+        datasets.disable_progress_bars()  # its bars are no lines of a log
     with tempfile.TemporaryDirectory() as scratch:
         tasks = load_tasks(arguments.tasks, arguments.task_data, Path(scratch))
         model, facts = evaluated_network(arguments)
