@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-CHUNK = 2048  # points at a time: each keeps some 30 numbers of every hidden feature
+# Points at a time. With ZiLU, 256 wide, 128 take 0.3 GiB, 2,048 took 4, and were no faster.
+CHUNK = 128
 STEP = 1e-5  # of coordinates, to both sides, where a Laplacian is made of differences
 PROBES = 64  # points at which a Laplacian is computed in both ways
 TOLERANCE = 1e-3  # a share of the largest; the two ways differ by 1e-6 and less
