@@ -30,7 +30,8 @@ class Trial:
     Attributes:
         flags: the tuned flags with their values, for example {"lr": 0.003}.
         seed: the seed, which is none of those reported.
-        score: the final score on validation, accuracy or negative loss; None if it diverged.
+        score: the final score on validation, by the task's metric, negative where less is better;
+            None if it diverged.
     """
 
     flags: dict[str, Any]

@@ -52,7 +52,8 @@ class Record:
         arm, source: as of `Arm.identity` and `Arm.source`.
         tuned: the tuned flags, with the values that this run had.
         is_trial: its seed is for the choice of these.
-        score: on validation, accuracy or negative loss; None if it diverged.
+        score: on validation, by the task's metric, negative where less is better; None if it
+            diverged.
         metrics: of the test split (of validation where there is no test) at the end, by name; empty
             if it diverged.
         diverged: where it did; empty if it did not.
@@ -138,7 +139,7 @@ def record_of(
         dead, flat = _units(folder / RunFolder.STATS)
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    score = trial_result(folder)
+    score = trial_result(folder, metric.name)
     return Record(
         recipe=recipe,
         label=arm.label,

@@ -8,6 +8,7 @@ from experiments.grid import Flags
 from experiments.manifest import Manifest, Run
 from experiments.tuning import Trial, choose, tuned_flags
 from run_folder.folder import RunFolder
+from run_folder.metrics import METRICS
 from run_folder.records import read_records, score
 from run_folder.status import DIVERGED, FINISHED, status_of
 from utils import UserError
@@ -20,7 +21,8 @@ def chosen_flags(manifest: Manifest, run: Run) -> Flags:
         UserError: the trials have not all ended, or all diverged.
     """
     trials = manifest.trials_of(run)
-    results = [Trial(trial.flags, trial_result(manifest.path(trial))) for trial in trials]
+    metric = manifest.report.get("metric")
+    results = [Trial(trial.flags, trial_result(manifest.path(trial), metric)) for trial in trials]
     missing = [t.name for t, result in zip(trials, results, strict=True) if result.score is None]
     if missing:
         raise UserError(
@@ -45,15 +47,27 @@ def other_flags(folder: Path, flags: Flags, known: dict[str, Flag]) -> list[str]
         return [f"its {RunFolder.ARGS} cannot be read ({' '.join(str(error).split())})"]
 
 
-def trial_result(folder: Path) -> float | None:
+def trial_result(folder: Path, metric: str | None = None) -> float | None:
     """Return the final score on validation, minus infinity for a trial that diverged.
 
     It is None before the trial has ended, or where its results cannot be read.
+
+    Args:
+        folder: the trial's.
+        metric: what the sweep declares to judge by, negative where less is better; without one, or
+            where validation has none of it, accuracy, PSNR, else the negative loss.
     """
     kind = status_of(folder).kind
     if kind == DIVERGED:
         return -math.inf
     try:
-        return score(read_records(folder)[-1]["val"]) if kind == FINISHED else None
+        return _score(read_records(folder)[-1]["val"], metric) if kind == FINISHED else None
     except (ValueError, LookupError):
         return None
+
+
+def _score(metrics: dict[str, float], metric: str | None) -> float:
+    value = metrics.get(metric, math.nan) if metric else math.nan
+    if metric is None or math.isnan(value):
+        return score(metrics)
+    return value if METRICS[metric].higher_is_better else -value

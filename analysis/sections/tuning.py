@@ -97,7 +97,8 @@ def _is_number(value: Any) -> bool:
 
 def choice_of(manifest: Manifest, trials: list[Run]) -> Choice:
     """Return the choice that the trials of one tuning in a sweep come to."""
-    results = [Trial(run.flags, trial_result(manifest.path(run))) for run in trials]
+    metric = manifest.report.get("metric")
+    results = [Trial(run.flags, trial_result(manifest.path(run), metric)) for run in trials]
     ended = [result for result in results if result.score is not None]
     names = tuned_flags(manifest.tune)
     tried = []
