@@ -526,6 +526,7 @@ def test_a_vocabulary_that_is_too_small(mistake_in, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a GB takes four minutes of two cores and more
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @needs_data
 @pytest.mark.parametrize("megabytes", [30, int(os.environ.get("ZILU_TEST_MEGABYTES", "120"))])
