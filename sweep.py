@@ -32,9 +32,8 @@ from experiments.grid import read_grid
 from experiments.jobs import command, do, others_there, share_folder
 from experiments.manifest import TRIAL, TUNED, Manifest, Run
 from experiments.more_seeds import declare, filled
-from experiments.runner import FAILED, Outcome, Runner, places
+from experiments.runner import FAILED, Outcome, running
 from run_folder.status import DIVERGED, ENDED, FINISHED, status_of
-from training.signals import StopSignals
 from utils import UserError
 from zilu.names import custom_name
 
@@ -313,22 +312,11 @@ def run_all(manifest: Manifest, jobs: int | None, runs: list[Run]) -> int:
     cpu_only = all(run.flags.get("device") == "cpu" for run in runs)
     display = Display(len(runs))
     outcomes: list[Outcome] = []
-    with StopSignals() as signals, signals.deferred():
-        where = places(jobs, len(runs), use_gpus=not cpu_only)
-        runner = Runner(where, display, lambda: signals.requested)
-        try:
-            for tuned in (False, True):  # the choices depend on all of the others
-                now = [run for run in runs if (run.role == TUNED) == tuned]
-                outcomes += do(runner, manifest, now)
-        except KeyboardInterrupt:
-            runner.kill()
-            raise
-        except BaseException:
-            runner.terminate()
-            raise
-        finally:
-            display.close()
-    if signals.requested:
+    with running(display, jobs, len(runs), not cpu_only, {}) as runner:
+        for tuned in (False, True):  # the choices depend on all of the others
+            now = [run for run in runs if (run.role == TUNED) == tuned]
+            outcomes += do(runner, manifest, now)
+    if runner.stopped():
         print("Interrupted; the same command goes on")
         return errors.TRY_AGAIN
     kinds = [outcome.kind for outcome in outcomes]

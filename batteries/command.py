@@ -21,9 +21,8 @@ from batteries.running import ArmRuns, TaskRuns, rounds
 from batteries.tasks import Task, check_data, size_name, tasks_of
 from cli import errors
 from experiments.display import Display
-from experiments.runner import FAILED, Outcome, Runner, places
+from experiments.runner import FAILED, Outcome, running
 from run_folder.folder import RunFolder
-from training.signals import StopSignals
 from utils import UserError
 
 MANY = 1000  # runs
@@ -118,28 +117,18 @@ def make(tasks: list[TaskRuns], options: Options) -> int:
     """Make the runs, `options.jobs` at a time, until all is decided; return the exit code."""
     outcomes: list[Outcome] = []
     uses_gpus = any(task.task.device != "cpu" for task in tasks)
-    where = places(options.jobs, MANY, uses_gpus)  # how many seeds it takes is not known yet
-    if all(arm.environment.threads for task in tasks for arm in task.arms):
-        where = [place | {"OMP_NUM_THREADS": "1"} for place in where]
+    has_threads = all(arm.environment.threads for task in tasks for arm in task.arms)
+    env = {"OMP_NUM_THREADS": "1"} if has_threads else {}
     until = None if options.budget is None else time.monotonic() + options.budget
     display = Display(0, tells_left=True)
-    with StopSignals() as signals, signals.deferred():
-        runner = Runner(where, display, lambda: signals.requested)
-        try:
-            for jobs in rounds(tasks, len(where), until, time.monotonic):
-                display.expect(display.done + sum(task.count_missing() for task in tasks))
-                outcomes += runner.run(jobs)
-                if signals.requested:
-                    break
-        except KeyboardInterrupt:
-            runner.kill()
-            raise
-        except BaseException:
-            runner.terminate()
-            raise
-        finally:
-            display.close()
-    if signals.requested:
+    # How many seeds it takes is not known yet, and so neither is how many runs there are.
+    with running(display, options.jobs, MANY, uses_gpus, env) as runner:
+        for jobs in rounds(tasks, len(runner.places), until, time.monotonic):
+            display.expect(display.done + sum(task.count_missing() for task in tasks))
+            outcomes += runner.run(jobs)
+            if runner.stopped():
+                break
+    if runner.stopped():
         return errors.TRY_AGAIN
     failed = [outcome for outcome in outcomes if outcome.kind == FAILED]
     for outcome in failed:

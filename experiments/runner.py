@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cli.errors import TRY_AGAIN, USER_ERROR
 from experiments.display import Display
 from run_folder.lock import HELD
 from run_folder.status import ENDED, status_of
+from training.signals import StopSignals
 from utils import UserError, usable_cpus
 
 ROOT = Path(__file__).parent.parent
@@ -205,6 +207,32 @@ class Runner:
     def _end(self, job: Job, kind: str, reason: str, was_there: bool = False) -> None:
         self.outcomes.append(Outcome(job.name, kind, reason))
         self.display.ended(job, kind, reason, was_there)
+
+
+@contextmanager
+def running(
+    display: Display, jobs: int | None, count: int, use_gpus: bool, env: Mapping[str, str]
+) -> Iterator[Runner]:
+    """Yield a runner that signals stop, and end its programs where an error ends the block.
+
+    Args:
+        display: shows how the jobs go on; it is closed at the end.
+        jobs, count, use_gpus: as `places` takes them.
+        env: environment variables of every program, beside its place's.
+    """
+    with StopSignals() as signals, signals.deferred():
+        where = [place | {**env} for place in places(jobs, count, use_gpus)]
+        runner = Runner(where, display, lambda: signals.requested)
+        try:
+            yield runner
+        except KeyboardInterrupt:
+            runner.kill()
+            raise
+        except BaseException:
+            runner.terminate()
+            raise
+        finally:
+            display.close()
 
 
 def end_with_parent() -> None:

@@ -9,7 +9,7 @@ from helpers import quick_program
 import battery
 from batteries import command, findings
 from batteries.findings import Environment, Findings
-from experiments import jobs
+from experiments import jobs, runner
 
 HERE = Environment("a made machine", 1, {"torch": "2.0", "code": "abc"})
 
@@ -73,7 +73,7 @@ class Battery:
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "words_of", quick_program.words_of)
-    monkeypatch.setattr(command, "Runner", quick_program.QuickRunner)
+    monkeypatch.setattr(runner, "Runner", quick_program.QuickRunner)
     monkeypatch.setattr(command, "here", lambda device: HERE)
     # The profile takes seconds; test_page.py and test_profile.py have their own.
     monkeypatch.setattr(

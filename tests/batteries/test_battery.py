@@ -17,6 +17,7 @@ import battery
 from analysis.sequential import BOUNDARY, LOOKS
 from batteries import command, findings
 from batteries.tasks import SIZES, tasks_of
+from experiments import runner
 from experiments.grid import read_grid
 from experiments.manifest import planned
 from experiments.runner import Runner
@@ -267,7 +268,7 @@ class Started:
         if self.pid:
             return
         os.environ["QUICK_SECONDS"] = seconds
-        command.Runner = Runner
+        runner.Runner = Runner
         code = 1
         try:
             with log.open("w") as file:

@@ -13,6 +13,7 @@ import sweep
 from analysis.looks import LOOKS
 from analysis.sequential import critical_value, decide
 from experiments import manifest as manifests
+from experiments import runner
 from experiments.jobs import flags_of, share_folder
 from experiments.runner import FAILED, Outcome
 from run_folder.status import ENDED, FINISHED, status_of
@@ -36,14 +37,14 @@ class World:
         self.grid, self.out = folder / "grid.yaml", folder / "out"
         self.made, self.results = [], lambda flags: accuracy(flags, 0.0)
         monkeypatch.setattr(sweep, "do", self.do)
-        monkeypatch.setattr(sweep, "places", lambda *_, **__: [{}])
+        monkeypatch.setattr(runner, "places", lambda *_, **__: [{}])
         self.write()
 
     def write(self, report=DECLARED, tune=None, **runs):
         content = {"runs": {**RUNS, **runs}, "report": report, "tune": tune}
         self.grid.write_text(yaml.safe_dump({k: v for k, v in content.items() if v}))
 
-    def do(self, runner, manifest, runs):
+    def do(self, _runner, manifest, runs):
         outcomes = []
         for run in runs:
             path = manifest.path(run)

@@ -47,7 +47,7 @@ class QuickRunner:
     """Make the runs in this process, in the place of experiments.runner.Runner."""
 
     def __init__(self, places: list[dict[str, str]], display: Any, stopped: Any):
-        self.places, self.display = places, display
+        self.places, self.display, self.stopped = places, display, stopped
 
     def run(self, jobs: list[Any]) -> list[Any]:
         for job in jobs:
