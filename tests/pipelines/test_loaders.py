@@ -378,7 +378,9 @@ def run(end):
     batches = loader.batches(0)
     loader.cycle = loader, batches  # as tracebacks make them
     next(batches), next(batches)
-    print(end, *(worker.pid for worker in loader._loader._iterator._workers), flush=True)
+    pids = [str(worker.pid) for worker in loader._loader._iterator._workers]
+    # Three processes write into one pipe, and PYTHONUNBUFFERED makes print() write word by word.
+    os.write(1, (" ".join([end, *pids]) + os.linesep).encode())
     if end == "error":
         raise RuntimeError("on purpose")
     if end == "kill":
