@@ -247,7 +247,7 @@ def test_the_loss_on_wikitext_follows_a_plain_loop(tmp_path, tokenizer):
     assert ours[-1] < ours[0] - 1.5
 
 
-@pytest.mark.parametrize("flags", [(), COMPILED])
+@pytest.mark.parametrize("flags", [(), pytest.param(COMPILED, marks=pytest.mark.slow)])
 def test_the_same_command_twice_gives_the_same_results(tmp_path, train, flags):
     first, second = (train(tmp_path / name, *flags) for name in "ab")
     assert results(first) == results(second)

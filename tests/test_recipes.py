@@ -170,7 +170,8 @@ GPT2_SIZES = ("--num_layers", "1", "--embedding_dim", "24", "--num_attention_hea
 # Recipes of which another one has the same network and flags of the same kinds.
 TWINS = (
     "cifar10_resnet18", "char_cpu_nanogpt", "imagenet_resnet50", "imagenet100_resnet50",
-    "tiny_imagenet_resnet18", "imagenet_swin_tiny", "gpt2_nanogpt", "llama_124m",
+    "tiny_imagenet_resnet18", "imagenet_swin_tiny", "imagenet_convnext_tiny", "gpt2_nanogpt",
+    "llama_124m_hf",
 )  # fmt: skip
 
 

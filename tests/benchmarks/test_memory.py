@@ -181,6 +181,7 @@ def test_a_line_through_two_batches():
 # --- other packages' networks ---
 
 
+@pytest.mark.slow
 def test_a_network_of_timm():
     pytest.importorskip("timm")
     setup = eager("timm/resnet18", 2)

@@ -119,6 +119,7 @@ def test_the_whole_split_is_scored_once():
     assert found == pytest.approx(sum(losses) / 44, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_trains_both_on_the_same_text(text, tmp_path, capfd, monkeypatch):
     """Its figures are those that the two leave."""
     monkeypatch.chdir(RECIPE.parents[1])

@@ -359,6 +359,7 @@ def test_a_vit_with_batch_norm_is_timms():
         assert_same(*pair)
 
 
+@pytest.mark.slow
 def test_a_vit_with_batch_norm_compiles_as_one_graph():
     torch._dynamo.reset()
     model = build("vit-tiny", "bn")

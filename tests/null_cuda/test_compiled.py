@@ -72,6 +72,7 @@ def test_shallow_networks(network, mode, compiled):
     assert_compiled(compiled(recipe, mode, *flags, shallow=True), mode)
 
 
+@pytest.mark.slow
 def test_accumulated_with_graphs(compiled):
     recipe, flags = SHALLOW["gpt2"]
     flags = [*flags, "--grad_accum_steps", "2", "--batch_size", "2"]

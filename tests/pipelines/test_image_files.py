@@ -467,7 +467,9 @@ def odd_names(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("dataset", ["imagefolder", "imagenet"])
+@pytest.mark.parametrize(
+    "dataset", ["imagefolder", pytest.param("imagenet", marks=pytest.mark.slow)]
+)
 def test_names_that_are_no_utf8(odd_names, tmp_path, forked, dataset):
     """Train, resume, evaluate and report, from and into folders with such names."""
     output = tmp_path / os.fsdecode(b"o\xff")

@@ -199,6 +199,7 @@ def children(process) -> list[int]:
 LONG = ("--max_steps", "100000", "--num_epochs", "100000", "--save_interval", "1")
 
 
+@pytest.mark.slow
 def test_torchrun_ends_when_a_rank_dies_and_restarts_from_the_checkpoint(tmp_path, odd_images):
     folder = tmp_path / "run"
     process = torchrun(folder, odd_images, *LONG, restarts=1)

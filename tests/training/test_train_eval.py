@@ -315,6 +315,7 @@ def test_a_smaller_last_batch_is_not_compiled(tmp_path, monkeypatch):
     assert records[0]["test"]["count"] == 30
 
 
+@pytest.mark.slow
 def test_reduce_memory_saves_less_for_backward():
     def bytes_saved(mode):
         torch._dynamo.reset()

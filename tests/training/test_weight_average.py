@@ -330,6 +330,7 @@ def test_a_run_starts_from_either_weights(run, whole, tmp_path, flags):
     assert torch.equal(wanted[first], theirs["model"][first]) == (not flags)
 
 
+@pytest.mark.slow
 def test_several_processes_have_one_average(run, tmp_path):
     """Norms that do not see the batch: two processes have what one has, and all of them agree."""
     flags = ("--norm", "gn", "--max_steps", "4", "--save_interval", "1ep")

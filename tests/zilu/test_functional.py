@@ -268,7 +268,10 @@ def test_backward_saves_the_input_alone(function, compiled, learnable):
     assert [t.data_ptr() for t in saved if t.numel() > 1] == [x.data_ptr()]
 
 
-@by_function
+@pytest.mark.parametrize(
+    "function",
+    [pytest.param(f, marks=[] if f is F.zilu else pytest.mark.slow, id=f.__name__) for f in ALL],
+)
 def test_compiled_equals_eager(function):
     torch._dynamo.reset()
     x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last).mul(4).requires_grad_()
