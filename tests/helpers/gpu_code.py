@@ -27,6 +27,10 @@ KERNELS = {
     "total": K._total_kernel,
     "product": K._product_kernel,
     "product_gradients": K._product_gradients_kernel,
+    "expanded": K._expanded_kernel,
+    "expanded_gradients": K._expanded_gradients_kernel,
+    "expanded_product": K._expanded_product_kernel,
+    "expanded_product_gradients": K._expanded_product_gradients_kernel,
 }
 SIGMAS = ("fixed", "learned", "product")
 
@@ -42,6 +46,7 @@ def facts_of(unit: str, dtype: str, kernel: str, sigma: str, capability: int) ->
     function, learnable = KERNELS[kernel], SIGMAS.index(sigma)
     tensors = ("grad", "x", "y", "grad_x", "total", "a", "b", "grad_a", "grad_b")
     types = dict.fromkeys(tensors, f"*{dtype}")
+    types |= dict.fromkeys(("alpha", "of_alpha", "of_sigma"), "*fp32")
     types["partials"] = "*fp32" if learnable else f"*{dtype}"
     types["sigma"] = "*fp32" if learnable else "fp32"
     types["second"] = "*fp32" if sigma == "product" else "fp32"

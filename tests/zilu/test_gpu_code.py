@@ -64,10 +64,46 @@ MOST = {
     ("silu_s", "product", True): (30.5, 72.5),
     ("silu_s", "product_gradients", False): (41.5, 82),
     ("silu_s", "product_gradients", True): (50, 98),
+    ("zilu", "expanded", False): (44, 70.5),
+    ("zilu", "expanded", True): (44, 69.5),
+    ("zilu", "expanded_gradients", False): (81, 126.5),
+    ("zilu", "expanded_gradients", True): (100.5, 161),
+    ("zilu", "expanded_product", False): (47.5, 73),
+    ("zilu", "expanded_product", True): (47.5, 72),
+    ("zilu", "expanded_product_gradients", False): (93.5, 139.5),
+    ("zilu", "expanded_product_gradients", True): (113.5, 175.5),
+    ("zilu_approx", "expanded", False): (31, 54),
+    ("zilu_approx", "expanded", True): (31, 53.5),
+    ("zilu_approx", "expanded_gradients", False): (51.5, 88),
+    ("zilu_approx", "expanded_gradients", True): (57.5, 94),
+    ("zilu_approx", "expanded_product", False): (34.5, 56.5),
+    ("zilu_approx", "expanded_product", True): (34.5, 56),
+    ("zilu_approx", "expanded_product_gradients", False): (65.5, 99.5),
+    ("zilu_approx", "expanded_product_gradients", True): (71.5, 106.5),
+    ("gelu_s", "expanded", False): (48, 96),
+    ("gelu_s", "expanded", True): (48, 96),
+    ("gelu_s", "expanded_gradients", False): (58, 111.5),
+    ("gelu_s", "expanded_gradients", True): (65, 120),
+    ("gelu_s", "expanded_product", False): (51.5, 99),
+    ("gelu_s", "expanded_product", True): (51.5, 98),
+    ("gelu_s", "expanded_product_gradients", False): (72, 124),
+    ("gelu_s", "expanded_product_gradients", True): (78.5, 132),
+    ("silu_s", "expanded", False): (35.5, 79),
+    ("silu_s", "expanded", True): (35.5, 79),
+    ("silu_s", "expanded_gradients", False): (48, 95.5),
+    ("silu_s", "expanded_gradients", True): (54.5, 104.5),
+    ("silu_s", "expanded_product", False): (39.5, 82),
+    ("silu_s", "expanded_product", True): (39.5, 81),
+    ("silu_s", "expanded_product_gradients", False): (61, 107),
+    ("silu_s", "expanded_product_gradients", True): (68, 116.5),
 }
 UNITS = tuple(dict.fromkeys(unit for unit, _, _ in MOST))
 # How many tensors a kernel reads and writes.
 TENSORS = {"value": (1, 1), "gradients": (2, 1), "product": (2, 1), "product_gradients": (3, 2)}
+TENSORS |= {f"expanded_{kernel}": TENSORS[kernel] for kernel in TENSORS if kernel != "value"}
+TENSORS["expanded"] = TENSORS["value"]
+# The bytes that a thread spills; all other kernels none.
+SPILLED = {("zilu_approx", "expanded_gradients", 120): 8}
 TURING = 1.2  # it emulates bf16, and has a dearer exponential
 
 pytestmark = pytest.mark.skipif(
@@ -93,10 +129,10 @@ def compiled(cases, folder):
 
 
 def check(cases, folder):
-    """Compile, and compare with MOST; nothing is spilled, and every access is wide."""
+    """Compile, and compare with MOST and SPILLED; every access is wide."""
     for case, found in zip(cases, compiled(cases, folder), strict=True):
         unit, dtype, kernel, sigma, capability = case
-        assert found["stack"] == 0, case
+        assert found["stack"] <= SPILLED.get((unit, kernel, capability), 0), case
         if kernel == "total":
             assert found["instructions"] < 300, case
             continue
@@ -117,6 +153,7 @@ def test_instructions_on_common_gpus(tmp_path):
     cases += [(unit, "bf16", "gradients", "product", 89) for unit in UNITS]
     cases += [(unit, "bf16", "value", "fixed", 120) for unit in UNITS[1:]]
     cases += [("silu_s", "bf16", "product_gradients", "learned", 90)]
+    cases += [("zilu", "bf16", "expanded_product_gradients", "learned", 90)]
     cases += [("zilu", "bf16", "gradients", "fixed", 75), ("zilu", "fp32", "total", "product", 75)]
     check(cases, tmp_path)
 
