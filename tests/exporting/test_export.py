@@ -287,6 +287,12 @@ def test_a_network_of_transformers(kind, text_folder, tmp_path, here, capsys):
 # --- graphs ---
 
 
+def skip_without_packages(to):
+    if to == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+
+
 @pytest.mark.parametrize(
     ("kind", "to"),
     [
@@ -298,9 +304,7 @@ def test_a_network_of_transformers(kind, text_folder, tmp_path, here, capsys):
 )
 def test_graphs_take_other_sizes(kind, to, request, tmp_path, here, capsys):
     """The check compares two batches, of other sizes and for language of other lengths."""
-    if to == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            pytest.importorskip(package)
+    skip_without_packages(to)
     path = exported(request.getfixturevalue(kind), to, tmp_path / f"model.{to}")
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     if to == "onnx":
@@ -311,6 +315,18 @@ def test_graphs_take_other_sizes(kind, to, request, tmp_path, here, capsys):
         torch.export.load(path, extra_files=extra)
         facts = extra["export.json"]
     assert json.loads(facts)["args"]["activation"] == "ZiLU"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["pt2", "onnx"])
+def test_a_graph_of_a_network_of_transformers(to, text_folder, tmp_path, here, capsys):
+    skip_without_packages(to)
+    configuration("llama", tmp_path / "config")
+    flags = ("--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16")
+    flags += ("--model", f"hf/{tmp_path / 'config'}", "--data_path", text_folder)
+    run = trained(language_main, tmp_path / "run", *flags, "--activation", "ZiLU", "--expand_gate")
+    exported(run, to, tmp_path / f"model.{to}")
+    assert "largest difference" in capsys.readouterr().out
 
 
 # --- timm, torchvision ---
