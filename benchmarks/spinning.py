@@ -1,6 +1,6 @@
 """Measure how long OpenMP's waiting threads should spin, on whole commands that take turns.
 
-python -m benchmarks.spinning                         all of it: a quarter of an hour on two cores
+python -m benchmarks.spinning                         all of it: an hour on two cores
 python -m benchmarks.spinning --trainings vision      one of them, a quarter of that
 
 A training on a CPU is done by several threads, which wait for each other in every operation. One
