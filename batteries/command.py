@@ -22,7 +22,7 @@ from batteries.tasks import Task, check_data, size_name, tasks_of
 from cli import errors
 from experiments.display import Display
 from experiments.runner import FAILED, Outcome, running
-from run_folder.folder import RunFolder
+from run_folder.folder import tell_job_script
 from utils import UserError
 
 MANY = 1000  # runs
@@ -54,10 +54,7 @@ def run(options: Options) -> int:
     code = make(found, options)
     if code == errors.TRY_AGAIN:
         print("Interrupted; the same command goes on")
-        if options.index is not None:
-            marker = log_folder(options, tasks[0], candidate) / RunFolder.MARKER
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+        tell_job_script()
         return code
     result = findings_of(options, candidate, found)
     print(summary.text(result), end="")

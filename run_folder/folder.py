@@ -14,10 +14,7 @@ from typing import Any
 from run_folder.lock import FolderLock
 from utils import UserError, replacing, torchrun_id, writable
 
-# The environment variable that names a job's own file, written with the marker: the job is
-# interrupted, and wants to be started again. The marker is the run's, and whoever goes on with the
-# run removes it, perhaps before the job has looked.
-JOB_MARKER = "ZILU_CONTINUE"
+JOB_MARKER = "ZILU_CONTINUE"  # the environment variable that names a job's own file
 
 # In args.txt an item of `resumed:` has num_epochs_before where the run was made longer then.
 BEFORE = "_before"
@@ -118,8 +115,7 @@ class RunFolder:
         """
         if self.claimed:
             (self.path / self.MARKER).write_text(str(torchrun_id()), encoding="utf-8")
-            if job := os.environ.get(JOB_MARKER):
-                Path(job).write_text("", encoding="utf-8")
+            tell_job_script()
         return self.claimed
 
     def is_marked_by_us(self) -> bool:
@@ -304,6 +300,16 @@ class RunFolder:
             file.write(writable(line) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that counts on the line may be whole sooner
+
+
+def tell_job_script() -> None:
+    """Write the job's own file, if it has one: interrupted, it wants to be started again.
+
+    The marker in a run folder is the run's, and whoever goes on with the run removes it, perhaps
+    before the job has looked.
+    """
+    if job := os.environ.get(JOB_MARKER):
+        Path(job).write_text("", encoding="utf-8")
 
 
 def predictions_file(ending: str) -> str:

@@ -528,6 +528,41 @@ def test_a_sweep_as_an_array(cluster, real_project, tmp_path):
     assert without_times(tmp_path / "ARRAY") == without_times(tmp_path / "WHOLE")
 
 
+BATTERY_TASK = {
+    "program": "table",
+    "runs": {"dataset": "digits", "val_fraction": 0.2, "hidden_layers": 1, "hidden_width": 8,
+             "num_epochs": 1, "device": "cpu", "activation": ["ReLU", "GELU", "SiLU"]},
+    "tune": {"lr": [1e-2], "seeds": [100], "equal_settings": False},
+    "report": {"baseline": "ReLU", "metric": "loss", "margin": 1},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_battery_as_an_array(cluster, real_project, tmp_path):
+    """A task that is interrupted among its runs comes back, and then nothing is left to do."""
+    (tmp_path / "small").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / f"small/{name}.yaml").write_text(json.dumps(BATTERY_TASK))
+    words = ("--activation", "ELU", "--size", "small", "--max_seeds", "6", "--jobs", "1")
+    words += ("--output_dir", "OUT", "--records", "KEPT")
+    job = Job(cluster, real_project, "--array=1-2", "bash/battery.sbatch", *words)
+    ended_runs = "OUT/small/one/*/*/train_eval_results.txt"
+    cluster.wait_for(lambda: len(list(tmp_path.glob(ended_runs))) == 2, PATIENCE)
+    job.task(1).interrupt()
+
+    def ended():
+        hurry_all(cluster)
+        return not cluster.run("squeue", "-h")
+
+    cluster.wait_for(ended, PATIENCE)
+    for name, starts in (("one", 2), ("two", 1)):
+        logs = [path.read_text() for path in (tmp_path / f"OUT/small/ELU/{name}").glob("*.log")]
+        assert "".join(logs).count("--- job ") == starts, logs
+    python = str(Path(sys.executable))
+    assert not cluster.run(python, "battery.py", *words, "--dry_run", cwd=tmp_path).strip()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_two_nodes_train_as_one_process(cluster, real_project, tmp_path):

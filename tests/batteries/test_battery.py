@@ -330,6 +330,22 @@ def test_a_task_by_its_number_as_in_an_array(made, capsys):
     assert {k: v for k, v in made.starts().items() if "/two/" in k} == before
 
 
+def test_an_interrupted_task_asks_to_be_started_again(made, monkeypatch):
+    """Also between two programs, which have written nothing for the job then."""
+    marker = made.folder / "slurm-1.continue"
+    monkeypatch.setenv("ZILU_CONTINUE", str(marker))
+    task = Started(made.words("ELU", "--index", 1, "--jobs", 1), "0.1", made.folder / "log.txt")
+    until = time.monotonic() + 60
+    while not made.starts() and time.monotonic() < until:
+        time.sleep(0.02)
+    task.send(signal.SIGUSR1)
+    assert task.wait() == 75
+    assert marker.exists()
+    marker.unlink()
+    made.run("ELU", "--index", 1)
+    assert not marker.exists()
+
+
 def test_list_and_dry_run_write_nothing(made, capsys):
     made.run("ELU", "--list")
     shown = capsys.readouterr().out
