@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 VISION_DEMO := --config recipes/digits_demo.yaml --overwrite
-LANGUAGE_DEMO := --config recipes/pydoc_demo.yaml --overwrite
+LANGUAGE_DEMO := --config recipes/pydoc_demo.yaml --num_epochs 1 --overwrite
 
 .PHONY: demo gpu-check test test-all lint clean
 

@@ -541,13 +541,13 @@ BATTERY_TASK = {
 @pytest.mark.timeout(1500)
 def test_a_battery_as_an_array(cluster, real_project, tmp_path):
     """A task that is interrupted among its runs comes back, and then nothing is left to do."""
-    (tmp_path / "small").mkdir()
+    (tmp_path / "own").mkdir()
     for name in ("one", "two"):
-        (tmp_path / f"small/{name}.yaml").write_text(json.dumps(BATTERY_TASK))
-    words = ("--activation", "ELU", "--size", "small", "--max_seeds", "6", "--jobs", "1")
+        (tmp_path / f"own/{name}.yaml").write_text(json.dumps(BATTERY_TASK))
+    words = ("--activation", "ELU", "--size", "own", "--max_seeds", "6", "--jobs", "1")
     words += ("--output_dir", "OUT", "--records", "KEPT")
     job = Job(cluster, real_project, "--array=1-2", "bash/battery.sbatch", *words)
-    ended_runs = "OUT/small/one/*/*/train_eval_results.txt"
+    ended_runs = "OUT/own/one/*/*/train_eval_results.txt"
     cluster.wait_for(lambda: len(list(tmp_path.glob(ended_runs))) == 2, PATIENCE)
     job.task(1).interrupt()
 
@@ -557,7 +557,7 @@ def test_a_battery_as_an_array(cluster, real_project, tmp_path):
 
     cluster.wait_for(ended, PATIENCE)
     for name, starts in (("one", 2), ("two", 1)):
-        logs = [path.read_text() for path in (tmp_path / f"OUT/small/ELU/{name}").glob("*.log")]
+        logs = [path.read_text() for path in (tmp_path / f"OUT/own/ELU/{name}").glob("*.log")]
         assert "".join(logs).count("--- job ") == starts, logs
     python = str(Path(sys.executable))
     assert not cluster.run(python, "battery.py", *words, "--dry_run", cwd=tmp_path).strip()
