@@ -532,7 +532,7 @@ BATTERY_TASK = {
     "program": "table",
     "runs": {"dataset": "digits", "val_fraction": 0.2, "hidden_layers": 1, "hidden_width": 8,
              "num_epochs": 1, "device": "cpu", "activation": ["ReLU", "GELU", "SiLU"]},
-    "tune": {"lr": [1e-2], "seeds": [100], "equal_settings": False},
+    "tune": {"lr": [1e-2, 2e-2], "seeds": [100], "equal_settings": False},
     "report": {"baseline": "ReLU", "metric": "loss", "margin": 1},
 }  # fmt: skip
 
@@ -542,12 +542,11 @@ BATTERY_TASK = {
 def test_a_battery_as_an_array(cluster, real_project, tmp_path):
     """A task that is interrupted among its runs comes back, and then nothing is left to do."""
     (tmp_path / "own").mkdir()
-    for name in ("one", "two"):
-        (tmp_path / f"own/{name}.yaml").write_text(json.dumps(BATTERY_TASK))
+    (tmp_path / "own/one.yaml").write_text(json.dumps(BATTERY_TASK))
     words = ("--activation", "ELU", "--size", "own", "--max_seeds", "6", "--jobs", "1")
     words += ("--output_dir", "OUT", "--records", "KEPT")
-    job = Job(cluster, real_project, "--array=1-2", "bash/battery.sbatch", *words)
-    ended_runs = "OUT/own/one/*/*/train_eval_results.txt"
+    job = Job(cluster, real_project, "--array=1-1", "bash/battery.sbatch", *words)
+    ended_runs = "OUT/own/one/*/tune/*/train_eval_results.txt"
     cluster.wait_for(lambda: len(list(tmp_path.glob(ended_runs))) == 2, PATIENCE)
     job.task(1).interrupt()
 
@@ -556,9 +555,8 @@ def test_a_battery_as_an_array(cluster, real_project, tmp_path):
         return not cluster.run("squeue", "-h")
 
     cluster.wait_for(ended, PATIENCE)
-    for name, starts in (("one", 2), ("two", 1)):
-        logs = [path.read_text() for path in (tmp_path / f"OUT/own/ELU/{name}").glob("*.log")]
-        assert "".join(logs).count("--- job ") == starts, logs
+    (log,) = (tmp_path / "OUT/own/ELU/one").glob("slurm-*.log")
+    assert log.read_text().count("--- job ") == 2, log.read_text()
     python = str(Path(sys.executable))
     assert not cluster.run(python, "battery.py", *words, "--dry_run", cwd=tmp_path).strip()
 
