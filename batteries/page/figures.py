@@ -110,7 +110,7 @@ def curves(task: TaskFindings) -> Figure:
     for (_, look, points), label in zip(shown, labels, strict=True):
         axes.plot(list(points), list(points.values()), label=label, linewidth=1.5, **look.line)
     axes.set(xlabel="epoch", ylabel=task.metric.axis("test"))
-    if task.metric.name == "perplexity":
+    if not task.metric.higher_is_better:  # it falls by orders of magnitude
         axes.set_yscale("log")
         plain_log(axes)
     figure.legend(loc="outside lower center", ncols=columns)

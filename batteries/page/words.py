@@ -220,12 +220,12 @@ def direction(metric: Metric) -> str:
     return "higher is better" if metric.higher_is_better else "lower is better"
 
 
-def trials_line(arm: ArmFindings) -> str:
-    """Return what was tried for an arm, and what was chosen."""
-    parts = []
+def trials_line(arm: ArmFindings, metric: Metric) -> str:
+    """Return what was tried for an arm, with the metric on validation, and what was chosen."""
+    parts, sign = [], 1 if metric.higher_is_better else -1
     for trial in arm.trials:
         flags = ", ".join(f"{name} {value_text(value)}" for name, value in trial.flags.items())
-        score = "diverged" if trial.score is None else minus(f"{trial.score:.4g}")
+        score = "diverged" if trial.score is None else minus(f"{sign * trial.score:.4g}")
         chosen = " (chosen)" if trial.flags == arm.chosen else ""
         parts.append(f"{plain(flags)}: {score}{chosen}")
     text = f"{plain(arm.label)}{unit_gain(arm)}: {'; '.join(parts) or 'nothing was tried'}"

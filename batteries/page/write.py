@@ -143,8 +143,8 @@ def write_task(document: Document, task: TaskFindings, label: str) -> None:
     if task.further:
         document.table(f"further-{task.name}", tables.further(task))
     if any(arm.trials for arm in task.arms):
-        document.paragraph("Tried, with the final score on validation:")
-        document.items([words.trials_line(arm) for arm in task.arms])
+        document.paragraph(f"Tried, with the final {task.metric.axis('validation')}:")
+        document.items([words.trials_line(arm, task.metric) for arm in task.arms])
 
 
 def alt_text(text: str) -> str:
