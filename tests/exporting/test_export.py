@@ -251,11 +251,16 @@ def configuration(kind, folder):
     return found
 
 
+def flags_of(config, text_folder):
+    """Return what trains the network of a configuration on bytes."""
+    flags = ("--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16")
+    return (*flags, "--model", f"hf/{config}", "--data_path", text_folder)
+
+
 @pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_network_of_transformers(kind, text_folder, tmp_path, here, capsys):
     sites, weight = configuration(kind, tmp_path / "config")
-    flags = ("--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16")
-    flags += ("--model", f"hf/{tmp_path / 'config'}", "--data_path", text_folder)
+    flags = flags_of(tmp_path / "config", text_folder)
     run = trained(language_main, tmp_path / "run", *flags, "--activation", "ZiLU", "--learn_sigma")
     folder = exported(run, "hf", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -322,8 +327,7 @@ def test_graphs_take_other_sizes(kind, to, request, tmp_path, here, capsys):
 def test_a_graph_of_a_network_of_transformers(to, text_folder, tmp_path, here, capsys):
     skip_without_packages(to)
     configuration("llama", tmp_path / "config")
-    flags = ("--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16")
-    flags += ("--model", f"hf/{tmp_path / 'config'}", "--data_path", text_folder)
+    flags = flags_of(tmp_path / "config", text_folder)
     run = trained(language_main, tmp_path / "run", *flags, "--activation", "ZiLU", "--expand_gate")
     exported(run, to, tmp_path / f"model.{to}")
     assert "largest difference" in capsys.readouterr().out
