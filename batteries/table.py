@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.looks import FIRST, LAST
 from analysis.sequential import Decision
@@ -21,7 +22,7 @@ from batteries.summary import interval
 from batteries.tasks import SIZES, Task, size_name, tasks_of
 from experiments import manifest as manifests
 from experiments.manifest import TRIAL
-from experiments.tuning import tuned_flags
+from experiments.tuning import Trial, mean_scores, tuned_flags
 from run_folder.metrics import METRICS
 from utils import replacing
 
@@ -121,12 +122,27 @@ def _arms(group: list[Record]) -> list[tuple[Arm, list[Record]]]:
 def _arm_records(arm: Arm, found: list[Record], code: str) -> ArmRecords:
     """Return an arm's records, those of this code before newer and older ones."""
     ascending = sorted(found, key=lambda each: (_code(each) == code, each.date))
-    trials = {each.key: each for each in ascending if each.is_trial}
+    trials = tuple({each.key: each for each in ascending if each.is_trial}.values())
     seeds = [each for each in ascending if not each.is_trial]
-    by_seed = {each.seed: each for each in seeds if each.tuned == seeds[-1].tuned}
+    chosen = _chosen(trials, seeds)
+    by_seed = {each.seed: each for each in seeds if each.tuned == chosen}
     count = next(seed for seed in range(len(by_seed) + 1) if seed not in by_seed)
-    kept = tuple(by_seed[seed] for seed in range(count))
-    return ArmRecords(arm, CANDIDATE, tuple(trials.values()), kept)
+    return ArmRecords(arm, CANDIDATE, trials, tuple(by_seed[seed] for seed in range(count)))
+
+
+def _chosen(trials: Sequence[Record], seeds: Sequence[Record]) -> dict[str, Any]:
+    """Return the tuned flags that the trials chose, of those that runs of seeds were made with.
+
+    A grid that got further values to try may leave runs of seeds with the choice of before.
+    """
+    tried = [
+        Trial(each.tuned, -math.inf if each.score is None else each.score)
+        for each in trials
+        if any(run.tuned == each.tuned for run in seeds)
+    ]
+    if not tried:
+        return {}
+    return max(mean_scores(tried[0].flags, tried), key=lambda scored: scored[1])[0]
 
 
 def _code(record: Record) -> str:

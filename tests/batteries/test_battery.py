@@ -380,6 +380,22 @@ def test_the_table_of_all(made):
     assert row[4].startswith(f"{np.mean(values):.2f} (")
 
 
+def test_the_table_has_the_rate_that_the_trials_chose(made):
+    """Not the one of the newest runs: a grid with fewer rates may have left those."""
+    made.run("ELU", "--max_seeds", 6)
+    made.run(None, "--table")
+    before = (made.folder / "kept.md").read_text()
+    (chosen,) = {arm.chosen["lr"] for arm in made.found("ELU").tasks[0].arms if arm.label == "ELU"}
+    path = made.folder / "kept/made/one.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    other = {"tuned": {"lr": 0.01}, "date": "2999-01-01", "metrics": {"top1": 99.0}}
+    assert chosen != 0.01
+    later = [each | other for each in lines if each["label"] == "ELU" and not each["is_trial"]]
+    path.write_text("".join(json.dumps(each) + "\n" for each in [*lines, *later]))
+    made.run(None, "--table")
+    assert (made.folder / "kept.md").read_text() == before
+
+
 def test_findings_are_read_as_they_were_written(made):
     made.run("Softplus", "--max_seeds", 6)
     found = made.found("Softplus")
