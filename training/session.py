@@ -16,7 +16,7 @@ from cli.run import AUTO
 from cli.run_names import default_output_dir
 from run_folder.folder import RunFolder
 from training.before_torch import shorten_spins, speak_once
-from training.signals import Interrupted, StopSignals
+from training.signals import Interrupted, StopSignals, let_signals_through
 from utils import is_main, restarts, world_size
 
 
@@ -47,11 +47,13 @@ def open_session(command: Command[C]) -> Iterator[Session[C]]:
     shorten_spins()
     folder = run_folder(command.config)
     if command.config.run.test_only:
+        let_signals_through()  # nothing is left to save: they end it
         yield Session(command, folder, StopSignals())
         return
     speak_once()
     with StopSignals() as signals:
         try:
+            let_signals_through()
             with folder.locked():
                 try:
                     command = restarted(command, folder)

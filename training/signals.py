@@ -8,6 +8,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def let_signals_through() -> None:
+    """Hear the signals of SIGNALS, those too that have come and were blocked.
+
+    training/launch.py blocks one of them, and what it starts inherits that.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
 
 class Interrupted(BaseException):
     """Say that a signal wants the run to stop here, and to be continued later.
@@ -32,8 +42,6 @@ class StopSignals:
     once, with KeyboardInterrupt.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
     def __init__(self) -> None:
         self.requested = False
         self._name = ""
@@ -42,9 +50,7 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        # training/launch.py blocks one, and so it is blocked in what that starts.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
-        self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:

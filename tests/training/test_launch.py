@@ -49,20 +49,20 @@ def test_torchrun_waits_until_its_processes_have_saved(tmp_path):
     assert output.count(" ended with exit code 75\n") == 1
 
 
-def test_a_program_hears_a_signal_that_is_blocked_where_it_comes_from():
-    code = (
-        "import os, signal, time\n"
-        "from training.signals import Interrupted, StopSignals\n"
-        "with StopSignals():\n"
-        "    try:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        time.sleep(5)\n"
-        "    except Interrupted:\n"
-        "        print('interrupted')\n"
-    )
+def blocked():
+    """As in what training/launch.py starts, with a signal that came too early to be heard."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("flags", "code"), [((), 75), (("--test_only",), -signal.SIGTERM)])
+def test_a_program_hears_a_signal_that_was_blocked_where_it_comes_from(flags, code, tmp_path):
+    words = ["--dataset", "digits", "--model", "resnet20", "--device", "cpu", *flags]
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+        [sys.executable, "vision_main.py", *words, "--output_dir", tmp_path / "run"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, preexec_fn=blocked,
     )  # fmt: skip
-    assert done.stdout == "interrupted\n", done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert not list(tmp_path.glob("run/*.pt"))
+    assert ("before anything was done" in done.stdout) == (code == 75)
