@@ -18,7 +18,7 @@ from run_folder.checkpoint import load_checkpoint
 from tasks.language import LanguageProgram
 from tasks.table import TableProgram
 from tasks.vision import VisionProgram
-from training import custom_activation, resuming, test_only
+from training import resuming
 from utils import UserError
 
 LANGUAGE, TABLE = "language", "table"
@@ -111,14 +111,7 @@ def load(path: Path, ema: bool, activation: str | None) -> Trained:
     words = ["--test_only", "--checkpoint", str(path), "--device", "cpu", "--no-use_compiled"]
     words += ["--activation", activation] if activation else []
     command = parse(config_class, "Export.", words)
-    config = program_class.tested_config(
-        command, settings, test_only.tested_values(command, settings, path)
-    )
-    command.check_code(config)
-    program = program_class(config)
-    custom_activation.check_source(program.custom, settings, path)
-    program._begin(settings)
-    program.gradual = None
+    program = program_class.of_checkpoint(command, path, checkpoint)
     model = program.network_for(*_sizes(settings, kind))
     with resuming.fitting_weights(path):
         model.load_state_dict(_weights(checkpoint, ema, path))

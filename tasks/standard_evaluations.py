@@ -25,7 +25,6 @@ from run_folder.folder import RunFolder
 from tasks.harness_model import NetworkLM
 from tasks.harness_tasks import load_tasks
 from tasks.language import LanguageModelling, LanguageProgram
-from training import custom_activation, test_only
 from training.devices import enough_memory
 from training.objective import Objective
 from utils import UserError, may_draw
@@ -73,15 +72,10 @@ def evaluated_network(arguments: EvaluationArguments) -> tuple[NetworkLM, dict[s
     command.check()
     path = arguments.run / RunFolder.CHECKPOINT
     checkpoint = load_checkpoint(path)
-    settings = checkpoint["settings"]
-    taken = test_only.tested_values(command, settings, path)
-    config = LanguageProgram.tested_config(command, settings, taken)
-    command.check_code(config)
+    program = LanguageProgram.of_checkpoint(command, path, checkpoint)
+    config = program.config
     vocabulary = tokenizer.load(config.data.tokenizer, config.data.data_path)
-    program = LanguageProgram(config)
-    custom_activation.check_source(program.custom, settings, path)
-    program._begin(settings)
-    network = program._tested_network(NO_TEXT, checkpoint, settings, path, None)
+    network = program.trained_network(NO_TEXT, path, checkpoint)
     if arguments.ema:
         if "ema" not in checkpoint:
             raise UserError(f"--ema: {arguments.run} has no averaged weights; leave it out")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import torch
 from torch import nn
@@ -53,6 +53,9 @@ from training.session import Session
 from training.task import D, Task
 from utils import UserError, is_main, mixed_seed, rank, torchrun_id, world_size
 from zilu.replacement.gradual import Gradual
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11
 
 
 class Program(Generic[C, D]):
@@ -332,87 +335,113 @@ class Program(Generic[C, D]):
 
     @classmethod
     def test(cls, session: Session[C]) -> int:
-        """Evaluate a checkpoint, or the untrained network, on the whole test set."""
+        """Evaluate a checkpoint, or the network that training would start with; return 0."""
         if world_size() > 1:
             raise UserError("--test_only is for one process; start it without torchrun")
         command, folder = session.command, session.folder
         path = test_only.checkpoint_path(command.config, folder)
-        checkpoint: dict[str, Any] = {}
-        settings: dict[str, Any] = {}
+        if path is None:
+            cls._test_start(command, folder)
+        else:
+            home = folder if "output_dir" in command.given else RunFolder(path.parent)
+            cls._test_checkpoint(command, path, home)
+        return 0
+
+    @classmethod
+    def _test_checkpoint(cls, command: Command[C], path: Path, home: RunFolder) -> None:
+        checkpoint = load_checkpoint(path)
+        program = cls.of_checkpoint(command, path, checkpoint)
+        program._print_notes()
+        data = program._loaded(checkpoint["settings"])
+        with enough_memory(program.device):
+            model = program.trained_network(data, path, checkpoint)
+        objective = program.objective(model, data)
+        what = test_only.described(path, checkpoint)
+        program._add_test_results(home, objective, data, what, checkpoint.get("ema"))
+        program.finish(model, data)
+
+    @classmethod
+    def _test_start(cls, command: Command[C], folder: RunFolder) -> None:
+        """Evaluate the network that training would start with: a pretrained one, or untrained."""
         config = command.config
-        if path:
-            checkpoint = load_checkpoint(path)
-            settings = checkpoint["settings"]
-            taken = test_only.tested_values(command, settings, path)
-            config = cls.tested_config(command, settings, taken)
+        command.check_code(config)
+        program = cls(config)
+        program._print_notes()
+        initial = program._begin(None)
+        program.gradual = Gradual() if initial and program.compares(initial) else None
+        source = initial.source if initial else config.values()["init_from"]
+        weights = f"pretrained ({source})" if source else "untrained"
+        print(f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network")
+        data = program._loaded({})
+        with enough_memory(program.device):
+            model = program.network(data, initial)
+        objective = program.objective(model, data)
+        what = f"{weights} {config.model.model}, "
+        if program.gradual is not None:
+            program._add_test_results(folder, objective, data, what + "its own activations")
+            program.gradual.set(1)
+        program._add_test_results(folder, objective, data, what + config.model.activation)
+        program.finish(model, data)
+
+    @classmethod
+    def of_checkpoint(cls, command: Command[C], path: Path, checkpoint: dict[str, Any]) -> Self:
+        """Return the program for the network of a checkpoint, which decides most flags.
+
+        Args:
+            command: the command line.
+            path: where the checkpoint is.
+            checkpoint: its content.
+
+        Raises:
+            UserError: the command contradicts it, or another source of the activation trained it.
+        """
+        settings = checkpoint["settings"]
+        taken = test_only.tested_values(command, settings, path)
+        config = cls.tested_config(command, settings, taken)
         command.check_code(config)
         program = cls(config)
         custom_activation.check_source(program.custom, settings, path)
-        program._print_notes()
-        initial = program._begin(settings if path else None)
-        if path is None:
-            program.gradual = Gradual() if initial and program.compares(initial) else None
-        else:
-            program.gradual = Gradual() if "gradual" in checkpoint else None
-        source = initial.source if initial else config.values()["init_from"]
-        weights = f"pretrained ({source})" if source else "untrained"
-        what = f"{weights} {config.model.model}, {config.model.activation}"
-        if path:
-            what = test_only.described(path, checkpoint)
-        else:
-            print(
-                f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network"
-            )
-        data = program._loaded(settings)
-        with enough_memory(program.device):
-            model = program._tested_network(data, checkpoint, settings, path, initial)
-        objective = program.objective(model, data)
-        is_here = "output_dir" in command.given or path is None
-        home = folder if is_here or path is None else RunFolder(path.parent)
-        if program.gradual is not None and path is None:
-            own = f"{weights} {config.model.model}, its own activations"
-            program._add_test_results(home, objective, data, checkpoint, own)
-            program.gradual.set(1)
-        program._add_test_results(home, objective, data, checkpoint, what)
-        program.finish(model, data)
-        return 0
+        program._begin(settings)
+        program.gradual = Gradual() if "gradual" in checkpoint else None
+        return program
+
+    def trained_network(self, data: D, path: Path, checkpoint: dict[str, Any]) -> nn.Module:
+        """Return the network of the checkpoint at `path`, with the weights that it trained.
+
+        Raises:
+            UserError: the data do not fit it, or it does not fit into memory.
+        """
+        self.check_data(data, checkpoint["settings"], path)
+        model = self.network(data)
+        with resuming.fitting_weights(path):
+            model.load_state_dict(checkpoint["model"])
+        if self.gradual is not None:
+            self.gradual.load_old_state(checkpoint["gradual"]["old"])
+            self.gradual.set(checkpoint["gradual"]["t"])
+        return model
 
     def compares(self, weights: InitialWeights) -> bool:
         """Return whether --test_only shows the weights with the activations before, too."""
         return False
 
     def _add_test_results(
-        self, home: RunFolder, objective: Objective, data: D, checkpoint: dict[str, Any], what: str
+        self,
+        home: RunFolder,
+        objective: Objective,
+        data: D,
+        what: str,
+        average: dict[str, Any] | None = None,
     ) -> None:
         """Evaluate on all test sets, and print and write their lines."""
         precision = str(self.amp_dtype or "float32").removeprefix("torch.")
         measured = f"{what} | {self.measured_with()}, {precision}"
         try:
             with enough_memory(self.device):
-                for line in test_only.lines(objective, data, checkpoint, measured):
+                for line in test_only.lines(objective, data, average, measured):
                     print(line.partition("\n")[0])
                     home.add_test_result(line)
         except Diverged as error:
             raise UserError(f"{what}: {error}; these weights give no numbers") from None
-
-    def _tested_network(
-        self,
-        data: D,
-        checkpoint: dict[str, Any],
-        settings: dict[str, Any],
-        path: Path | None,
-        weights: InitialWeights | None,
-    ) -> nn.Module:
-        if path:
-            self.check_data(data, settings, path)
-        model = self.network(data, weights)
-        if path:
-            with resuming.fitting_weights(path):
-                model.load_state_dict(checkpoint["model"])
-        if self.gradual is not None and "gradual" in checkpoint:
-            self.gradual.load_old_state(checkpoint["gradual"]["old"])
-            self.gradual.set(checkpoint["gradual"]["t"])
-        return model
 
     # --- what the flags come to ---
 

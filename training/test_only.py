@@ -92,25 +92,26 @@ def is_other_data(command: Command[C], settings: dict[str, Any]) -> bool:
 
 
 def lines(
-    objective: Objective, data: Data, checkpoint: dict[str, Any], measured: str
+    objective: Objective, data: Data, average: dict[str, Any] | None, measured: str
 ) -> Iterator[str]:
     """Yield what test_results.txt is to have of the test split, and of each further test set.
 
-    Where the checkpoint has averaged weights, the network gets them after its own were tested.
+    The network gets the averaged weights after its own were tested.
 
     Args:
         objective: the network, with the weights of the checkpoint, and its task.
         data: what it is tested on.
-        checkpoint: empty for an untrained network.
+        average: the checkpoint's of the weights, if it has one.
         measured: what is tested, and how.
 
     Raises:
         Diverged: the loss on the test split is NaN or infinite.
     """
     describe = objective.task.describe
-    for ending in ("", EMA) if "ema" in checkpoint else ("",):
-        if ending:
-            objective.model.load_state_dict(checkpoint["ema"]["model"])
+    endings = [("", None)] if average is None else [("", None), (EMA, average["model"])]
+    for ending, averaged in endings:
+        if averaged is not None:
+            objective.model.load_state_dict(averaged)
         weights = ending.replace("_", " ").upper()
         result = describe(evaluate(objective, data.test, f"Test{weights}"))
         yield f"[Test{weights}] {result} | {measured} | {data.description}"
