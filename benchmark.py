@@ -74,67 +74,79 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-
-    def add(
-        group: Any, name: str, default: object, convert: Callable[[str], object], text: str
-    ) -> None:
-        group.add_argument(
-            f"--{name}", type=checked(convert), default=default, metavar="VALUE", help=text
-        )
-
     what = parser.add_argument_group("What to measure, if not the activations one by one")
     for name, text in MEASUREMENTS.items():
         what.add_argument(f"--{name}", action="store_true", help=text)
+    _add_of_activations(parser)
+    _add_of_networks(parser)
+    _add_of_all(parser)
+    return parser
 
-    both = parser.add_argument_group(
+
+def _add(
+    group: Any, name: str, default: object, convert: Callable[[str], object], text: str
+) -> None:
+    group.add_argument(
+        f"--{name}", type=checked(convert), default=default, metavar="VALUE", help=text
+    )
+
+
+def _add_of_activations(parser: Parser) -> None:
+    """Add which activations are measured, and on what when they are measured alone."""
+    which = parser.add_argument_group(
         "Activations, --glu, --training, --memory, --host_time (lists: commas between)"
     )
-    add(both, "activations", None, several(activation_name),
-        "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s; for --memory "
-        "ZiLU; for --glu xATLU too)")  # fmt: skip
-    add(both, "activation_args", None, mapping,
-        "arguments of your own activations, as YAML or JSON: '{beta: 2}'")  # fmt: skip
-    add(both, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
-    both.add_argument("--learn_sigma", action="store_true", help="these with a learned σ too")
-    both.add_argument(
+    _add(which, "activations", None, several(activation_name),
+         "beside ReLU, GELU, SiLU (ZiLU,ZiLU_Approx, and one by one GELU_s,SiLU_s; for --memory "
+         "ZiLU; for --glu xATLU too)")  # fmt: skip
+    _add(which, "activation_args", None, mapping,
+         "arguments of your own activations, as YAML or JSON: '{beta: 2}'")  # fmt: skip
+    _add(which, "sigma", 0.5, check_sigma, "of those that have one (0.5)")
+    which.add_argument("--learn_sigma", action="store_true", help="these with a learned σ too")
+    which.add_argument(
         "--from_output", action="store_true",
         help="and with gradients from their output, which --memory always has",
     )  # fmt: skip
-    add(both, "output_dir", "./Output/benchmark", path,
-        "folder of the tables and the figure (./Output/benchmark)")  # fmt: skip
+    _add(which, "output_dir", "./Output/benchmark", path,
+         "folder of the tables and the figure (./Output/benchmark)")  # fmt: skip
 
-    one = parser.add_argument_group("Activations, --glu")
-    add(one, "dtypes", ("fp32", "bf16"), several(one_of(*DTYPES)),
-        "of fp32, bf16, fp16 (fp32,bf16)")  # fmt: skip
-    add(one, "sizes", SIZES, several(number_of_elements), "4096 or 2^12 (2^12,2^16,2^22)")
-    one.add_argument(
+    alone = parser.add_argument_group("Activations, --glu")
+    _add(alone, "dtypes", ("fp32", "bf16"), several(one_of(*DTYPES)),
+         "of fp32, bf16, fp16 (fp32,bf16)")  # fmt: skip
+    _add(alone, "sizes", SIZES, several(number_of_elements), "4096 or 2^12 (2^12,2^16,2^22)")
+    alone.add_argument(
         "--compare_plain", action="store_true", help="the plain path too, in another process"
     )
 
+
+def _add_of_networks(parser: Parser) -> None:
+    """Add which networks take steps, and the texts that are tokenised."""
     steps = parser.add_argument_group("--training, --memory, --stats")
-    add(steps, "models", MODELS, several(trained_model()),
-        "resnet20, vit-tiny, gpt (these), and whatever --model of the programs takes")  # fmt: skip
-    add(steps, "modes", MODES, several(one_of(*MODES)), "of eager, compiled (both)")
-    add(steps, "precisions", PRECISIONS, several(one_of(*PRECISIONS)), "of fp32, amp (both)")
-    add(steps, "memory_gib", None, positive,
-        "for --memory: what the largest batch is to fit (what is free on a GPU)")  # fmt: skip
-    add(steps, "resize", None, positive_int, "side of the images in pixels (32)")
+    _add(steps, "models", MODELS, several(trained_model()),
+         "resnet20, vit-tiny, gpt (these), and whatever --model of the programs takes")  # fmt: skip
+    _add(steps, "modes", MODES, several(one_of(*MODES)), "of eager, compiled (both)")
+    _add(steps, "precisions", PRECISIONS, several(one_of(*PRECISIONS)), "of fp32, amp (both)")
+    _add(steps, "memory_gib", None, positive,
+         "for --memory: what the largest batch is to fit (what is free on a GPU)")  # fmt: skip
+    _add(steps, "resize", None, positive_int, "side of the images in pixels (32)")
 
     others = parser.add_argument_group("The others")
-    add(others, "activation", None, activation_name,
-        "(ReLU for --loop, --stats; GELU for --language)")  # fmt: skip
-    add(others, "model", "resnet20", VisionConfig.flags()["model"].convert,
-        "for --loop (resnet20)")  # fmt: skip
-    add(others, "text", None, file_path, "file to tokenise")
-    add(others, "data_path", DEFAULT_DATA_PATH, path, "for --tokenizing: holds gpt2/")
+    _add(others, "activation", None, activation_name,
+         "(ReLU for --loop, --stats; GELU for --language)")  # fmt: skip
+    _add(others, "model", "resnet20", VisionConfig.flags()["model"].convert,
+         "for --loop (resnet20)")  # fmt: skip
+    _add(others, "text", None, file_path, "file to tokenise")
+    _add(others, "data_path", DEFAULT_DATA_PATH, path, "for --tokenizing: holds gpt2/")
 
+
+def _add_of_all(parser: Parser) -> None:
+    """Add what every measurement has."""
     shared = parser.add_argument_group("All")
-    add(shared, "rounds", None, positive_int,
-        "times each arm is measured (15 for activations, else 5)")  # fmt: skip
-    add(shared, "batch_size", None, positive_int, "images (128), or sequences (8)")
-    add(shared, "device", ("auto",), several(device_name),
-        "auto, cpu, cuda, cuda:N; for activations a list too")  # fmt: skip
-    return parser
+    _add(shared, "rounds", None, positive_int,
+         "times each arm is measured (15 for activations, else 5)")  # fmt: skip
+    _add(shared, "batch_size", None, positive_int, "images (128), or sequences (8)")
+    _add(shared, "device", ("auto",), several(device_name),
+         "auto, cpu, cuda, cuda:N; for activations a list too")  # fmt: skip
 
 
 def several(convert: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
