@@ -134,7 +134,14 @@ def run_examples(page: str, **variables: str) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+LONG = ("docs/library.md",)  # it compiles
+PYTHON = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page in LONG else []) for page in PYTHON],
+)
 def test_examples_run(page):
     run_examples(page, TORCH_COMPILE_DISABLE="1")  # half a minute of it; tests of their own compile
 

@@ -319,6 +319,7 @@ def test_the_last_task_is_interrupted_when_the_others_have_ended(cluster, projec
     assert (done.restarts(), failed.restarts(), last.restarts()) == (0, 0, 1)
 
 
+@pytest.mark.slow
 def test_the_last_task_is_interrupted_while_another_one_waits(cluster, project):
     job = submit_grid(cluster, project, ENDLESS, ENDLESS)
     waiting, last = map(job.task, (1, 2))
@@ -386,6 +387,7 @@ def test_a_full_disk_at_the_start(cluster, project, mounted, free):
     assert ("No space left on device" in last) == (not free)
 
 
+@pytest.mark.slow
 def test_a_second_submission_costs_the_first_no_requeue(cluster, project):
     """It takes the run over between the first one's save and its end, and is itself no good."""
     flags = ("bash/vision.sbatch", "--output_dir", "RUN", "--steps", 10**6)

@@ -287,6 +287,7 @@ class Started:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_goes_on(made):
     """By SIGTERM, then by SIGKILL; two at the same time share the rivals' runs."""
     made.run("ELU", "--max_seeds", 6, out="whole")

@@ -82,15 +82,9 @@ def test_from_its_output_zilu_keeps_and_needs_what_relu_does(measured):
         assert of["ZiLU"] == pytest.approx(of["GELU"], rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("name", "learned"),
-    [
-        ("ZiLU", True),
-        pytest.param("ZiLU", False, marks=pytest.mark.slow),
-        pytest.param("ZiLU_Approx", False, marks=pytest.mark.slow),
-        pytest.param("ZiLU_Approx", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ZiLU", "ZiLU_Approx"])
+@pytest.mark.parametrize("learned", [False, True])
 def test_from_output_in_gpt(tiny_gpt, name, learned):
     arm = replace(Arm.of(name, 0.5), learned=learned)
     setup = eager("gpt", 4)
@@ -192,6 +186,7 @@ def test_a_network_of_timm():
     assert relu == ours < theirs
 
 
+@pytest.mark.slow
 def test_a_network_of_transformers_has_its_own_vocabulary(tmp_path, tiny_gpt):
     pytest.importorskip("transformers")
     sizes = {"n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 64}

@@ -21,7 +21,8 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
 GPT2 = Path(os.environ.get("ZILU_TEST_DATA", "missing")) / "gpt2"
 
 # Of each, runs of what the report compares, where it compares; and of every model.
-LARGE = ("paper_gates", "paper_tail_index")  # slow tests: ten seconds each and more
+# Slow tests: four seconds each and more.
+LARGE = ("paper_gates", "paper_tail_index", "paper_learning_rates", "paper_vit_tiny")
 RUNS = {
     "paper_long_tail": ["ReLU_seed42", "ZiLU_sigma1_seed42"],
     "paper_vit_tiny": ["cifar10_GELU_seed42", "cifar10_ZiLU_sigma1_seed42"],

@@ -220,6 +220,7 @@ def start(grid, out, jobs=2):
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with(grid, tmp_path, run_program):
     """By the sweep, and by the number of a run as a cluster's job does it."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -79,9 +79,8 @@ VISION |= {
 
 # Old and new networks, with functions and with modules, with and without gates.
 QUICK_VISION = (
-    "torchvision/alexnet", "torchvision/densenet121", "torchvision/mobilenet_v3_small",
-    "torchvision/efficientnet_b0", "torchvision/regnet_y_400mf", "torchvision/convnext_tiny",
-    "torchvision/swin_t", "timm/vit_tiny_patch16_224", "timm/mixer_s32_224",
+    "torchvision/densenet121", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0",
+    "torchvision/convnext_tiny", "torchvision/swin_t",
 )  # fmt: skip
 
 

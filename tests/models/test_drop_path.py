@@ -118,6 +118,7 @@ def test_the_rate_of_vggs_three_layers_is_its_own_where_none_is_given():
     assert rates(drop_rate=0.0) == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_torchvisions_networks_have_the_rates_of_their_constructors():
     def rates(network):
         return [each.p for each in network.modules() if isinstance(each, StochasticDepth)]

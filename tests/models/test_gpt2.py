@@ -638,6 +638,7 @@ def test_a_checkpoint_without_safetensors_is_refused(checkpoint):
     assert refused(checkpoint) == f"--init_from {checkpoint}: no model.safetensors there; {WANTED}"
 
 
+@pytest.mark.slow
 def test_the_proposed_conversion_of_pytorch_files_works(checkpoint, loaded):
     whole = checkpoint / "model.safetensors"
     tensors = with_a_tied_head(load_file(whole))

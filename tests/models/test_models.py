@@ -672,7 +672,10 @@ def test_the_proposed_resize_works(name):
 # --- compilation and memory format ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vgg11", "resnet20", "vit-tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet20", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vit-tiny"))],
+)
 def test_compiles_as_one_graph(name):
     torch._dynamo.reset()
     torch.manual_seed(0)

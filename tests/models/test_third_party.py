@@ -237,7 +237,9 @@ def test_compiled_is_eager_up_to_rounding(configurations, text, tmp_path, train_
         assert mine["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("module", ["vision_main", "language_main"])
+@pytest.mark.parametrize(
+    "module", ["vision_main", pytest.param("language_main", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_goes_on_exactly(forked, configurations, text, images, tmp_path, module):
     flags = {
         "vision_main": (*images, "--model", "timm/test_efficientnet", "--augment"),

@@ -88,12 +88,13 @@ def test_gradients_from_the_output(network, compiled):
     assert_compiled(ran, "reduce-overhead")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "inplace"),
     [
         (["ZiLU"], True),
-        pytest.param(OUTPUT_NAMES, False, marks=pytest.mark.slow),
-        pytest.param(OUTPUT_NAMES, True, marks=pytest.mark.slow),
+        (OUTPUT_NAMES, False),
+        (OUTPUT_NAMES, True),
     ],
 )
 def test_graphs_of_a_network_from_the_output(names, inplace, null_cuda):

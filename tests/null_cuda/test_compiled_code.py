@@ -38,6 +38,7 @@ def instructions(null_cuda):
     return count
 
 
+@pytest.mark.slow
 def test_compiled_zilu_is_no_heavier_than_gelu(instructions):
     gelu, *found = instructions([GELU, *FAST], 80)
     for case, (forward, backward) in zip(FAST, found, strict=True):

@@ -21,13 +21,8 @@ RUN = ["--config", f"{ROOT}/recipes/digits_demo.yaml", *VISION, "--max_steps", "
 # --- the chosen device alone ---
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [
-        pytest.param([], marks=pytest.mark.slow, id="fp32"),
-        pytest.param(["--use_amp"], id="amp"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [[], ["--use_amp"]], ids=["fp32", "amp"])
 def test_another_device_is_not_touched(precision, null_cuda, tmp_path):
     flags = [*RUN, *precision, "--device", "cuda:1", "--output_dir", tmp_path / "run"]
     ran = null_cuda("vision_main", *flags, devices=3)
@@ -55,7 +50,7 @@ def test_a_benchmark_waits_for_its_own_device(null_cuda, tmp_path):
             1, "adamw",
             marks=pytest.mark.xfail(strict=True, reason="torch's Adam asks a GPU for its stream"),
         ),
-        (2, "sgd"),
+        pytest.param(2, "sgd", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_a_run_on_the_cpu_touches_no_device(processes, optimizer, null_cuda, tmp_path):
@@ -137,7 +132,7 @@ def test_peak_memory_is_that_of_gelu(model, amp, call):
     assert peaks["ReLU"] < peaks["ZiLU"] < 1.7 * peaks["ReLU"]
 
 
-@pytest.mark.parametrize("learn_sigma", [False, True])
+@pytest.mark.parametrize("learn_sigma", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("model", ["resnet20", "vit-tiny", "gpt2"])
 def test_peak_memory_from_the_output_is_that_of_relu(model, learn_sigma, call):
     common = {"model": model, "use_amp": True, "batch_size": 64}
@@ -178,7 +173,10 @@ def test_a_step_launches_as_many_kernels_as_with_gelu(program, null_cuda, short_
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
-@pytest.mark.parametrize("model", ["resnet20", "vgg11", "resnet50"])
+@pytest.mark.parametrize(
+    "model",
+    ["resnet20", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "resnet50"))],
+)
 def test_channels_stay_last(model, norm, call):
     assert call("channels_first", model=model, norm=norm) == []
     assert call("channels_first", model=model, norm=norm, use_amp=True) == []

@@ -12,11 +12,8 @@ from null_cuda.short_runs import (
 )  # fmt: skip
 
 RESNET, GPT2 = "digits_demo", "pydoc_demo"
-# In fp16, which has a scaler beside: one of each kind of recipe, the others being slow tests.
-KINDS = (
-    "cifar10_vgg16", "imagenet_deit_small", "imagenet_resnet50_v2", "llama_124m",
-    "wikitext103_gpt2",
-)  # fmt: skip
+# In fp16, which has a scaler beside; the others are slow tests.
+KINDS = ("llama_124m", "wikitext103_gpt2")
 
 
 def cases():
@@ -61,20 +58,24 @@ MIXED = [
 ]  # fmt: skip
 
 
+def slow(recipe, flags, id):
+    return pytest.param(recipe, flags, marks=pytest.mark.slow, id=id)
+
+
 @pytest.mark.parametrize(
     ("recipe", "flags"),
     [
-        pytest.param(RESNET, ["--grad_accum_steps", 3, "--batch_size", 64], id="accumulated"),
+        slow(RESNET, ["--grad_accum_steps", 3, "--batch_size", 64], id="accumulated"),
         pytest.param(GPT2, ["--grad_accum_steps", 2, "--batch_size", 4], id="gpt2-accumulated"),
         pytest.param(RESNET, ["--class_balanced", 0.999], id="class-balanced"),
-        pytest.param(RESNET, ["--imb_factor", 0.1, "--batch_size", 80], id="long-tailed"),
-        pytest.param(RESNET, ["--criterion", "MSE", "--label_smoothing", 0.1], id="mse"),
-        pytest.param(RESNET, ["--color_jitter", "--noise", 0.1], id="augmented"),
+        slow(RESNET, ["--imb_factor", 0.1, "--batch_size", 80], id="long-tailed"),
+        slow(RESNET, ["--criterion", "MSE", "--label_smoothing", 0.1], id="mse"),
+        slow(RESNET, ["--color_jitter", "--noise", 0.1], id="augmented"),
         pytest.param(
             RESNET, [*MIXED, "--auto_augment", "rand-m9-mstd0.5-inc1", "--criterion", "BCE"],
             id="mixed-as-deit",
         ),
-        pytest.param(
+        slow(
             RESNET,
             [*MIXED, "--auto_augment", "trivialaugment", "--class_balanced", 0.999,
              "--batch_size", 512],
@@ -85,13 +86,13 @@ MIXED = [
         pytest.param(
             GPT2, ["--learn_sigma", "--save_for_backward", "output", "--inplace"], id="from-output"
         ),
-        pytest.param(RESNET, ["--activation", "PReLU"], id="prelu"),
+        slow(RESNET, ["--activation", "PReLU"], id="prelu"),
         pytest.param(RESNET, [*STREAMED, "--num_workers", 0], id="streamed"),
-        pytest.param(RESNET, [*STREAMED, "--num_workers", 1], id="streamed-by-workers"),
+        slow(RESNET, [*STREAMED, "--num_workers", 1], id="streamed-by-workers"),
         pytest.param(GPT2, ["--sample", 1, "--dropout", 0.1], id="sampled"),
         pytest.param(GPT2, ["--eval_stride", 8], id="eval-stride"),
         pytest.param(RESNET, ["--deterministic"], id="deterministic"),
-        pytest.param(RESNET, ["--ema", 0.99], id="ema"),
+        slow(RESNET, ["--ema", 0.99], id="ema"),
         pytest.param(
             RESNET, ["--ema", 0.9, "--ema_kind", "warmup", "--amp_dtype", "fp16"], id="ema-fp16"
         ),

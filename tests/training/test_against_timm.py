@@ -83,8 +83,9 @@ def trained_by_timm(name, trainer, start, random, batches, dtype):
     return torch.stack(losses), average.module.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("steps", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [12, 200])
 def test_losses_and_averaged_weights_are_those_of_timm_s_classes(name, steps, data_path, tmp_path):
     trainer, start, random, batches, ours = trained_by_us(
         name, steps, torch.float64, data_path, tmp_path

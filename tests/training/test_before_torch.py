@@ -51,6 +51,7 @@ def test_the_users_choice_counts(run_program, tmp_path, choice, wanted):
     assert started(run_program, "vision_main.py", tmp_path / "run", **choice) == {wanted}
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep(run_program, tmp_path):
     grid = {"runs": {"dataset": "digits", "activation": "ReLU", "device": "cpu", "resize": 8,
                      "model": "resnet20", "max_steps": 1, "batch_size": 64}}  # fmt: skip

@@ -88,6 +88,7 @@ def test_any_number_of_processes_gives_the_same_losses(run, tmp_path, module, fl
         assert_close(tmp_path / str(count), tmp_path / "1", 2e-5)
 
 
+@pytest.mark.slow
 def test_synchronised_norms_see_the_whole_batch(run, tmp_path):
     flags = (
         *VISION, "--batch_size", "15", "--model", "resnet20", "--max_steps", "4",
@@ -218,6 +219,7 @@ def test_torchrun_ends_when_a_rank_dies_and_restarts_from_the_checkpoint(tmp_pat
     assert "Signal 9 (SIGKILL)" in output
 
 
+@pytest.mark.slow
 def test_torchrun_passes_sigterm_on_and_the_run_leaves_its_marker(tmp_path, odd_images):
     folder = tmp_path / "run"
     process = torchrun(folder, odd_images, *LONG)

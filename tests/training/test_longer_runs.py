@@ -110,9 +110,9 @@ def at_the_end_of_the_short_run(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "vision-plateau",
         "language-none",
         "language-step",
+        pytest.param("vision-plateau", marks=pytest.mark.slow),
         pytest.param("vision-step", marks=pytest.mark.slow),
         pytest.param("language-plateau", marks=pytest.mark.slow),
     ],

@@ -55,6 +55,7 @@ def without(folder, name):
     (folder / name).unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_torchs_own_is_the_named_one_to_the_bit_killed_and_resumed_too(forked, tmp_path):
     names = {"named": "Mish", "own": "torch.nn:Mish", "killed": "torch.nn:Mish"}
     for folder, name in names.items():
@@ -212,6 +213,7 @@ report:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_a_sweep_with_tuning_and_its_report(own, tmp_path, forked, mistake_in):
     grid, out = tmp_path / "grid.yaml", tmp_path / "out"

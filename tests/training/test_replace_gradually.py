@@ -43,6 +43,7 @@ def final(folder):
     return re.search(r"Final: .*\[Test\] (Loss: \S+)", text)[1]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_on_the_way_and_after_it(run, source, tmp_path):
     """Bit for bit, though the start is gone; and then it is a plain network's checkpoint."""
     old = shutil.copytree(source, tmp_path / "old")

@@ -158,7 +158,8 @@ def test_damage_to_a_part_is_one_line(run, gpt2, tmp_path):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("norm", ["gn", pytest.param("bn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["gn", "bn"])
 def test_a_sharded_image_network_has_the_losses_of_a_whole_one(run, tmp_path, norm):
     flags = (*RESNET, "--norm", norm, *(["--sync_batchnorm"] if norm == "bn" else []))
     run("vision_main", tmp_path / "whole", *flags)

@@ -170,10 +170,8 @@ def test_backward_keeps_the_input_alone():
     assert saved_bytes(lambda: unit(x)) <= x.nbytes + 64
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "ZiLU" else pytest.mark.slow) for name in GATED_NAMES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GATED_NAMES)
 def test_compiled_it_is_the_same(name):
     unit = zilu.create_activation(name, 0.8, learnable=True, expand_gate=True)
     with torch.no_grad():

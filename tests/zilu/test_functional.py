@@ -253,7 +253,13 @@ def test_the_gate_is_the_mean_of_gelu_gates(x, sigma):
 
 
 @by_function
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        pytest.param(False, id="eager"),
+        pytest.param(True, marks=pytest.mark.slow, id="compiled"),
+    ],
+)
 @pytest.mark.parametrize("learnable", [False, True], ids=["fixed", "learnable"])
 def test_backward_saves_the_input_alone(function, compiled, learnable):
     torch._dynamo.reset()
@@ -268,10 +274,8 @@ def test_backward_saves_the_input_alone(function, compiled, learnable):
     assert [t.data_ptr() for t in saved if t.numel() > 1] == [x.data_ptr()]
 
 
-@pytest.mark.parametrize(
-    "function",
-    [pytest.param(f, marks=[] if f is F.zilu else pytest.mark.slow, id=f.__name__) for f in ALL],
-)
+@pytest.mark.slow
+@by_function
 def test_compiled_equals_eager(function):
     torch._dynamo.reset()
     x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last).mul(4).requires_grad_()

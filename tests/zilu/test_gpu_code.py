@@ -147,6 +147,7 @@ def check(cases, folder):
         assert found["instructions"] / elements <= allowed, (case, found)
 
 
+@pytest.mark.slow
 def test_instructions_on_common_gpus(tmp_path):
     cases = [("zilu", dtype, "value", "fixed", 80) for dtype in DTYPES]
     cases += [("zilu", dtype, "gradients", "learned", 90) for dtype in DTYPES]

@@ -40,6 +40,7 @@ def stood_in(name):
     return ran(["-m", "helpers.driver_stand_in", name], os.environ | {"TRITON_INTERPRET": "1"})
 
 
+@pytest.mark.slow
 def test_the_driver_is_given_what_triton_was():
     """Compare the numbers of both, for all units, dtypes, kinds of sigma, sizes and alignments."""
     found = stood_in("numbers")

@@ -86,8 +86,7 @@ def kinds_of_operators():
     for name in UNITS:
         for learned in (False, True):
             for dtype in DTYPES:
-                usual = dtype == torch.float32 or (name == "zilu" and learned)
-                marks = [] if usual else [pytest.mark.slow]
+                marks = [] if dtype == torch.float32 else [pytest.mark.slow]
                 yield pytest.param(name, learned, dtype, marks=marks)
 
 
@@ -334,6 +333,7 @@ def forced(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @by_unit
 @by_sigma
 def test_compiled_operators_equal_eager_ones(name, learned, forced):

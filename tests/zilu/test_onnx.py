@@ -26,7 +26,7 @@ CASES = [
     pytest.param(
         name, learnable,
         id=f"{name}{'-learnable' * learnable}",
-        marks=[] if name in ("ArcTan", "ZiLU", "ZiLU_Approx") else pytest.mark.slow,
+        marks=[] if name in ("ZiLU", "ZiLU_Approx") and not learnable else pytest.mark.slow,
     )
     for name in ACTIVATIONS
     for learnable in ([False, True] if name in SIGMA_NAMES else [False])

@@ -907,6 +907,7 @@ def reference(model, x, act=lambda x, _: f(x, 0.7)):
     return act(model.calls.reference(x, act), 7)
 
 
+@pytest.mark.slow
 def test_compiled_whole(model):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for training in (True, False):
@@ -914,6 +915,7 @@ def test_compiled_whole(model):
         torch.testing.assert_close(compiled(X), reference(model, X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [f for f in FUNCTIONS if not isinstance(f, OpOverload)])
 def test_every_function_is_seen_by_the_compiler_too(function):
     class Net(nn.Module):
@@ -1002,6 +1004,7 @@ def test_activation_checkpointing_around_modules(model, reentrant):
     assert all(torch.equal(found[name], p.grad) for name, p in model.named_parameters())
 
 
+@pytest.mark.slow
 def test_onnx(model, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
