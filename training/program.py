@@ -17,7 +17,6 @@ from torch import nn
 from cli.args_file import args_text
 from cli.config import C
 from cli.parser import Command
-from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from train_eval import Stopped, Trainer
 from training import (
@@ -218,10 +217,10 @@ class Program(Generic[C, D]):
             path: where it is.
             stop_requested: asked for a reason to stop.
         """
-        self._print_notes()
+        self.print_notes()
         check_optimizer(self.config.training, self.device)
-        weights = self._begin(saved["settings"] if saved else None)
-        data = self._loaded({})
+        weights = self.begin(saved["settings"] if saved else None)
+        data = self.loaded_data({})
         model = self.network(data, weights)
         self.check_training(model, data)
         self.text = describe_model(model, self._activation_type(), self.config.training.decay)
@@ -255,7 +254,7 @@ class Program(Generic[C, D]):
             self._describe(folder, trainer, facts)
         return trainer
 
-    def _begin(self, settings: dict[str, Any] | None) -> InitialWeights | None:
+    def begin(self, settings: dict[str, Any] | None) -> InitialWeights | None:
         """Find out what the start decides: from the weights, or from a checkpoint's `settings`."""
         if settings is not None:
             self.start = {name: settings[name] for name in self.STARTS if name in settings}
@@ -323,7 +322,7 @@ class Program(Generic[C, D]):
     def _activation_source(self) -> dict[str, Any]:
         return {"activation_source": self.custom.source.record()} if self.custom else {}
 
-    def _loaded(self, settings: dict[str, Any]) -> D:
+    def loaded_data(self, settings: dict[str, Any]) -> D:
         """Return the loaders, and print what they are of."""
         data = self.load_data(settings)
         print(data.description)
@@ -336,52 +335,7 @@ class Program(Generic[C, D]):
     @classmethod
     def test(cls, session: Session[C]) -> int:
         """Evaluate a checkpoint, or the network that training would start with; return 0."""
-        if world_size() > 1:
-            raise UserError("--test_only is for one process; start it without torchrun")
-        command, folder = session.command, session.folder
-        path = test_only.checkpoint_path(command.config, folder)
-        if path is None:
-            cls._test_start(command, folder)
-        else:
-            home = folder if "output_dir" in command.given else RunFolder(path.parent)
-            cls._test_checkpoint(command, path, home)
-        return 0
-
-    @classmethod
-    def _test_checkpoint(cls, command: Command[C], path: Path, home: RunFolder) -> None:
-        checkpoint = load_checkpoint(path)
-        program = cls.of_checkpoint(command, path, checkpoint)
-        program._print_notes()
-        data = program._loaded(checkpoint["settings"])
-        with enough_memory(program.device):
-            model = program.trained_network(data, path, checkpoint)
-        objective = program.objective(model, data)
-        what = test_only.described(path, checkpoint)
-        program._add_test_results(home, objective, data, what, checkpoint.get("ema"))
-        program.finish(model, data)
-
-    @classmethod
-    def _test_start(cls, command: Command[C], folder: RunFolder) -> None:
-        """Evaluate the network that training would start with: a pretrained one, or untrained."""
-        config = command.config
-        command.check_code(config)
-        program = cls(config)
-        program._print_notes()
-        initial = program._begin(None)
-        program.gradual = Gradual() if initial and program.compares(initial) else None
-        source = initial.source if initial else config.values()["init_from"]
-        weights = f"pretrained ({source})" if source else "untrained"
-        print(f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network")
-        data = program._loaded({})
-        with enough_memory(program.device):
-            model = program.network(data, initial)
-        objective = program.objective(model, data)
-        what = f"{weights} {config.model.model}, "
-        if program.gradual is not None:
-            program._add_test_results(folder, objective, data, what + "its own activations")
-            program.gradual.set(1)
-        program._add_test_results(folder, objective, data, what + config.model.activation)
-        program.finish(model, data)
+        return test_only.run(cls, session)
 
     @classmethod
     def of_checkpoint(cls, command: Command[C], path: Path, checkpoint: dict[str, Any]) -> Self:
@@ -401,7 +355,7 @@ class Program(Generic[C, D]):
         command.check_code(config)
         program = cls(config)
         custom_activation.check_source(program.custom, settings, path)
-        program._begin(settings)
+        program.begin(settings)
         program.gradual = Gradual() if "gradual" in checkpoint else None
         return program
 
@@ -423,25 +377,6 @@ class Program(Generic[C, D]):
     def compares(self, weights: InitialWeights) -> bool:
         """Return whether --test_only shows the weights with the activations before, too."""
         return False
-
-    def _add_test_results(
-        self,
-        home: RunFolder,
-        objective: Objective,
-        data: D,
-        what: str,
-        average: dict[str, Any] | None = None,
-    ) -> None:
-        """Evaluate on all test sets, and print and write their lines."""
-        precision = str(self.amp_dtype or "float32").removeprefix("torch.")
-        measured = f"{what} | {self.measured_with()}, {precision}"
-        try:
-            with enough_memory(self.device):
-                for line in test_only.lines(objective, data, average, measured):
-                    print(line.partition("\n")[0])
-                    home.add_test_result(line)
-        except Diverged as error:
-            raise UserError(f"{what}: {error}; these weights give no numbers") from None
 
     # --- what the flags come to ---
 
@@ -490,7 +425,7 @@ class Program(Generic[C, D]):
     def _activation_type(self) -> type[nn.Module]:
         return type(self.activation()())
 
-    def _print_notes(self) -> None:
+    def print_notes(self) -> None:
         print(f"Device: {device_description(self.device)}")
         training = self.config.training
         if training.compile_mode != "default" and not training.use_compiled:
