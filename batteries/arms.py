@@ -19,7 +19,7 @@ from models.init_gain import second_moment
 from utils import UserError, user_errors
 from zilu.custom import trial
 from zilu.custom.activation import CustomActivation, load
-from zilu.names import SIGMA_NAMES, custom_name
+from zilu.names import ACTIVATIONS, SIGMA_NAMES, custom_name
 
 # The flags that an arm may set, and their defaults.
 DEFAULTS: dict[str, Any] = {
@@ -72,8 +72,9 @@ def arm_of(values: Mapping[str, Any]) -> Arm:
             )  # fmt: skip
         has_sigma, source = found.takes("sigma"), dict(found.source.sha256)
         args = [f"{key}={value}" for key, value in arguments(given["activation_args"]).items()]
-        shown = f"{custom.name}({', '.join(args)})" if args else custom.name
         name = f"{Path(custom.place).name}:{custom.name}" if custom.is_file else name
+        shown = name if custom.name in ACTIVATIONS else custom.name  # my_act.py:GELU is not GELU
+        shown = f"{shown}({', '.join(args)})" if args else shown
     variant = Variant(
         shown,
         float(given["sigma"]) if has_sigma else None,

@@ -100,11 +100,9 @@ def runs_of(
             environments[task.device] = here(task.device)
         environment = environments[task.device]
         there = records.read(options.records / size / f"{task.name}.jsonl")
-        stored = records.standing(there, environment)
-        older = records.of_other_code(there, environment)
         folder = options.output_dir / size
         arm_runs = [
-            ArmRuns(task, arm, role, folder, environment, stored, older, looks_only)
+            ArmRuns(task, arm, role, folder, environment, there, looks_only)
             for arm, role in arms.arms_of(task, candidate, options.gain)
         ]
         yield TaskRuns(task, arm_runs, options.max_seeds)
@@ -114,7 +112,7 @@ def make(tasks: list[TaskRuns], options: Options) -> int:
     """Make the runs, `options.jobs` at a time, until all is decided; return the exit code."""
     outcomes: list[Outcome] = []
     uses_gpus = any(task.task.device != "cpu" for task in tasks)
-    has_threads = all(arm.environment.threads for task in tasks for arm in task.arms)
+    has_threads = any(arm.environment.threads for task in tasks for arm in task.arms)
     env = {"OMP_NUM_THREADS": "1"} if has_threads else {}
     until = None if options.budget is None else time.monotonic() + options.budget
     display = Display(0, tells_left=True)

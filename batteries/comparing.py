@@ -123,12 +123,11 @@ def task_findings(
 def _arm(task: Task, records: ArmRecords, count: int) -> ArmFindings:
     seeds = records.seeds[:count]
     chosen = seeds[0].tuned if seeds else {}
-    tried = {name: [each.tuned[name] for each in records.trials] for name in chosen}
     return ArmFindings(
         label=records.arm.label,
         role=records.role,
         chosen=chosen,
-        at_edge=any(chosen[n] in (min(all_), max(all_)) for n, all_ in tried.items() if all_),
+        at_edge=is_at_edge(records),
         trials=tuple(Trial(each.tuned, each.seed, each.score) for each in records.trials),
         seeds=tuple(
             SeedResult(
@@ -147,6 +146,16 @@ def _arm(task: Task, records: ArmRecords, count: int) -> ArmFindings:
         ),
         failure=records.failure,
     )
+
+
+def is_at_edge(records: ArmRecords) -> bool:
+    """Return whether a chosen number is the smallest or the largest of several that were tried."""
+    for name, value in (records.seeds[0].tuned if records.seeds else {}).items():
+        tried = [each.tuned[name] for each in records.trials]
+        numbers = {each for each in tried if isinstance(each, int | float)}
+        if len(numbers) == len({*map(repr, tried)}) > 1 and value in (min(numbers), max(numbers)):
+            return True
+    return False
 
 
 def _comparison(task: Task, arm: ArmRecords, other: ArmRecords, count: int) -> Comparison:

@@ -13,8 +13,11 @@ from utils import UserError
 from zilu import kernels
 
 ROOT = Path(__file__).parent.parent
-# What decides the numbers of a run. The flags are no part of it: a recipe has all their values.
-TRAINING = ("zilu", "models", "pipelines", "dataset.py", "training", "train_eval.py", "tasks")
+# What decides the numbers of a run, the defaults of its flags included: a recipe has the others.
+TRAINING = (
+    "zilu", "models", "pipelines", "dataset.py", "training", "train_eval.py", "tasks", "cli",
+    "utils.py",
+)  # fmt: skip
 SOURCES = (".py", ".cpp", ".h")
 # On a CPU each run has one thread, so that the numbers are the same for any number of processors.
 THREADS = 1

@@ -4,13 +4,14 @@ docs/battery/SIZE/TASK.jsonl has one line for each run. A run is the same where 
 flags that decide its numbers), its arm with the digest of the user's own source, its tuned flags
 and its seed are; and its record stands for it where machine and versions are the same too. One of
 the versions is a digest of the code that trains. Where that alone is another, one trial of the arm
-is made anew, and the records stand if it repeats its own bit for bit.
+is made anew, and the records of a code stand if it repeats that code's bit for bit.
 """
 
 import hashlib
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -103,20 +104,33 @@ def key_of(
     return Key(recipe, texts[0], texts[1], texts[2], seed)
 
 
-def recipe_of(program: str, flags: Flags, tuned: Iterable[str]) -> str:
-    """Return a digest of the flags that decide a run's numbers, but those of arm, tuning and seed.
+def recipe_of(program: str, flags: Flags, tuned: Iterable[str], metric: Metric) -> str:
+    """Return a digest of what decides a run's numbers, but arm, tuned flags, seed and code.
 
-    Flags at their defaults are left out, so that a new flag changes no digest.
+    Args:
+        program: a key of PROGRAMS.
+        flags: of any run.
+        tuned: the flags that are tuned.
+        metric: by which they are chosen.
+    """
+    content = {"program": program, "metric": metric.name, **deciding(program, flags, tuned)}
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def deciding(program: str, flags: Flags, tuned: Iterable[str]) -> Flags:
+    """Return the flags that decide a run's numbers, but those of arm, tuning and seed.
+
+    Flags at their defaults are left out, so that a new flag changes nothing. Defaults that change
+    are seen by the digest of the code.
     """
     left_out = {"activation", *DEFAULTS, "seed", *tuned}
     known, defaults = PROGRAMS[program].flags(), PROGRAMS[program].defaults(flags)
-    kept = {
+    return {
         name: value
         for name, value in flags.items()
         if name not in left_out and known[name].effect != Effect.NOTHING and value != defaults[name]
     }
-    text = json.dumps({"program": program, **kept}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def record_of(
@@ -128,7 +142,11 @@ def record_of(
     metric: Metric,
     environment: Environment,
 ) -> Record | None:
-    """Return the record of the run in a folder, None before it has ended or if it is damaged."""
+    """Return the record of the run in a folder, None before it has ended or if it is damaged.
+
+    Raises:
+        UserError: another source of the user's own activation was trained.
+    """
     status = status_of(folder)
     if status.kind not in ENDED:
         return None
@@ -139,6 +157,12 @@ def record_of(
         dead, flat = _units(folder / RunFolder.STATS)
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    trained = flags["resolved"].get("activation_source", {}).get("sha256", {})
+    if trained != arm.source:
+        raise UserError(
+            f"{folder}: {arm.label} was changed while the battery ran, this run is of another "
+            "source; remove its folder, and start the battery again"
+        )
     score = trial_result(folder, metric.name)
     return Record(
         recipe=recipe,
@@ -260,15 +284,20 @@ def standing(records: Iterable[Record], environment: Environment) -> dict[Key, R
     return {each.key: each for each in records if each.environment == environment}
 
 
-def of_other_code(records: Iterable[Record], environment: Environment) -> dict[Key, Record]:
-    """Return the records of this environment but for the code that trains, the newest of each."""
-    others = [
-        each
-        for each in records
-        if without_code(each.environment) == without_code(environment)
-        and each.environment != environment
-    ]
-    return {each.key: each for each in sorted(others, key=lambda record: record.date)}
+def of_other_codes(records: Iterable[Record], environment: Environment) -> list[dict[Key, Record]]:
+    """Return the records of other code in this environment, code by code, the newest first."""
+    here = without_code(environment)
+    by_code: dict[str, list[Record]] = defaultdict(list)
+    for each in records:
+        if each.environment != environment and without_code(each.environment) == here:
+            by_code[code_of(each)].append(each)
+    newest = sorted(by_code.values(), key=lambda found: max(r.date for r in found), reverse=True)
+    return [{each.key: each for each in found} for found in newest]
+
+
+def code_of(record: Record) -> str:
+    """Return the digest of the code that made a record."""
+    return record.environment.versions.get(CODE, "")
 
 
 def without_code(environment: Environment) -> Environment:

@@ -4,9 +4,12 @@ An arm of a task is a sweep in Output/battery/SIZE/TASK/ARM; what the tasks stil
 its folders and from the records, so that a battery that was stopped goes on by the same command.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,10 @@ from utils import UserError, read_json, replacing
 
 START = 6.0  # seconds that a program takes to start, about
 ARM = "arm.json"
+ASIDE = (
+    "go on where and with what they were made, or set them aside: --table keeps finished runs as "
+    "records, then remove the folder, or give another --output_dir"
+)
 
 
 class ArmRuns:
@@ -37,14 +44,16 @@ class ArmRuns:
         arm: which.
         role: of the arm.
         folder: of the size's results.
-        environment: of runs that are made now.
-        stored: the records that stand for runs.
-        older: those that other code made, which stand where this code gives the same numbers: one
-            trial is made anew to see that.
+        here: the environment of runs that are made now.
+        there: the task's records: those of this environment stand for runs, and those that other
+            code made where this code gives the same numbers: one trial is made anew to see that.
         looks_only: write nothing.
 
+    Attributes:
+        environment: of the runs in the folder, where there are any.
+
     Raises:
-        UserError: the folder cannot be written, or holds runs that were made elsewhere.
+        UserError: the folder cannot be written, or holds runs of another recipe.
     """
 
     def __init__(
@@ -53,52 +62,64 @@ class ArmRuns:
         arm: Arm,
         role: str,
         folder: Path,
-        environment: Environment,
-        stored: Mapping[Key, Record],
-        older: Mapping[Key, Record],
+        here: Environment,
+        there: Iterable[Record],
         looks_only: bool = False,
     ):
         self.task, self.arm, self.role = task, arm, role
         self.folder = folder / task.name / arm.folder
-        self.environment, self.looks_only = environment, looks_only
-        self.stored, self.older = stored, older
+        self.here, self.looks_only = here, looks_only
         self.wanted = FIRST
         self.known: dict[str, Record] = {}  # by the run's name
         self.manifest = self._planned(FIRST)
-        if not looks_only:
-            self._say_whose()
+        self.environment = self._whose().environment
+        self.stored = records.standing(there, self.environment)
+        self.older = records.of_other_codes(there, self.environment)
         self.tuned = tuple(tuning.tuned_flags(self.manifest.tune))
-        self.recipe = records.recipe_of(task.program, self.manifest.runs[0].flags, self.tuned)
+        self.recipe = records.recipe_of(
+            task.program, self.manifest.runs[0].flags, self.tuned, task.metric
+        )
 
     def _planned(self, seeds: int) -> Manifest:
         """Return the manifest of the arm's sweep with at least so many seeds."""
         instead = {
             "activation": [{name: str(value) for name, value in self.arm.flags.items()}],
             "seed": [str(seed) for seed in range(seeds)],
-            "data_path": self.task.data_path,
         }
         plan = manifests.planned(read_grid(self.task.path, instead), self.task.path, self.folder)
+        there = manifests.load(self.folder)
+        if there is not None:
+            self._check_recipe(there, plan)
+            plan = _as_spelled_in(there, plan)
         if self.looks_only:
-            return manifests.load(self.folder) or plan
+            return there or plan
         return manifests.frozen(plan, extend=True)
 
-    def _say_whose(self) -> None:
-        """Write what the runs are made of and with, or refuse to add to others'.
+    def _check_recipe(self, there: Manifest, plan: Manifest) -> None:
+        """Refuse to add runs of another recipe, or trials of other values.
 
         Raises:
             UserError: with the remedy.
         """
+        then, now = (
+            {"program": each.program, "tune": each.tune}
+            | {"metric": each.report.get("metric")}
+            | records.deciding(each.program, each.runs[0].flags, tuning.tuned_flags(each.tune))
+            for each in (there, plan)
+        )
+        if differences := _differences(then, now):
+            raise UserError(f"{self.folder} holds runs with {differences}; {ASIDE}")
+
+    def _whose(self) -> Whose:
+        """Return what the runs in the folder are made of and with, which is written first."""
         path, arm = self.folder / ARM, self.arm
-        ours = Whose(arm.label, arm.identity, arm.source, self.task.metric.name, self.environment)
+        ours = Whose(arm.label, arm.identity, arm.source, self.task.metric.name, self.here)
         if not path.exists():
+            if self.looks_only:
+                return ours
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(asdict(ours), indent=1), encoding="utf-8")
-        theirs = whose(path).environment
-        if theirs != self.environment:
-            raise UserError(
-                f"{self.folder} holds runs with {_difference(theirs, self.environment)}; --table "
-                "keeps them as records: then remove the folder, or give another --output_dir"
-            )
+        return whose(path)
 
     # --- what there is ---
 
@@ -164,9 +185,7 @@ class ArmRuns:
         key = self._key(run)
         if key is None:
             return None
-        if key not in self.stored and self._repeats(run):
-            return self.older.get(key)
-        return self.stored.get(key)
+        return self.stored.get(key) or self._repeated(key)
 
     def _key(self, run: Run) -> Key | None:
         """Return what names a run among the records, None before its flags are chosen."""
@@ -182,18 +201,28 @@ class ArmRuns:
     def probe(self) -> list[Run]:
         """Return the run that tells whether this code repeats the older records, if there are."""
         key = self._key(self.trials[0])
-        return self.trials[:1] if key in self.older and key not in self.stored else []
+        is_told = key in self.stored
+        return self.trials[:1] if any(key in of for of in self.older) and not is_told else []
 
-    def _repeats(self, run: Run) -> bool:
-        """Return whether the run made anew has the numbers of its older record, bit for bit."""
-        probe = self.probe
-        made = self._made(probe[0]) if probe and probe[0] is not run else None
-        key = probe and self._key(probe[0])
-        return bool(made and key and made.numbers == self.older[key].numbers)
+    def _repeated(self, key: Key) -> Record | None:
+        """Return a record of other code whose first trial this code has repeated, bit for bit."""
+        first = self._key(self.trials[0])
+        now = self.stored.get(first) if first in self.stored else self._made(self.trials[0])
+        if first is None or now is None:
+            return None
+        for of in self.older:
+            if first in of and of[first].numbers == now.numbers and key in of:
+                return of[key]
+        return None
 
     def jobs(self, runs: list[Run]) -> list[Job]:
-        """Return what is still to be made of these runs; nothing before their flags are chosen."""
+        """Return what is still to be made of these runs; nothing before their flags are chosen.
+
+        Raises:
+            UserError: the folder holds runs that were made with something else than here.
+        """
         found = []
+        places = {"activation": self.arm.flags["activation"], "data_path": self.task.data_path}
         for run in runs:
             if self.record(run) is None:
                 try:
@@ -201,7 +230,11 @@ class ArmRuns:
                 except UserError:
                     return []
                 name = f"{self.task.name}/{self.arm.folder}/{run.name}"
-                found.append(job_of(name, self.task.program, flags, self.manifest.path(run)))
+                folder = self.manifest.path(run)
+                found.append(job_of(name, self.task.program, flags | places, folder))
+        if found and self.environment != self.here and not self.looks_only:
+            difference = _difference(self.environment, self.here)
+            raise UserError(f"{self.folder} holds runs with {difference}; {ASIDE}")
         return found
 
     def records(self) -> ArmRecords:
@@ -249,12 +282,29 @@ def whose(path: Path) -> Whose:
         raise UserError(f"{path}: cannot be read ({error}); remove its folder") from None
 
 
+def _as_spelled_in(there: Manifest, plan: Manifest) -> Manifest:
+    """Return the plan with the places of files as the manifest has them: they are the same runs."""
+    places = {name: there.runs[0].flags.get(name) for name in ("activation", "data_path")}
+    runs = [
+        replace(run, flags=run.flags | places, group=run.group and run.group | places)
+        for run in plan.runs
+    ]
+    return replace(plan, runs=runs)
+
+
 def _difference(theirs: Environment, ours: Environment) -> str:
-    """Return in what an environment differs from this one: "torch 2.13, not 2.14"."""
-    then, now = ({**each.versions, "machine": each.machine} for each in (theirs, ours))
+    """Return in what an environment differs from this one."""
+    then, now = (
+        {**each.versions, "machine": each.machine, "threads": each.threads}
+        for each in (theirs, ours)
+    )
+    return _differences(then, now)
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what differs: "torch 2.13, not 2.14; ..."; empty if nothing does."""
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    texts = [f"{name} {then.get(name)}, not {now.get(name)}" for name in names]
-    return "; ".join(texts) or f"{theirs.threads} threads, not {ours.threads}"
+    return "; ".join(f"{name} {then.get(name)}, not {now.get(name)}" for name in names)
 
 
 class TaskRuns:
@@ -319,6 +369,12 @@ class TaskRuns:
             seeds = self.seeds_for_next_look()  # records stood for all of them
         return []
 
+    def give_up_look(self) -> None:
+        """Ask for no more seeds than there are."""
+        self.out_of_time = True
+        for arm in self.primary:
+            arm.wanted = max(FIRST, len(arm.records().seeds))
+
     def seconds_of_a_run(self) -> float:
         """Return how long a run takes about, by those that there are."""
         found = [r.seconds for arm in self.primary for r in arm.records().seeds]
@@ -344,9 +400,11 @@ def rounds(
     while open_tasks:
         for task in list(open_tasks):
             jobs = task.jobs_of_next_look()
-            takes = len(jobs) * task.seconds_of_a_run() / places
-            task.out_of_time = bool(jobs) and until is not None and clock() + takes > until
-            if not jobs or task.out_of_time:
-                open_tasks.remove(task)
-            else:
+            takes = math.ceil(len(jobs) / places) * task.seconds_of_a_run()
+            if jobs and until is not None and clock() + takes > until:
+                task.give_up_look()
+                jobs = []
+            if jobs:
                 yield jobs
+            else:
+                open_tasks.remove(task)

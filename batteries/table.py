@@ -14,11 +14,11 @@ from analysis.sequential import Decision
 from analysis.statistics import estimate
 from batteries import records
 from batteries.arms import Arm
-from batteries.comparing import ArmRecords, decision_of, values_of
+from batteries.comparing import ArmRecords, decision_of, is_at_edge, values_of
 from batteries.findings import CANDIDATE, Environment
-from batteries.records import Record
+from batteries.records import Key, Record
 from batteries.running import ARM, whose
-from batteries.summary import interval
+from batteries.summary import interval, shown
 from batteries.tasks import SIZES, Task, size_name, tasks_of
 from experiments import manifest as manifests
 from experiments.manifest import TRIAL
@@ -49,12 +49,12 @@ def _made(path: Path) -> Iterable[Record]:
         return
     arm = Arm(there.label, {}, there.arm, there.source)
     tuned = tuple(tuned_flags(manifest.tune))
-    recipe = records.recipe_of(manifest.program, manifest.runs[0].flags, tuned)
+    metric = METRICS[there.metric]
+    recipe = records.recipe_of(manifest.program, manifest.runs[0].flags, tuned, metric)
     for run in manifest.runs:
         found = records.record_of(
-            manifest.path(run), arm, recipe, tuned, run.role == TRIAL, METRICS[there.metric],
-            there.environment,
-        )  # fmt: skip
+            manifest.path(run), arm, recipe, tuned, run.role == TRIAL, metric, there.environment
+        )
         if found is not None:
             yield found
 
@@ -97,7 +97,7 @@ def tables_of(task: Task, found: list[Record]) -> list[TaskTable]:
         if baseline is not None:
             rows = [_row(task, arm, each, baseline) for arm, each in arms]
             rows = [row for row in rows if len(row.records.seeds) >= FIRST]
-            codes = sorted({_code(each) for each in group})
+            codes = sorted({records.code_of(each) for each in group})
             where = records.without_code(group[0].environment)
             tables.append(TaskTable(task, where, codes, rows))
     tables = [table for table in tables if table.rows]
@@ -120,8 +120,12 @@ def _arms(group: list[Record]) -> list[tuple[Arm, list[Record]]]:
 
 
 def _arm_records(arm: Arm, found: list[Record], code: str) -> ArmRecords:
-    """Return an arm's records, those of this code before newer and older ones."""
-    ascending = sorted(found, key=lambda each: (_code(each) == code, each.date))
+    """Return an arm's records: those of this code, and those of codes that agree with it."""
+    agreeing = _agreeing(found, code)
+    ascending = sorted(
+        (each for each in found if records.code_of(each) in agreeing),
+        key=lambda each: (records.code_of(each) == code, each.date),
+    )
     trials = tuple({each.key: each for each in ascending if each.is_trial}.values())
     seeds = [each for each in ascending if not each.is_trial]
     chosen = _chosen(trials, seeds)
@@ -145,12 +149,27 @@ def _chosen(trials: Sequence[Record], seeds: Sequence[Record]) -> dict[str, Any]
     return max(mean_scores(tried[0].flags, tried), key=lambda scored: scored[1])[0]
 
 
-def _code(record: Record) -> str:
-    return record.environment.versions.get(records.CODE, "")
+def _agreeing(found: list[Record], code: str) -> set[str]:
+    """Return the codes whose records have the numbers of this code's wherever both have one.
+
+    Where this code has none, as it made no runs of this arm, they are the newest record's.
+    """
+    by_code: dict[str, dict[Key, Record]] = defaultdict(dict)
+    for each in sorted(found, key=lambda record: record.date):
+        by_code[records.code_of(each)][each.key] = each
+    if code not in by_code:
+        code = list(by_code)[-1]
+    ours = by_code[code]
+    agreeing = {code}
+    for name, theirs in by_code.items():
+        both = ours.keys() & theirs.keys()
+        if both and all(ours[key].numbers == theirs[key].numbers for key in both):
+            agreeing.add(name)
+    return agreeing
 
 
 def _row(task: Task, arm: Arm, found: list[Record], baseline: list[Record]) -> Row:
-    code = _code(max(found, key=lambda record: record.date))
+    code = records.code_of(max(found, key=lambda record: record.date))
     ours = _arm_records(arm, found, code)
     theirs = _arm_records(Arm(task.baseline, {}, baseline[0].arm), baseline, code)
     decision = decision_of(task, ours, theirs, LAST)
@@ -197,7 +216,8 @@ HEAD = """# The battery: every activation that has been run
 `python battery.py --table` writes this page from the records in this folder's `battery/`. Each
 activation had its learning rate tuned with equal trials; its test results over seeds are compared
 with the task's baseline, paired by seed, and the interval of a difference holds over all looks
-([how it decides](battery_command.md)). The rows are sorted by name and nothing else. There is no
+([how it decides](battery_command.md)). "(edge)" marks a rate that is the smallest or the largest of
+those tried: a better one may lie beyond. The rows are sorted by name and nothing else. There is no
 overall score: a verdict is of one task, at its size, with its recipe."""
 
 
@@ -251,7 +271,7 @@ def _rows(table: TaskTable) -> str:
         mean = estimate(known)
         rows.append([
             row.records.arm.label,
-            ", ".join(f"{name} {value:g}" for name, value in seeds[0].tuned.items()),
+            _settings(row.records),
             str(len(row.values)),
             str(sum(bool(each.diverged) for each in seeds)),
             f"{number(mean.mean)} ({number(mean.low)} to {number(mean.high)})",
@@ -259,6 +279,11 @@ def _rows(table: TaskTable) -> str:
             row.decision.verdict if row.decision else "baseline",
         ])  # fmt: skip
     return _table(head, rows)
+
+
+def _settings(arm: ArmRecords) -> str:
+    text = ", ".join(f"{name} {shown(value)}" for name, value in arm.seeds[0].tuned.items())
+    return text + " (edge)" * is_at_edge(arm)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

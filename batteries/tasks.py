@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.datasets import DEFAULT_DATA_PATH, IMAGE_FOLDERS
+from cli.datasets import (
+    DEFAULT_DATA_PATH,
+    IMAGE_FOLDERS,
+    PACKAGED_TABLES,
+    SAMPLE_PHOTOGRAPHS,
+)
 from experiments.grid import Grid, read_grid
 from run_folder.metrics import METRICS, Metric
 from utils import UserError, nearest
@@ -103,6 +108,8 @@ def _task(path: Path, data_path: str | None) -> Task:
             raise UserError(f"{path}: unknown key {name!r} in `about:`; {nearest(name, ABOUT)}")
     first = grid.combinations[0]
     place = str(first["data_path"])
+    if first["dataset"] in (*PACKAGED_TABLES, *SAMPLE_PHOTOGRAPHS):
+        data_path = None  # they have no files, and their programs refuse the flag
     if data_path is not None and Path(place).is_relative_to(DEFAULT_DATA_PATH):
         place = str(Path(data_path) / Path(place).relative_to(DEFAULT_DATA_PATH))
     return Task(

@@ -216,8 +216,8 @@ def _wrong_slope(subject: Subject, points: Tensor) -> str:
 
 def _kink(subject: Subject, at: float) -> Kink:
     f = subject.exact()
-    x = torch.tensor([at - 2 * DIFFERENCE, at - DIFFERENCE, at + DIFFERENCE, at + 2 * DIFFERENCE])
-    values = f(x.double())
+    steps = torch.tensor([-2, -1, 1, 2], dtype=torch.float64)
+    values = f(at + steps * DIFFERENCE)
     left, right = (values[1] - values[0]).item(), (values[3] - values[2]).item()
     taken = subject.slopes()(torch.tensor([at], dtype=torch.float64)).item()
     return Kink(at, left / DIFFERENCE, right / DIFFERENCE, taken)

@@ -110,6 +110,7 @@ def test_a_budget_ends_the_looks_and_not_the_first_six_seeds(made):
     task = made.found("CELU").tasks[0]
     assert (task.decision.verdict, task.decision.n, task.stopped) == ("undecided", 6, "budget")
     assert all(len(arm.seeds) == 6 for arm in task.arms)
+    assert {arm.failure for arm in task.arms} == {""}
 
 
 def test_what_diverges_counts_as_a_guess(made):
@@ -200,12 +201,74 @@ def test_records_stand_for_runs(made, monkeypatch, capsys):
     assert len(made.starts("other_recipe")) == first.tasks[0].runs
 
 
-def test_runs_of_other_versions_are_not_gone_on_with(made, monkeypatch, mistake_in):
-    made.run("ELU")
+def test_runs_of_other_versions_are_shown_and_not_gone_on_with(made, monkeypatch, mistake_in):
+    """As on a cluster's login node, which has no GPU, once the jobs have ended."""
+    made.add("one", margin=0.0001)
+    made.run("CELU", "--max_seeds", 6)
+    first = made.found("CELU")
     other = replace(made.here, versions={"torch": "2.1"})
     monkeypatch.setattr(command, "here", lambda device: other)
-    line = mistake_in(battery, *made.words("ELU"))
+    made.run("CELU", "--max_seeds", 6)
+    assert made.found("CELU") == first
+    line = mistake_in(battery, *made.words("CELU", "--max_seeds", 10))
     assert "torch 2.0, not 2.1" in line
+    assert set(made.starts().values()) == {1}
+
+
+def test_runs_of_another_recipe_are_not_gone_on_with(made, mistake_in):
+    made.run("ELU", "--max_seeds", 6)
+    before, path = made.starts(), made.tasks / "one.yaml"
+    text = path.read_text()
+    for old, new, told in (
+        ("dataset: digits", "dataset: digits\n  num_epochs: 9", "num_epochs None, not 9"),
+        ("metric: top1", "metric: loss", "metric top1, not loss"),
+        ("[0.01, 0.02, 0.03]", "[0.01, 0.02]", "tune "),
+    ):
+        path.write_text(text.replace(old, new))
+        for activation in ("ELU", "Tanh"):  # Tanh's rivals have been run
+            line = mistake_in(battery, *made.words(activation, "--max_seeds", 6))
+            assert told in line
+            assert "--table" in line
+    assert made.starts() == before
+    # Where the data lie is no part of it, and neither are comments.
+    path.write_text("# Another comment\n" + text)
+    made.run("ELU", "--max_seeds", 6, "--data_path", made.folder / "elsewhere")
+    assert made.starts() == before
+
+
+def test_records_stand_after_the_probe_is_one_of_them(made, monkeypatch):
+    """New code repeats a trial, which --table keeps; the older records go on standing."""
+    made.run("ELU", "--max_seeds", 6)
+    made.run(None, "--table")
+    new = replace(made.here, versions=made.here.versions | {"code": "def"})
+    monkeypatch.setattr(command, "here", lambda device: new)
+    made.run("ELU", "--max_seeds", 6, out="second")
+    assert len(made.starts("second")) == 4
+    battery.main(["--table", "--size", str(made.tasks), "--output_dir", str(made.folder / "second"),
+                  "--records", str(made.folder / "kept")])  # fmt: skip
+    made.run("ELU", "--max_seeds", 6, out="third")
+    assert made.starts("third") == {}
+
+
+def test_records_stand_only_with_those_of_their_own_code(made, monkeypatch):
+    """A code whose trial this one does not repeat is not mixed with one whose it does."""
+    made.run("ELU", "--max_seeds", 6)
+    made.run(None, "--table")
+    path = made.folder / "kept/made/one.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    differing = []  # of an older code with other numbers: trials, and a seed that "abc" lacks
+    for each in lines:
+        versions = each["environment"]["versions"] | {"code": "old"}
+        environment = each["environment"] | {"versions": versions}
+        metrics = {name: value + 1 for name, value in each["metrics"].items()}
+        differing.append(each | {"environment": environment, "metrics": metrics})
+    lines = [each for each in lines if (each["label"], each["seed"]) != ("ELU", 5)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in [*lines, *differing]))
+    new = replace(made.here, versions=made.here.versions | {"code": "def"})
+    monkeypatch.setattr(command, "here", lambda device: new)
+    made.run("ELU", "--max_seeds", 6, out="second")
+    assert len(made.starts("second")) == 4 + 1
+    assert any("ELU_seed5" in name for name in made.starts("second"))
 
 
 OWN = """
@@ -258,6 +321,43 @@ def test_the_source_of_ones_own_is_part_of_its_arm(made):
         path.write_text(text)
         made.run(f"{path}:Soft", "--max_seeds", 6, "--sigma", 2)
     assert len(made.starts()) == len(before) + 9
+
+
+def test_ones_own_may_be_called_as_a_rival_is(made):
+    path = made.folder / "mine.py"
+    path.write_text(OWN.replace("class Soft", "class ReLU"))
+    made.run(f"{path}:ReLU", "--max_seeds", 6)
+    made.run(None, "--table")
+    (folder,) = (made.folder / "out/made").glob("ReLU_sigma*")
+    task = findings.load(folder / findings.FILE).tasks[0]
+    assert [arm.label for arm in task.arms] == ["mine.py:ReLU (σ = 1)", "ReLU", "GELU", "SiLU"]
+    assert task.decision.n == 6
+    assert "| mine.py:ReLU (σ = 1) | undecided, n = 6 |" in (made.folder / "kept.md").read_text()
+
+
+def test_ones_own_that_changes_meanwhile_is_not_mixed(made, monkeypatch, mistake_in):
+    path = made.folder / "mine.py"
+    path.write_text(OWN)
+    train = quick_program.train
+
+    def train_and_change(flags, *rest):
+        train(flags, *rest)
+        if flags["seed"] == 2:
+            path.write_text(OWN + "# changed\n")
+
+    monkeypatch.setattr(quick_program, "train", train_and_change)
+    line = mistake_in(battery, *made.words(f"{path}:Soft", "--max_seeds", 6))
+    assert "Soft (σ = 1) was changed while the battery ran" in line
+    assert "Soft (σ = 1) was changed" in mistake_in(battery, *made.words(None, "--table"))
+
+
+def test_texts_can_be_tuned(made, capsys):
+    path = made.tasks / "one.yaml"
+    path.write_text(path.read_text().replace("lr: [0.01, 0.02, 0.03]", "optimizer: [adamw, sgd]"))
+    made.run("ELU", "--max_seeds", 6)
+    made.run(None, "--table")
+    assert "| optimizer adamw | 6 |" in (made.folder / "kept.md").read_text()
+    assert "edge" not in capsys.readouterr().out
 
 
 class Started:

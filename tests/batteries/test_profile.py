@@ -125,6 +125,10 @@ def outside(x):
     return OutsideKink.apply(x)
 
 
+def clipped(x):
+    return x.clamp(-1, 1)
+
+
 def by_batch(x):
     return x * torch.sigmoid(x.mean(0, keepdim=True))
 
@@ -432,6 +436,9 @@ def test_gradcheck(shapes, own):
     assert kink.is_between
     assert gradient_check(subject("ZiLU", 2.0, learned=True), shapes("ZiLU", 2.0)).passed
     assert gradient_check(subject("ZiLU", expanded=True), shapes("ZiLU")).passed
+    found = gradient_check(own("clipped"), shape(own("clipped"))).kinks
+    slopes = [(each.at, each.left, each.right) for each in found]
+    assert slopes == [pytest.approx((-1, 0, 1), abs=1e-6), pytest.approx((1, 1, 0), abs=1e-6)]
     outside = gradient_check(own("outside"), shape(own("outside")))
     assert [each.is_between for each in outside.kinks] == [False]
 
