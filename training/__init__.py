@@ -5,7 +5,7 @@
 | `program.py` | turns a configuration into data, network and trainer; trains or tests |
 | `session.py`, `before_torch.py` | before torch is loaded: signals, the run folder, threads |
 | `launch.py` | torchrun for SLURM jobs, which waits until its processes have saved |
-| `resuming.py`, `test_only.py` | go on with a run; --test_only: evaluate one |
+| `resuming.py`, `test_only.py` | go on with a run; choose what is evaluated |
 | `initial_weights.py` | starts a run from another one's weights |
 | `activation.py` | the run's activation: its factory, its kernels, notes on its flags |
 | `custom_activation.py` | takes the user's own activation into a run, and on record |

@@ -122,6 +122,24 @@ def enough_memory(device: torch.device) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def enough_memory_for_model(device: torch.device) -> Iterator[None]:
+    """Turn running out of memory, where a network is made and moved, into a UserError.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no memory"
+        if not isinstance(error, MemoryError) and not re.search("memory|alloc|overflow", reason):
+            raise
+        raise UserError(
+            f"the model does not fit into the memory of {device} ({reason}); take a smaller one"
+        ) from None
+
+
 def check_compiler() -> None:
     """Refuse --use_compiled without a C++ compiler, which torch.compile needs for a GPU too.
 

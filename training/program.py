@@ -6,7 +6,6 @@ images or text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
@@ -17,6 +16,7 @@ from torch import nn
 from cli.args_file import args_text
 from cli.config import C
 from cli.parser import Command
+from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from train_eval import Stopped, Trainer
 from training import (
@@ -34,6 +34,7 @@ from training.devices import (
     check_compiler,
     device_description,
     enough_memory,
+    enough_memory_for_model,
     make_current,
     own_device,
     resolve_device,
@@ -217,10 +218,10 @@ class Program(Generic[C, D]):
             path: where it is.
             stop_requested: asked for a reason to stop.
         """
-        self.print_notes()
+        self._print_notes()
         check_optimizer(self.config.training, self.device)
-        weights = self.begin(saved["settings"] if saved else None)
-        data = self.loaded_data({})
+        weights = self._begin(saved["settings"] if saved else None)
+        data = self._loaded({})
         model = self.network(data, weights)
         self.check_training(model, data)
         self.text = describe_model(model, self._activation_type(), self.config.training.decay)
@@ -232,16 +233,18 @@ class Program(Generic[C, D]):
         settings |= {"init_from_sha256": weights.digest} if weights else {}
         settings |= self._activation_source() | self.start
         objective = self.objective(model, data)
-        config = self.config
+        training, run = self.config.training, self.config.run
+        sites = activation_sites(model, self._activation_type())
+        of = (objective, sites, self.device, folder)
         trainer = Trainer(
-            objective, data, config.training, config.run, folder, settings,
-            self._stats(objective, folder), stop_requested, self.gradual,
+            objective, data, training, run, folder, settings,
+            StatsRecorder(*of, run.stats) if run.stats else None, stop_requested, self.gradual,
         )  # fmt: skip
         for note in notes(model, trainer.optimizer):
             print(note)
         # Every further process is to drop other activations.
         others = [rank()] if rank() else []
-        torch.manual_seed(mixed_seed("dropout", config.run.seed, *others))
+        torch.manual_seed(mixed_seed("dropout", run.seed, *others))
         if saved and path:
             resuming.take_state(trainer, saved, settings, path)
         if not saved or path != folder.checkpoint:
@@ -254,7 +257,7 @@ class Program(Generic[C, D]):
             self._describe(folder, trainer, facts)
         return trainer
 
-    def begin(self, settings: dict[str, Any] | None) -> InitialWeights | None:
+    def _begin(self, settings: dict[str, Any] | None) -> InitialWeights | None:
         """Find out what the start decides: from the weights, or from a checkpoint's `settings`."""
         if settings is not None:
             self.start = {name: settings[name] for name in self.STARTS if name in settings}
@@ -278,24 +281,12 @@ class Program(Generic[C, D]):
             length | {"total_steps": trainer.total_steps},
         )  # fmt: skip
 
-    def _stats(self, objective: Objective, folder: RunFolder) -> StatsRecorder | None:
-        run = self.config.run
-        if run.stats is None:
-            return None
-        sites = activation_sites(objective.model, self._activation_type())
-        return StatsRecorder(objective, sites, self.device, folder, run.stats)
-
     def _describe(self, folder: RunFolder, trainer: Trainer[D], facts: dict[str, Any]) -> None:
         """Write args.txt and model.txt: what is known before training."""
         run, training, model = self.config.run, self.config.training, self.config.model
         has_sigma = self.custom.takes("sigma") if self.custom else model.has_sigma
-        if trainer.schedule.warmup >= trainer.total_steps:
-            print(f"Note: the warm-up ({training.warmup}) is longer than the whole training")
-        if (replaced := trainer.schedule.replaced(trainer.total_steps)) < 1:
-            print(
-                f"Note: --replace_gradually {training.gradual_length} is longer than the whole "
-                f"training, whose network will have {replaced:.0%} of the new activations"
-            )
+        for note in trainer.schedule.notes():
+            print(note)
         resolved = {
             "output_dir": str(folder.path),
             "device": str(self.device),
@@ -322,7 +313,7 @@ class Program(Generic[C, D]):
     def _activation_source(self) -> dict[str, Any]:
         return {"activation_source": self.custom.source.record()} if self.custom else {}
 
-    def loaded_data(self, settings: dict[str, Any]) -> D:
+    def _loaded(self, settings: dict[str, Any]) -> D:
         """Return the loaders, and print what they are of."""
         data = self.load_data(settings)
         print(data.description)
@@ -335,7 +326,52 @@ class Program(Generic[C, D]):
     @classmethod
     def test(cls, session: Session[C]) -> int:
         """Evaluate a checkpoint, or the network that training would start with; return 0."""
-        return test_only.run(cls, session)
+        if world_size() > 1:
+            raise UserError("--test_only is for one process; start it without torchrun")
+        command, folder = session.command, session.folder
+        path = test_only.checkpoint_path(command.config, folder)
+        if path is None:
+            cls._test_start(command, folder)
+        else:
+            home = folder if "output_dir" in command.given else RunFolder(path.parent)
+            cls._test_checkpoint(command, path, home)
+        return 0
+
+    @classmethod
+    def _test_checkpoint(cls, command: Command[C], path: Path, home: RunFolder) -> None:
+        checkpoint = load_checkpoint(path)
+        program = cls.of_checkpoint(command, path, checkpoint)
+        program._print_notes()
+        data = program._loaded(checkpoint["settings"])
+        with enough_memory(program.device):
+            model = program.trained_network(data, path, checkpoint)
+        objective = program.objective(model, data)
+        what = test_only.described(path, checkpoint)
+        program._add_test_results(home, objective, data, what, checkpoint.get("ema"))
+        program.finish(model, data)
+
+    @classmethod
+    def _test_start(cls, command: Command[C], folder: RunFolder) -> None:
+        """Evaluate the network that training would start with: a pretrained one, or untrained."""
+        config = command.config
+        command.check_code(config)
+        program = cls(config)
+        program._print_notes()
+        initial = program._begin(None)
+        program.gradual = Gradual() if initial and program.compares(initial) else None
+        source = initial.source if initial else config.values()["init_from"]
+        weights = f"pretrained ({source})" if source else "untrained"
+        print(f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network")
+        data = program._loaded({})
+        with enough_memory(program.device):
+            model = program.network(data, initial)
+        objective = program.objective(model, data)
+        what = f"{weights} {config.model.model}, "
+        if program.gradual is not None:
+            program._add_test_results(folder, objective, data, what + "its own activations")
+            program.gradual.set(1)
+        program._add_test_results(folder, objective, data, what + config.model.activation)
+        program.finish(model, data)
 
     @classmethod
     def of_checkpoint(cls, command: Command[C], path: Path, checkpoint: dict[str, Any]) -> Self:
@@ -355,7 +391,7 @@ class Program(Generic[C, D]):
         command.check_code(config)
         program = cls(config)
         custom_activation.check_source(program.custom, settings, path)
-        program.begin(settings)
+        program._begin(settings)
         program.gradual = Gradual() if "gradual" in checkpoint else None
         return program
 
@@ -378,6 +414,25 @@ class Program(Generic[C, D]):
         """Return whether --test_only shows the weights with the activations before, too."""
         return False
 
+    def _add_test_results(
+        self,
+        home: RunFolder,
+        objective: Objective,
+        data: D,
+        what: str,
+        average: dict[str, Any] | None = None,
+    ) -> None:
+        """Evaluate on all test sets, and print and write their lines."""
+        precision = str(self.amp_dtype or "float32").removeprefix("torch.")
+        measured = f"{what} | {self.measured_with()}, {precision}"
+        try:
+            with enough_memory(self.device):
+                for line in test_only.lines(objective, data, average, measured):
+                    print(line.partition("\n")[0])
+                    home.add_test_result(line)
+        except Diverged as error:
+            raise UserError(f"{what}: {error}; these weights give no numbers") from None
+
     # --- what the flags come to ---
 
     def network(self, data: D, weights: InitialWeights | None = None) -> nn.Module:
@@ -386,7 +441,7 @@ class Program(Generic[C, D]):
         Raises:
             UserError: it does not fit into memory, or the weights do not fit it.
         """
-        try:
+        with enough_memory_for_model(self.device):
             if self.gradual is not None:
                 self.gradual.set(1)  # the new activations are tried out as they will be
             with custom_activation.blamed(self.custom):
@@ -398,15 +453,6 @@ class Program(Generic[C, D]):
                 self.gradual.set(0)
                 self.gradual.to(self.device)
             return model.to(sharding.first_device(self.config.training, self.device))
-        except (RuntimeError, MemoryError) as error:
-            reason = str(error).splitlines()[0] if str(error) else "no memory"
-            is_memory = re.search("memory|alloc|overflow", reason)
-            if not isinstance(error, MemoryError) and not is_memory:
-                raise
-            raise UserError(
-                f"the model does not fit into the memory of {self.device} ({reason}); take a "
-                "smaller one"
-            ) from None
 
     def objective(self, model: nn.Module, data: D) -> Objective:
         """Return the network with its task, in the configuration's precision."""
@@ -425,7 +471,7 @@ class Program(Generic[C, D]):
     def _activation_type(self) -> type[nn.Module]:
         return type(self.activation()())
 
-    def print_notes(self) -> None:
+    def _print_notes(self) -> None:
         print(f"Device: {device_description(self.device)}")
         training = self.config.training
         if training.compile_mode != "default" and not training.use_compiled:

@@ -52,6 +52,20 @@ class Schedule:
         """Return how far that is at `step`, from 0 to 1."""
         return min(1.0, step / self.replacing) if self.replacing else 1.0
 
+    def notes(self) -> list[str]:
+        """Return notes on lengths that are longer than the training."""
+        found = []
+        if self.warmup >= self.total_steps:
+            found.append(
+                f"Note: the warm-up ({self.config.warmup}) is longer than the whole training"
+            )
+        if (replaced := self.replaced(self.total_steps)) < 1:
+            found.append(
+                f"Note: --replace_gradually {self.config.gradual_length} is longer than the whole "
+                f"training, whose network will have {replaced:.0%} of the new activations"
+            )
+        return found
+
     def _steps(self, length: str) -> int:
         return steps_of(length, self.total_steps, self.steps_per_epoch)
 

@@ -1,109 +1,21 @@
-"""Evaluate without training (--test_only): a checkpoint, or the network that a run starts with."""
-
-from __future__ import annotations
+"""Choose what --test_only evaluates: the checkpoint, and the flags that it decides."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cli.config import C, Config
 from cli.fields import Evaluated
 from cli.parser import Command
-from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import also_lines
-from training.devices import enough_memory
-from training.evaluation import Diverged, do_nothing, evaluate
+from training.evaluation import do_nothing, evaluate
 from training.further_tests import tested
 from training.objective import Objective
-from training.session import Session
-from training.task import D, Data
+from training.task import Data
 from training.weight_average import EMA
-from utils import UserError, world_size
+from utils import UserError
 from zilu.names import may_be_the_same
-from zilu.replacement.gradual import Gradual
-
-if TYPE_CHECKING:
-    from training.program import Program
-
-
-def run(of: type[Program[C, D]], session: Session[C]) -> int:
-    """Evaluate what the command names on all of its test sets; return 0.
-
-    Args:
-        of: the program.
-        session: its command and run folder.
-
-    Raises:
-        UserError: for everything that the user can fix.
-    """
-    if world_size() > 1:
-        raise UserError("--test_only is for one process; start it without torchrun")
-    command, folder = session.command, session.folder
-    path = checkpoint_path(command.config, folder)
-    if path is None:
-        _test_start(of, command, folder)
-    else:
-        home = folder if "output_dir" in command.given else RunFolder(path.parent)
-        _test_checkpoint(of, command, path, home)
-    return 0
-
-
-def _test_checkpoint(
-    of: type[Program[C, D]], command: Command[C], path: Path, home: RunFolder
-) -> None:
-    checkpoint = load_checkpoint(path)
-    program = of.of_checkpoint(command, path, checkpoint)
-    program.print_notes()
-    data = program.loaded_data(checkpoint["settings"])
-    with enough_memory(program.device):
-        model = program.trained_network(data, path, checkpoint)
-    objective = program.objective(model, data)
-    _add_results(program, home, objective, data, described(path, checkpoint), checkpoint.get("ema"))
-    program.finish(model, data)
-
-
-def _test_start(of: type[Program[C, D]], command: Command[C], folder: RunFolder) -> None:
-    """Evaluate the network that training would start with: a pretrained one, or untrained."""
-    config = command.config
-    command.check_code(config)
-    program = of(config)
-    program.print_notes()
-    initial = program.begin(None)
-    program.gradual = Gradual() if initial and program.compares(initial) else None
-    source = initial.source if initial else config.values()["init_from"]
-    weights = f"pretrained ({source})" if source else "untrained"
-    print(f"Note: no --checkpoint, and none in {folder.path}: this is the {weights} network")
-    data = program.loaded_data({})
-    with enough_memory(program.device):
-        model = program.network(data, initial)
-    objective = program.objective(model, data)
-    what = f"{weights} {config.model.model}, "
-    if program.gradual is not None:
-        _add_results(program, folder, objective, data, what + "its own activations")
-        program.gradual.set(1)
-    _add_results(program, folder, objective, data, what + config.model.activation)
-    program.finish(model, data)
-
-
-def _add_results(
-    program: Program[C, D],
-    home: RunFolder,
-    objective: Objective,
-    data: D,
-    what: str,
-    average: dict[str, Any] | None = None,
-) -> None:
-    """Evaluate on all test sets, and print and write their lines."""
-    precision = str(program.amp_dtype or "float32").removeprefix("torch.")
-    measured = f"{what} | {program.measured_with()}, {precision}"
-    try:
-        with enough_memory(program.device):
-            for line in lines(objective, data, average, measured):
-                print(line.partition("\n")[0])
-                home.add_test_result(line)
-    except Diverged as error:
-        raise UserError(f"{what}: {error}; these weights give no numbers") from None
 
 
 def checkpoint_path(config: Config, folder: RunFolder) -> Path | None:

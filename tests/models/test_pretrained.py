@@ -54,7 +54,7 @@ def built(*flags, num_classes=CLASSES, size=32, gradual=True):
     config = command(VisionConfig, "--device", "cpu", *flags).config
     program = VisionProgram(config)
     program.gradual = Gradual() if gradual else None
-    weights = program.begin(None)
+    weights = program._begin(None)
     data = SimpleNamespace(num_classes=num_classes, image_size=size)
     return program.network(data, weights).eval(), program
 
