@@ -28,7 +28,7 @@ from cli.errors import one_line_errors
 from cli.parser import checked, parsed_into, tool_parser
 from experiments import manifest as manifests
 from experiments.display import Display
-from experiments.grid import read_grid
+from experiments.grid import name_of, read_grid
 from experiments.jobs import command, do, others_there, share_folder
 from experiments.manifest import TRIAL, TUNED, Manifest, Run
 from experiments.more_seeds import declare, filled
@@ -148,7 +148,7 @@ def find_manifest(args: Options) -> Manifest:
                 until_decided().primary_pairs(plan)
     except UserError as error:
         # A job of a cluster goes on even if the grid file or a recipe has changed or gone.
-        there = manifests.load(args.output_dir or Path("Output") / args.grid.stem)
+        there = manifests.load(args.output_dir or Path("Output") / name_of(args.grid))
         if there is None or args.index is None:
             raise
         check_code(there, set(), args)

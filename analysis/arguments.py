@@ -12,7 +12,8 @@ from zilu.names import ACTIVATIONS, ALIASES, canonical_name
 
 # Other code's names for the flags that describe a run.
 FOREIGN_NAMES = {
-    "act": "activation", "activation_function": "activation", "act_fn": "activation",
+    "act": "activation", "activation_name": "activation", "activation_function": "activation",
+    "act_fn": "activation",
     "arch": "model", "net": "model", "epochs": "num_epochs", "n_epochs": "num_epochs",
     "num_epoch": "num_epochs", "max_epochs": "num_epochs", "max_epoch": "num_epochs",
     "total_epochs": "num_epochs", "bs": "batch_size", "learning_rate": "lr", "wd": "weight_decay",

@@ -48,7 +48,7 @@ def crossed_mean(values: ArrayLike, weights: ArrayLike, critical: float = math.n
     Args:
         values: (seeds, units), in the unit of the result.
         weights: (units,) positive; the mean is Σwv/Σw of each seed, as in `counts.weighted_mean`.
-        critical: half the interval in standard errors; Student's quantile where it is NaN.
+        critical: half the interval in standard errors, at least Student's quantile; NaN for that.
     """
     v, w = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     seeds, units = v.shape
@@ -67,8 +67,8 @@ def crossed_mean(values: ArrayLike, weights: ArrayLike, critical: float = math.n
     spread = np.sum(variances**2 / freedoms)
     freedom = max(min(seeds, units) - 1, combined**2 / spread) if spread else math.inf
     error = math.sqrt(both)
-    if math.isnan(critical):
-        critical = float(stdtrit(freedom, (1 + LEVEL) / 2))
+    student = float(stdtrit(freedom, (1 + LEVEL) / 2))
+    critical = student if math.isnan(critical) else max(critical, student)
     over_seeds, over_units = math.sqrt(variances[0]), math.sqrt(variances[1])
     half_width = critical * error
     return Crossed(

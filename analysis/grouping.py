@@ -31,6 +31,7 @@ WITHOUT_EFFECT = {
 MEMORY_AND_MACHINE = ("inplace", "device", "deterministic")
 # The names by which other code calls its flags without effect.
 FOREIGN_WITHOUT_EFFECT = re.compile(
+    r"(?!(model|arch|net|network|backbone|dataset|data|task|optimizer|scheduler|norm|loss)_name)"
     r".*_(dir|path|folder|name|id|freq|interval|time)|(save|log|out|output|exp|tag|name|host|pid|"
     r"timestamp|experiment|gpus?|rank|local_rank|workers|resume|checkpoint|evaluate|root|verbose)"
     r"(dir|name)?"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.run_folders import RunResult
+from run_folder.metrics import METRICS
 from utils import UserError
 
 BEFORE_THE_RUNS = "in the grid file, before the runs"
@@ -50,7 +51,16 @@ def make_plan(given: Mapping[str, Any], runs: list[RunResult]) -> AnalysisPlan:
                 raise UserError(
                     f"two sweeps declare --{name} {declared[name]} and {value}; give the flag"
                 )
-    tested = ("primary", "baseline", "metric")
+    if "metric" in given and given["metric"] != declared.get("metric", _usual_metric(runs)):
+        for name in ("margin", "mde"):  # they are in the unit of the declared one
+            declared.pop(name, None)
+    tested = ("primary", "baseline", "metric", "margin")
     changed = any(name in given and given[name] != declared.get(name) for name in tested)
     when = AFTER_THE_RUNS if changed else BEFORE_THE_RUNS
     return AnalysisPlan(**{**declared, **given}, declared=when)
+
+
+def _usual_metric(runs: list[RunResult]) -> str | None:
+    """Return the metric that all runs are usually judged by, None where they differ."""
+    usual = {next((name for name in METRICS if name in run.judged), None) for run in runs}
+    return usual.pop() if len(usual) == 1 else None

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from analysis.boundaries import critical_values
 from analysis.looks import LOOKS, looks_up_to
@@ -171,8 +172,10 @@ def computed_boundary(error: float) -> dict[int, float]:
 def repeated(paired: Paired, critical: float) -> Paired:
     """Return a comparison at a look, with the interval that holds over all looks.
 
-    The tests that take the number of pairs as given are NaN.
+    It may be of fewer pairs, where some lack the value that is compared: then it is at least
+    Student's. The tests that take the number of pairs as given are NaN.
     """
+    critical = max(critical, float(stdtrit(paired.n - 1, 0.975))) if paired.n > 1 else math.nan
     half_width = critical * paired.sd / math.sqrt(paired.n) if paired.n else math.nan
     return replace(
         paired,

@@ -86,6 +86,14 @@ class Grid:
     about: dict[str, str] = field(default_factory=dict)
 
 
+def name_of(path: Path) -> str:
+    """Return the name of a grid as far as its file can be read, else that of the file."""
+    try:
+        return str(_mapping(path, _read_text(path)).get("name", path.stem))
+    except UserError:
+        return path.stem
+
+
 def read_grid(path: Path, instead: Mapping[str, Any] = MappingProxyType({})) -> Grid:
     """Return the grid in a file.
 

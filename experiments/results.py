@@ -67,7 +67,9 @@ def trial_result(folder: Path, metric: str | None = None) -> float | None:
 
 
 def _score(metrics: dict[str, float], metric: str | None) -> float:
-    value = metrics.get(metric, math.nan) if metric else math.nan
-    if metric is None or math.isnan(value):
+    if metric is None or metric not in metrics:
         return score(metrics)
+    value = metrics[metric]
+    if math.isnan(value):  # it was infinite: the files hold finite numbers alone
+        return -math.inf
     return value if METRICS[metric].higher_is_better else -value

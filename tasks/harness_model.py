@@ -209,5 +209,7 @@ def _choice(options: dict[str, Any]) -> Choice | None:
     if not options.get("do_sample") or not options.get("temperature", 1.0):
         return None
     return Choice(
-        float(options.get("temperature", 1.0)), options.get("top_k"), options.get("top_p", 1.0)
+        float(options.get("temperature", 1.0)),
+        options.get("top_k") or None,
+        options.get("top_p", 1.0),
     )

@@ -36,7 +36,8 @@ def freeze(model: nn.Module, parts: list[str]) -> str:
     if NORMS in parts:
         if not norms:
             raise UserError("--freeze norms: the network has no BatchNorm; leave it out")
-        frozen += [p for norm in norms for p in norm.parameters()]
+        # Not those of an activation inside the norm, as timm's networks have.
+        frozen += [p for norm in norms for p in norm.parameters(recurse=False)]
     for parameter in frozen:
         parameter.requires_grad_(False)
     for norm in norms:
@@ -54,9 +55,11 @@ def freeze(model: nn.Module, parts: list[str]) -> str:
 
 def _stay_in_evaluation(module: Any) -> None:
     """Let the module, alone of its network, not follow `train()` any more."""
-    module.eval()
+    module.training = False
     module.train = _stays.__get__(module)
 
 
 def _stays(module: nn.Module, mode: bool = True) -> nn.Module:
+    for child in module.children():  # the activation inside a norm of timm's
+        child.train(mode)
     return module

@@ -20,7 +20,7 @@ from pipelines.images.interfaces import (
     Targets,
 )
 from pipelines.images.loaders import MemoryLoader, PixelFunction, StreamLoader
-from utils import progress_bar, usable_cpus
+from utils import local_world_size, progress_bar, usable_cpus
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
 DIGEST_IMAGES = 10_000  # nor more pixels, to tell one data set from another
@@ -198,13 +198,17 @@ def constant_channels(split: Split) -> dict[str, int]:
 
 
 def available_memory(device: Device) -> int:
-    """Return the bytes that are free for data: in RAM, or on the device if it has fewer."""
+    """Return the bytes that are free for this process's data.
+
+    They are its share of the RAM that is free, or what is free on the device if that is less.
+    """
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":") for line in file)
         free = 1024 * int(fields["MemAvailable"].split()[0])
     except OSError:  # not Linux
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free //= local_world_size()
     if torch.device(device).type == "cuda":
         free = min(free, torch.cuda.mem_get_info(device)[0])
     return free

@@ -104,10 +104,11 @@ def files_by_split(dataset: str, data_path: str) -> dict[str, list[Path]]:
     without a wildcard; of `folder/` only the latter, since its files are called by their content.
 
     Raises:
-        UserError: some have the name of a split and others have none.
+        UserError: some have the name of a split and others have none, or a file is there twice.
     """
     library, pattern, _ = source_name(dataset)
     root, files = _matches(pattern, data_path, ENDINGS[library])
+    _check_once(files)
     names = {path: _split_of(path, root, in_names=library != "folder") for path in files}
     unnamed = [path for path, split in names.items() if split is None]
     if len(unnamed) == len(files):
@@ -124,6 +125,16 @@ def files_by_split(dataset: str, data_path: str) -> dict[str, list[Path]]:
     }
 
 
+def _check_once(files: list[Path]) -> None:
+    """Refuse a file beside its compressed form: its documents would count twice."""
+    plain: dict[str, Path] = {}
+    for path in files:
+        name = str(path).removesuffix(".gz").removesuffix(".zst")
+        if name in plain:
+            raise UserError(f"{path} and {plain[name].name} are one file; keep one of them")
+        plain[name] = path
+
+
 def no_match(dataset: str) -> UserError:
     """Return the error of a pattern of which no file is there."""
     return UserError(
@@ -135,14 +146,17 @@ def no_match(dataset: str) -> UserError:
 
 def _matches(pattern: str, data_path: str, endings: Iterable[str]) -> tuple[Path, list[Path]]:
     """Return the files of a pattern, in order, and the folder that it begins with."""
-    for path in (str(Path(data_path, pattern)), pattern):
-        if Path(path).is_dir():
-            inside = (each for each in Path(path).rglob("*") if each.name.endswith(tuple(endings)))
-            return Path(path), sorted(each for each in inside if each.is_file())
-        found = sorted(Path(each) for each in glob.glob(path, recursive=True))
+    for folder in (data_path, ""):
+        path = Path(folder, pattern)
+        if path.is_dir():
+            inside = (each for each in path.rglob("*") if each.name.endswith(tuple(endings)))
+            return path, sorted(each for each in inside if each.is_file())
+        below = str(Path(glob.escape(folder), pattern))
+        found = sorted(Path(each) for each in glob.glob(below, recursive=True))
         if files := [each for each in found if each.is_file()]:
-            fixed = re.split(r"[*?\[]", path)[0]
-            return Path(fixed if fixed.endswith("/") else Path(fixed).parent), files
+            fixed = re.split(r"[*?\[]", pattern)[0]
+            place = Path(folder, fixed)
+            return place if fixed.endswith("/") or not fixed else place.parent, files
     return Path(data_path), []
 
 

@@ -80,10 +80,17 @@ class JsonLines:
 
     @classmethod
     def of(cls, where: str, files: list[Path], column: str | None) -> "JsonLines":
-        """Return these files, the text's key found in their first line."""
-        found = (_parsed(files[0], number, line) for number, line in _lines(files[0]))
-        first: dict[str, Any] = next(found, {})
-        columns = {name: isinstance(value, str) for name, value in first.items()}
+        """Return these files, the text's key found in their first line.
+
+        Raises:
+            UserError: they are empty, or it cannot be told which key is the text's.
+        """
+        found = (_parsed(path, *numbered) for path in files for numbered in _lines(path))
+        first = next(found, None)
+        if first is None:
+            raise UserError(f"{where}: {files[0]} holds no documents, nor do the others")
+        # A row without a text (null) is left out later; its key may be the text's.
+        columns = {name: value is None or isinstance(value, str) for name, value in first.items()}
         return cls(files, text_column(where, columns, column))
 
     def count(self) -> int | None:

@@ -31,8 +31,9 @@ def test_mean_squares_by_hand():
     freedom = (ms[0] + ms[1] - ms[2]) ** 2 / (ms[0] ** 2 / 1 + ms[1] ** 2 / 2 + ms[2] ** 2 / 2)
     half = stats.t.ppf(0.975, freedom) * found.over_both
     assert (found.low, found.high) == pytest.approx((4 - half, 4 + half))
-    wider = crossed_mean([[1, 2, 6], [3, 2, 10]], [1, 1, 1], critical=5.0)
-    assert wider.high == pytest.approx(4 + 5 * found.over_both)
+    wider = crossed_mean([[1, 2, 6], [3, 2, 10]], [1, 1, 1], critical=50.0)
+    assert wider.high == pytest.approx(4 + 50 * found.over_both)
+    assert crossed_mean([[1, 2, 6], [3, 2, 10]], [1, 1, 1], critical=1.0).high == found.high
 
 
 def test_one_way_errors_are_those_of_one_way_means():

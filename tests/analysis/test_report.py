@@ -319,6 +319,21 @@ def test_folders_that_other_code_wrote(tmp_path, form):
     assert table(tmp_path, "comparisons")["pairs"].tolist() == [6]
 
 
+def test_foreign_runs_of_other_networks_are_not_pooled(tmp_path):
+    for seed in range(4):
+        for name, activation in (("a", "relu"), ("b", "gelu")):
+            arguments = (
+                f"model_name: resnet{seed % 2}\nrun_name: r{seed}\nepochs: 2\nseed: {seed}\n"
+            )
+            arguments += f"activation_name: {activation}\n"
+            lines = [line.format(90 + seed) for line in FOREIGN_LINES]
+            write_run(tmp_path / f"{name}{seed}", arguments, lines)
+    run(tmp_path)
+    rows = table(tmp_path, "settings")
+    assert sorted(rows["setting"]) == ["GELU", "GELU", "ReLU", "ReLU"]
+    assert sorted(rows["n"]) == [2, 2, 2, 2]
+
+
 def test_foreign_runs_without_seeds_are_compared_unpaired(tmp_path):
     for number, (relu, zilu) in enumerate(zip(RELU, ZILU, strict=True)):
         for name, value in (("ReLU", relu), ("ZiLU", zilu)):
@@ -602,6 +617,19 @@ def test_what_the_grid_declared_counts(tmp_path):
     (row,) = table(tmp_path, "comparisons").to_dict("records")
     assert (row["setting"], row["primary"]) == ("ZiLU (σ = 1)", True)
     assert "declared on the command line" in text(tmp_path)
+    run(tmp_path, "--margin", 3)
+    assert "declared on the command line" in text(tmp_path)
+
+
+def test_a_margin_counts_for_its_own_metric(tmp_path):
+    """0.25 points of accuracy are not 0.25 nats."""
+    made(tmp_path)
+    runs = [(path.name, "grid", {}, {}) for path in sorted(tmp_path.iterdir())]
+    sweep_of(tmp_path, runs, report={"margin": 0.25, "mde": 0.5})
+    run(tmp_path, "--metric", "loss")
+    assert "count as equivalent" not in text(tmp_path)
+    run(tmp_path, "--metric", "top1")
+    assert "Differences within ±0.25 count as equivalent" in text(tmp_path)
 
 
 def test_a_tuning_is_told(tmp_path):

@@ -19,8 +19,10 @@ from analysis.sequential import (
     decide_by_betting,
     e_values,
     fortunes,
+    repeated,
     spent,
 )
+from analysis.statistics import compare
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,3 +223,15 @@ def test_false_decisions_of_ten_thousand_draws():
     for name, by_looks, *_ in simulations.false_differences(10_000)[1:]:
         if name in simulations.SYMMETRIC:
             assert float(by_looks.removesuffix(" %")) <= 5.4, name
+
+
+def test_an_interval_of_fewer_pairs_is_at_least_students():
+    """Some runs may lack the value that is compared, as after evaluations of three of twenty."""
+    values = [0.3, 0.9, 0.1]
+    found = repeated(compare(values, [0.0, 0.0, 0.0]), critical_value(20))
+    assert (found.low, found.high) == pytest.approx(
+        stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    )
+    many = list(np.linspace(-1, 2, 20))
+    found = repeated(compare(many, [0.0] * 20), critical_value(20))
+    assert found.high - np.mean(many) == pytest.approx(critical_value(20) * stats.sem(many))

@@ -18,7 +18,7 @@ from cli.language import LanguageConfig
 from cli.vision import VisionConfig
 from experiments import jobs
 from experiments import manifest as manifests
-from experiments.grid import Checker, products, read_grid
+from experiments.grid import Checker, name_of, products, read_grid
 from experiments.tuning import Trial, choose, groups, trials, tuned_flags
 from run_folder.status import status_of
 from utils import UserError
@@ -448,3 +448,14 @@ def test_settings_of_a_recipes_optimizer_are_not_anothers(grid_file, tmp_path):
     assert values(VisionConfig, *flags, "RMSprop").momentum is None
     assert values(VisionConfig, *flags, "RMSprop", "--momentum", "0.7").momentum == 0.7
     assert values(VisionConfig, *flags, "adamw").momentum == 0.8
+
+
+def test_the_name_of_a_grid_whose_recipe_is_gone(tmp_path):
+    """A job of an array goes on in the folder that the name says."""
+    path = tmp_path / "grid.yaml"
+    path.write_text("name: other\nruns:\n  config: gone.yaml\n  activation: [ReLU, GELU]\n")
+    with pytest.raises(UserError):
+        read_grid(path)
+    assert name_of(path) == "other"
+    path.write_text("[")
+    assert name_of(path) == name_of(tmp_path / "gone/grid.yaml") == "grid"

@@ -1,5 +1,6 @@
 """Test what a trial of a tuning counts."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -21,3 +22,11 @@ def test_a_trial_is_scored_by_the_metric_that_the_sweep_declares(
     monkeypatch.setattr(results, "status_of", lambda folder: SimpleNamespace(kind=FINISHED))
     monkeypatch.setattr(results, "read_records", lambda folder: records)
     assert trial_result(tmp_path, metric) == score
+
+
+def test_an_infinite_metric_is_the_worst(tmp_path, monkeypatch):
+    """It is read as NaN; the loss beside it is of another unit, and may look better than others."""
+    records = [{"val": {"loss": 200.0, "word_perplexity": math.nan}}]
+    monkeypatch.setattr(results, "status_of", lambda folder: SimpleNamespace(kind=FINISHED))
+    monkeypatch.setattr(results, "read_records", lambda folder: records)
+    assert trial_result(tmp_path, "word_perplexity") == -math.inf

@@ -234,6 +234,22 @@ class TestForms:
         assert texts_of(load_ids("parquet/p", tmp_path)) == ["a", "b"]
         assert "3 rows without a text" in capsys.readouterr().out
 
+    def test_the_first_text_may_be_missing(self, tmp_path):
+        (tmp_path / "a.jsonl").write_text("")
+        (tmp_path / "b.jsonl").write_text('{"text": null, "url": "u"}\n{"text": "t", "url": "v"}\n')
+        corpus = document_corpora.find("jsonl/*.jsonl", str(tmp_path), None)
+        assert list(corpus.splits["train"].read(0)) == [None, "t"]
+        named = document_corpora.find("jsonl/*.jsonl", str(tmp_path), "url")
+        assert list(named.splits["train"].read(0)) == ["u", "v"]
+
+    @pytest.mark.parametrize("pattern", ["*.jsonl", "a.jsonl", "s*/train/*.jsonl"])
+    def test_a_folder_may_be_called_as_a_pattern(self, tmp_path, pattern):
+        folder = tmp_path / "D[1]"
+        (folder / "sub/train").mkdir(parents=True)
+        write_json(folder / pattern.replace("s*/", "sub/").replace("*", "a"), ["t"])
+        corpus = document_corpora.find(f"jsonl/{pattern}", str(folder), None)
+        assert list(corpus.splits["train"].read(0)) == ["t"]
+
     def test_batches_are_bounded(self):
         texts = ["abc", None, "", "x" * 50, "de", "f" * 9, "g"]
         batches = list(in_batches(texts, 10, 3))
@@ -387,7 +403,7 @@ class TestMistakes:
             ('{"text": "a"}\n["text"]\n', "line 2: is no JSON object"),
             ('{"text": "a"}\n{"text": \n', "line 2: is no JSON object"),
             ('[{"text":\n"a"}]', "line 1: is no JSON object"),
-            ("\n\n", "no text"),
+            ("\n\n", "holds no documents"),
             ('{"text": ""}\n' * 9, "are empty"),
             ('{"a": "", "b": ""}\n', "several columns of texts (a, b)"),
         ],
@@ -398,6 +414,11 @@ class TestMistakes:
             path.parent.mkdir(exist_ok=True)
             path.write_text(lines)
         assert part in error_of("jsonl/x", tmp_path)
+
+    def test_a_file_beside_its_compressed_form(self, tmp_path):
+        write_json(tmp_path / "a.jsonl", ["a"])
+        (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+        assert "a.jsonl.gz and a.jsonl are one file" in error_of("jsonl/*", tmp_path)
 
     def test_none_of_the_documents_is_held_out(self, tmp_path):
         write_json(tmp_path / "a.jsonl", made_documents(50))

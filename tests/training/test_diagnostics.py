@@ -162,6 +162,34 @@ def test_measuring_leaves_no_trace(network):
     assert not any(m._forward_pre_hooks for m in network.modules())
 
 
+class ByChannel(nn.Module):
+    """One's own, with a number for each channel, and a count of its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_custom_activation = True
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.scale * x.relu()
+
+
+@pytest.mark.parametrize("activation", [nn.RReLU, ByChannel])
+def test_measuring_an_activation_that_draws_or_counts_leaves_no_trace(network, activation):
+    network[2] = activation()
+    watch, objective, batch = watched(network)
+    before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    found = watch.measure(objective, batch, len(batch[0]))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+    if activation is ByChannel:
+        with torch.no_grad():
+            inputs = network[1](network[0](batch[0]))
+        assert found["2"]["flat_share"] == pytest.approx((inputs < 0).float().mean().item())
+
+
 def test_dead_channels_over_all_batches(network):
     watch, _, batch = watched(network)
     with torch.no_grad():

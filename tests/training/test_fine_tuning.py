@@ -20,6 +20,7 @@ from run_folder.checkpoint import load_checkpoint
 from training.freezing import freeze
 from training.layer_decay import layers_of
 from training.optimization import build_optimizer, parameter_groups
+from zilu import replace_activations
 
 FACTOR, DECAY = 0.75, 0.05
 
@@ -276,6 +277,20 @@ def test_a_frozen_trunk_computes_in_training_what_it_does_in_evaluation():
     assert network.layer1[0].act1.training
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
     assert trained == ["fc.weight", "fc.bias"]
+
+
+def test_frozen_norms_leave_the_activation_inside_them_alone():
+    network = timm.create_model("test_efficientnet", num_classes=5)
+    replace_activations(network, "ZiLU", learnable=True)
+    freeze(network, ["norms"])
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    inside = [p for norm in norms for p in norm.act.parameters()]
+    assert inside
+    assert all(p.requires_grad for p in inside)
+    network.train()
+    assert not any(norm.training for norm in norms)
+    assert all(norm.act.training for norm in norms)
+    assert not any(norm.act.training for norm in norms if network.eval())
 
 
 def test_both_heads_of_a_distilled_network_are_its_head():

@@ -56,7 +56,7 @@ def hill_of_largest(x: Tensor, count: int = LARGEST) -> Tensor:
 
 
 def flat_share(activation: nn.Module, x: Tensor, limit: float = FLAT) -> Tensor:
-    """Return the share of inputs x (n,) where the activation's slope is below `limit` in size."""
+    """Return the share of inputs x where the activation's slope is below `limit` in size."""
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         # A clone, since it may work in place.

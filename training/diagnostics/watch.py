@@ -65,7 +65,8 @@ class Watch:
             found = torch.autograd.grad(loss * scale, wanted, allow_unused=True) if given else ()
         gradients = dict(zip(given, found, strict=True))
         factor = math.sqrt(len(batch[0]) / samples) / scale
-        with sharding.whole_activations(self.model):
+        # Slopes are taken by calling the activations, which may draw numbers or count their calls.
+        with self._unchanged(), sharding.whole_activations(self.model):
             return _as_floats(
                 {
                     name: _numbers(site, x.detach(), gradients.get(name), factor)
@@ -192,7 +193,8 @@ def _numbers(
         "tail_index": hill_tail_index(some),
         "gaussian_tail_index": GAUSSIAN_TAIL_INDEX,
         "tail_index_100": hill_of_largest(x.float()),
-        "flat_share": flat_share(site, some),
+        # One's own may have a number for each channel, or mix elements: it gets the whole input.
+        "flat_share": flat_share(site, x.float() if is_custom(site) else some),
         "gradient_norm": None if gradient is None else gradient.float().norm() * factor,
         "sigma": None if sigma is None else torch.as_tensor(sigma, device=x.device),
         "alpha": _trained_alpha(site),
