@@ -38,7 +38,7 @@ def write(trained: Trained, folder: Path, to: str) -> dict[str, Any]:
     spec = activation.spec_of(trained.config.model, to)
     data = trained.config.data
     longest = trained.config.model.max_seq_length
-    tokens = tokenizer.write(data.tokenizer, data.data_path, longest, folder)
+    tokens = tokenizer.write(data, longest, folder)
     ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokens["end_of_text"])
     model = trained.model
     if isinstance(model, CausalLM):
@@ -50,7 +50,7 @@ def write(trained: Trained, folder: Path, to: str) -> dict[str, Any]:
         for name in (f"{module}.py", ACTIVATIONS):
             shutil.copyfile(MODULES / name, folder / name)
     write_json(folder / EXPORT, card.facts(trained, to))
-    (folder / "README.md").write_text(_card(trained, module, data.tokenizer), encoding="utf-8")
+    (folder / "README.md").write_text(_card(trained, module, tokens), encoding="utf-8")
     return {"texts": tokens["texts"]}
 
 
@@ -170,7 +170,7 @@ def _is_the_same(settings: dict[str, Any], model: CausalLM, trained: Trained) ->
 # --- the card ---
 
 
-def _card(trained: Trained, module: str | None, name: str) -> str:
+def _card(trained: Trained, module: str | None, tokens: dict[str, Any]) -> str:
     version = require("transformers", "5", "--to hf")
     trust = "" if module is None else ", trust_remote_code=True"
     code = (
@@ -192,7 +192,7 @@ def _card(trained: Trained, module: str | None, name: str) -> str:
         "In training every text began with the token of its end (`tokenizer.bos_token`); the "
         "tokenizer does not add it."
     ]
-    if name == "gpt2":
+    if tokens["by_lines"]:
         notes += ["Texts were encoded line by line in training, and the tokenizer does the same."]
     header = "library_name: transformers\npipeline_tag: text-generation\ntags:\n- zilu\n"
     title = f"{trained.config.model.model} with {trained.config.model.activation}"

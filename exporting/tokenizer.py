@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cli.language import LanguageDataConfig
 from pipelines.text import tokenizer
 from pipelines.text.tokenizer import GPT2_END_OF_TEXT, FastTokenizer
 
@@ -18,13 +19,19 @@ TEXTS = (
 )
 
 
-def write(name: str, data_path: str, longest: int, folder: Path) -> dict[str, Any]:
-    """Write the files of the tokenizer called `name`.
+def write(data: LanguageDataConfig, longest: int, folder: Path) -> dict[str, Any]:
+    """Write the files of a run's tokenizer.
+
+    Args:
+        data: the run's.
+        longest: the length of the network's context.
+        folder: for the files.
 
     Returns:
-        The id of end of text; and texts with the ids that training gives them.
+        The id of end of text; whether texts are read line by line; and texts with the ids that
+        training gives them.
     """
-    found = tokenizer.load(name, data_path)
+    found = tokenizer.load_for(data.dataset, data.tokenizer, data.data_path)
     backend = _backend(found) if isinstance(found, FastTokenizer) else _bytes()
     end_of_text = backend.id_to_token(found.end_of_text)
     transformers = importlib.import_module("transformers")
@@ -35,11 +42,12 @@ def write(name: str, data_path: str, longest: int, folder: Path) -> dict[str, An
         model_max_length=longest,
         clean_up_tokenization_spaces=False,
         # The bytes of a special string are bytes like others.
-        split_special_tokens=not isinstance(found, FastTokenizer),
+        split_special_tokens=not isinstance(found, FastTokenizer) or found.reads_special_as_text,
     )
     files.save_pretrained(folder)
     return {
         "end_of_text": found.end_of_text,
+        "by_lines": isinstance(found, FastTokenizer) and found.by_lines,
         "texts": [[text, found.encode(text)] for text in TEXTS],
     }
 

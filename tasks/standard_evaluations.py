@@ -74,7 +74,8 @@ def evaluated_network(arguments: EvaluationArguments) -> tuple[NetworkLM, dict[s
     checkpoint = load_checkpoint(path)
     program = LanguageProgram.of_checkpoint(command, path, checkpoint)
     config = program.config
-    vocabulary = tokenizer.load(config.data.tokenizer, config.data.data_path)
+    data = config.data
+    vocabulary = tokenizer.load_for(data.dataset, data.tokenizer, data.data_path)
     network = program.trained_network(NO_TEXT, path, checkpoint)
     if arguments.ema:
         if "ema" not in checkpoint:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from cli.datasets import holds_documents, source_name
 from pipelines import hub
 from pipelines.text.forms import reading
 from utils import UserError, nearest
@@ -128,6 +129,19 @@ def _as_utf8(text: str) -> bytes:
     return text.encode(errors="replace")
 
 
+def load_for(dataset: str, name: str, data_path: str | Path) -> Tokenizer:
+    """Load a tokenizer that gives the ids which the data set's texts had in training.
+
+    Those of corpora of documents, and of the shards that other programs made of them, are of whole
+    texts; others are GPT-2's of lines.
+
+    Raises:
+        UserError: it is missing or broken, with the remedy.
+    """
+    is_of_documents = holds_documents(dataset) or source_name(dataset).library == "bin"
+    return (load_for_documents if is_of_documents else load)(name, data_path)
+
+
 def load_for_documents(name: str, data_path: str | Path) -> Tokenizer:
     """Load a tokenizer that is given whole documents, special strings in them as any other text.
 
@@ -163,6 +177,7 @@ class FastTokenizer:
     Attributes:
         by_lines: the ids of a text are those of its lines, as published results on WikiText have
             them with GPT-2's tokenizer; else those that the library gives for the whole text.
+        reads_special_as_text: a special string in a text is text like any other.
         keeps_all: its tokens are known to give every text back.
     """
 
@@ -184,6 +199,7 @@ class FastTokenizer:
         self._backend = backend
         self.label, self.fingerprint, self.end_of_text = label, fingerprint, end_of_text
         self.by_lines = self.keeps_all = by_lines  # GPT-2's does both
+        self.reads_special_as_text = False
         # Ids may have gaps; an embedding needs a row for the largest.
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
@@ -209,7 +225,7 @@ class FastTokenizer:
 
     def take_documents(self) -> None:
         """Encode whole texts from now on, as tiktoken's `encode_ordinary` does."""
-        self._backend.encode_special_tokens = True
+        self._backend.encode_special_tokens = self.reads_special_as_text = True
         self.by_lines = False
 
     def ids_of(self, texts: Sequence[str]) -> list[Ids]:

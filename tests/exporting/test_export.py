@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 import sys
 
@@ -12,6 +13,7 @@ import export
 import language_main
 import vision_main
 import zilu
+from cli.language import LanguageDataConfig
 from exporting import checking, fresh_process, tokenizer
 from exporting.loading import load
 from pipelines.text import tokenizer as tokenizers
@@ -186,6 +188,27 @@ def test_gpt2_lines_are_encoded_one_by_one(tmp_path):
         assert found.encode(text).ids == ours.encode(text)
     whole = tokenizers._byte_level("x", "0", vocabulary, merges)
     assert whole.encode("a\n\n\nb") != ours.encode("a\n\n\nb")
+
+
+@pytest.mark.parametrize("dataset", ["wikitext103", "jsonl/x", "openwebtext", "bin/x"])
+def test_gpt2_has_the_ids_of_the_training(dataset, tmp_path):
+    """Of lines, or of whole documents, where special strings are text like any other."""
+    transformers = pytest.importorskip("transformers", minversion="5")
+    data_path = os.environ.get("ZILU_TEST_DATA")
+    if data_path is None:
+        pytest.skip("ZILU_TEST_DATA names no folder with GPT-2's tokenizer")
+    config = LanguageDataConfig(dataset=dataset, tokenizer="gpt2", data_path=data_path)
+    written = tokenizer.write(config, 64, tmp_path)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    is_by_lines = dataset == "wikitext103"
+    load = tokenizers.load if is_by_lines else tokenizers.load_for_documents
+    ours = load("gpt2", data_path)
+    for text in ("a\n\n\nb\n\n", "one<|endoftext|>two", " a \n b"):
+        ids = ours.encode(text)
+        assert found(text)["input_ids"] == ids
+        assert tokenizers.load_for(dataset, "gpt2", data_path).encode(text) == ids
+    assert (found.eos_token_id in found("one<|endoftext|>two")["input_ids"]) == is_by_lines
+    assert written["by_lines"] == is_by_lines
 
 
 def test_an_activation_of_transformers_needs_no_code(text_folder, tmp_path, here, capsys):
