@@ -20,7 +20,7 @@ from training import initial_weights, processes
 from training.initial_weights import InitialWeights
 from training.model_text import activation_sites
 from utils import UserError, user_errors
-from zilu.names import custom_name
+from zilu.names import SIGMA_NAMES, custom_name
 from zilu.replacement.gradual import Gradual, Old
 from zilu.replacement.replace import Report
 
@@ -97,7 +97,7 @@ def put_weights(
     print(head_note(head, num_classes))
     if new_sites and (config.model.is_third_party or weights.settings):
         length = config.training.gradual_length
-        print(swap_note(model, weights, config.model.activation, length))
+        print(swap_note(model, weights, _named(config.values()), length))
 
 
 def activation_of(settings: dict[str, Any], weights: InitialWeights) -> dict[str, Any]:
@@ -117,9 +117,15 @@ def activation_of(settings: dict[str, Any], weights: InitialWeights) -> dict[str
 
 
 def has_activation(settings: dict[str, Any], config: VisionConfig) -> bool:
-    """Return whether a checkpoint has the activation of the configuration, by its name."""
-    names = ("activation", "activation_args")
+    """Return whether a checkpoint has the activation of the configuration, the same function.
+
+    A learned sigma or a gate's alpha is among the weights, where a difference is noticed; a fixed
+    sigma is not. Of a user's own the name and its arguments count alone.
+    """
     before, now = VisionConfig.defaults() | settings.get("args", {}), config.values()
+    names = ["activation", "activation_args"]
+    if custom_name(now["activation"]) is None and not before["learn_sigma"] | now["learn_sigma"]:
+        names.append("sigma")
     return bool(settings) and all(before[name] == now[name] for name in names)
 
 
@@ -162,12 +168,20 @@ def head_note(head: dict[str, int], num_classes: int) -> str:
 def swap_note(model: nn.Module, weights: InitialWeights, new: str, length: str | None) -> str:
     """Return a line on the activations that are replaced in a network with weights."""
     report: Report | None = getattr(model, "replacement", None)
-    before = weights.settings.get("args", {}).get("activation")
+    before = _named(weights.settings["args"]) if weights.settings else None
     if before is None and report is not None:
         kinds = Counter(site.kind for site in report.replaced)
         before = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     how = f"gradually, over {length}" if length else "at once"
     return f"Note: the activations of the weights ({before}) are replaced by {new}, {how}"
+
+
+def _named(flags: dict[str, Any]) -> str:
+    """Return what an activation is called in a note."""
+    name: str = flags["activation"]
+    if name not in SIGMA_NAMES:
+        return name
+    return f"{name}, sigma {flags['sigma']:g}" + ", learned" * bool(flags.get("learn_sigma"))
 
 
 def card_of_weights(start: dict[str, Any]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from cli.parser import parse
 from cli.run_names import default_output_dir
 from cli.vision import VisionConfig
 from run_folder.checkpoint import load_checkpoint, save_checkpoint
+from tasks.starts import has_activation
 
 STILL = ("--lr", "1e-30", "--weight_decay", "0", "--num_epochs", "1")
 
@@ -159,3 +160,22 @@ def test_what_is_no_start(run, source, tmp_path):
             output = run(module, tmp_path / "new", "--init_from", start, code=2)
             assert str(start) in output.splitlines()[-1]
             assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_same"),
+    [
+        ({}, {}, True),
+        ({"sigma": 0.5}, {"sigma": 0.5}, True),
+        ({"sigma": 0.5}, {}, False),
+        ({}, {"sigma": 0.5}, False),
+        ({"sigma": 0.5, "learn_sigma": True}, {"learn_sigma": True}, True),
+        ({"activation": "GELU_s"}, {}, False),
+    ],
+)
+def test_another_sigma_is_another_activation(before, now, is_same):
+    """It is said, and --test_only shows both: the network does not notice a fixed one."""
+    flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in now.items()]
+    config = parse(VisionConfig, "A.", ["--activation", "ZiLU", *flags]).config
+    args = {"activation": "ZiLU", **before}
+    assert has_activation({"args": args}, config) == is_same
