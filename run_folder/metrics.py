@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"  # 1,234.5 has separators of thousands
 _NUMBER = rf"\s*[:=]?\s*([-+]?(?:(?:{_DIGITS})(?:e[-+]?\d+)?|nan|inf))"
+LARGE = 1e7  # from here on numbers are written with a power of ten
 FLOAT32 = 1e-5  # a share of a perplexity: exp of a loss in 32 bits
 
 
@@ -36,11 +37,15 @@ class Metric:
 
     def number(self, value: float) -> str:
         """Return the value without its unit, a dash for NaN."""
-        return "–" if math.isnan(value) else minus(f"{value:.{self.digits}f}")
+        return "–" if math.isnan(value) else minus(f"{value:{self._form(value)}}")
 
     def signed(self, value: float) -> str:
         """Return a difference with its sign and without its unit, a dash for NaN."""
-        return "–" if math.isnan(value) else minus(f"{value:+.{self.digits}f}")
+        return "–" if math.isnan(value) else minus(f"{value:+{self._form(value)}}")
+
+    def _form(self, value: float) -> str:
+        """Return how it is written: of a network that got lost, a loss may have twenty digits."""
+        return f".{self.digits}f" if abs(value) < LARGE else ".2e"
 
     def difference(self, value: float, signed: bool = True) -> str:
         """Return a difference with its unit."""

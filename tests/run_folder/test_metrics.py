@@ -1,5 +1,7 @@
 """The one table of metrics: what a result line says is found by name."""
 
+import math
+
 from run_folder.metrics import METRICS, metrics_in
 from run_folder.result_lines import record_of
 
@@ -33,3 +35,9 @@ def test_numbers_as_they_are_written():
     assert top1.difference(0.3, signed=False) == "0.30 points"
     assert top1.axis("test") == "test top-1 accuracy (%)"
     assert METRICS["perplexity"].axis() == "perplexity per token"
+
+
+def test_large_numbers_have_a_power_of_ten():
+    loss = METRICS["loss"]
+    assert (loss.number(9999999.0), loss.number(9.486e19)) == ("9999999.0000", "9.49e+19")
+    assert (loss.signed(-9.486e19), loss.difference(math.inf)) == ("−9.49e+19", "+inf nats")
