@@ -218,8 +218,8 @@ activation had its learning rate tuned with equal trials; its test results over 
 with the task's baseline, paired by seed, and the interval of a difference holds over all looks
 ([how it decides](battery_command.md)). "(edge)" marks a rate that is the smallest or the largest of
 those tried: a better one may lie beyond. A dash: it was not run there, or every trial diverged. The
-rows are sorted by name and nothing else. There is no overall score: a verdict is of one task, at its
-size, with its recipe."""
+rows are sorted by name and nothing else. There is no overall score: a verdict is of one task, at
+its size, with its recipe."""
 
 
 def _overview(tables: list[tuple[Task, list[TaskTable]]]) -> str:
