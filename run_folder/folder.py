@@ -203,6 +203,20 @@ class RunFolder:
         heading = "" if "\nresumed:\n" in text else "resumed:\n"
         self._replace(self.ARGS, f"{text}{heading}{note}\n")
 
+    def take_stats(self, other: Path, lengths: dict[str, int]) -> bool:
+        """Copy the statistics that a run in another folder had at a checkpoint, if they are there.
+
+        Args:
+            other: its folder.
+            lengths: the sizes of its result files in bytes when the checkpoint was made.
+        """
+        length, path = lengths.get(self.STATS), other / self.STATS
+        if length is None or not path.exists() or path.stat().st_size < length:
+            return False
+        with path.open("rb") as file, self._replacing(self.STATS) as temporary:
+            temporary.write_bytes(file.read(length))
+        return True
+
     def result_lengths(self) -> dict[str, int]:
         """Return the sizes of the result files in bytes."""
         names = [self.RESULTS, self.METRICS, *([self.STATS] if self._has(self.STATS) else [])]

@@ -55,11 +55,15 @@ def find(run: RunConfig, folder: RunFolder) -> tuple[dict[str, Any], Path] | Non
 def bring_along(saved: dict[str, Any], path: Path | None, folder: RunFolder) -> None:
     """Put the checkpoint at `path`, elsewhere or of a longer run now, into the run folder.
 
-    From there the run can go on whatever happens to the first save.
+    From there the run can go on whatever happens to the first save. Its statistics so far come
+    along, which no checkpoint holds.
     """
     if folder.writes and path is not None:
         copy_shards(saved, path, folder.checkpoint)
-        save_checkpoint(folder.checkpoint, saved)
+        lengths = dict(saved["result_lengths"])
+        if path.parent != folder.path and not folder.take_stats(path.parent, lengths):
+            lengths.pop(RunFolder.STATS, None)
+        save_checkpoint(folder.checkpoint, saved | {"result_lengths": lengths})
 
 
 def resumed_config(command: Command[C], checkpoint: dict[str, Any], path: Path | None) -> C:

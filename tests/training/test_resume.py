@@ -17,7 +17,6 @@ from helpers.resumable import (
     USR1,
     assert_same_result,
     assert_same_run,
-    results,
 )
 
 from cli.args_file import args_text
@@ -182,7 +181,7 @@ def test_resume_into_another_folder_leaves_the_first(forked, reference, copy, tm
     before, other = content(copy), tmp_path / "other"
     (code,), output = forked("language_main", "--resume", copy, "--output_dir", other)
     assert code == 0, output
-    assert results(other) == results(reference("language_main"))
+    assert_same_run(other, reference("language_main"))
     assert content(copy) == before
     assert (other / "args.txt").exists()
     assert "already" in refused(forked, other, "--resume", copy, "--output_dir", other)
@@ -195,7 +194,7 @@ def test_a_run_taken_elsewhere_goes_on_there_after_a_kill(forked, reference, cop
     assert codes == [-KILL], output
     (code,), output = forked("language_main", "--resume", other)
     assert code == 0, output
-    assert results(other) == results(reference("language_main"))
+    assert_same_run(other, reference("language_main"))
 
 
 def test_a_checkpoint_beside_another_run_does_not_replace_it(forked, reference, copy, tmp_path):
