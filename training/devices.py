@@ -8,7 +8,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -103,41 +103,38 @@ def amp_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | Non
     return {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
-@contextmanager
-def enough_memory(device: torch.device) -> Iterator[None]:
-    """Turn running out of memory inside the block into a UserError.
+def enough_memory(device: torch.device) -> AbstractContextManager[None]:
+    """Turn running out of memory inside the block into a UserError with the remedy."""
+    return _out_of_memory_as(
+        f"{device} has too little memory for a batch ({{}}); take a smaller --batch_size, "
+        "and --grad_accum_steps for as many samples in a step as before; what was saved is kept",
+        NO_MEMORY,
+    )
 
-    Raises:
-        UserError: with the remedy.
+
+def enough_memory_for_model(device: torch.device) -> AbstractContextManager[None]:
+    """Turn running out of memory, where a network is made and moved, into a UserError."""
+    return _out_of_memory_as(
+        f"the model does not fit into the memory of {device} ({{}}); take a smaller one",
+        "memory|alloc|overflow",
+    )
+
+
+@contextmanager
+def _out_of_memory_as(message: str, signs: str) -> Iterator[None]:
+    """Raise a UserError with the message, and the reason in it, where memory runs out.
+
+    Args:
+        message: with {} for the reason.
+        signs: a pattern of the reasons that are of memory; others are raised as they are.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the first
         reason = str(error).splitlines()[0] if str(error) else "no memory"
-        if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, reason):
+        if not isinstance(error, MemoryError) and not re.search(signs, reason):
             raise
-        raise UserError(
-            f"{device} has too little memory for a batch ({reason}); take a smaller --batch_size, "
-            "and --grad_accum_steps for as many samples in a step as before; what was saved is kept"
-        ) from None
-
-
-@contextmanager
-def enough_memory_for_model(device: torch.device) -> Iterator[None]:
-    """Turn running out of memory, where a network is made and moved, into a UserError.
-
-    Raises:
-        UserError: with the remedy.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "no memory"
-        if not isinstance(error, MemoryError) and not re.search("memory|alloc|overflow", reason):
-            raise
-        raise UserError(
-            f"the model does not fit into the memory of {device} ({reason}); take a smaller one"
-        ) from None
+        raise UserError(message.format(reason)) from None
 
 
 def check_compiler() -> None:
