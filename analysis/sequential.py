@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from analysis.boundaries import critical_values
 from analysis.looks import LOOKS, looks_up_to
-from analysis.statistics import Paired, estimate
+from analysis.statistics import LEVEL, Paired, estimate
 
 __all__ = ["LOOKS", "Decision", "decide", "e_values", "looks_up_to"]
 
@@ -175,7 +175,9 @@ def repeated(paired: Paired, critical: float) -> Paired:
     It may be of fewer pairs, where some lack the value that is compared: then it is at least
     Student's. The tests that take the number of pairs as given are NaN.
     """
-    critical = max(critical, float(stdtrit(paired.n - 1, 0.975))) if paired.n > 1 else math.nan
+    critical = (
+        max(critical, float(stdtrit(paired.n - 1, (1 + LEVEL) / 2))) if paired.n > 1 else math.nan
+    )
     half_width = critical * paired.sd / math.sqrt(paired.n) if paired.n else math.nan
     return replace(
         paired,

@@ -1,8 +1,7 @@
 """Say in a few lines what a battery has found."""
 
-from typing import Any
-
 from analysis.sequential import Decision
+from analysis.wording import value_text
 from batteries.findings import (
     BUDGET,
     ITSELF,
@@ -55,11 +54,6 @@ def comparison(each: Comparison, task: TaskFindings) -> str:
     return f"{each.label} less {each.other}: {interval(each, task.metric)}, n = {each.n}"
 
 
-def shown(value: Any) -> str:
-    """Return the value of a tuned flag as text."""
-    return minus(f"{value:g}") if isinstance(value, float) else str(value)
-
-
 def remarks(task: TaskFindings) -> list[str]:
     """Return what must be known with a task's results: divergence, edges, what is missing."""
     found = []
@@ -69,6 +63,6 @@ def remarks(task: TaskFindings) -> list[str]:
         if arm.failure:
             found.append(f"{arm.label}: {arm.failure}")
         if arm.at_edge:
-            chosen = ", ".join(f"{name} {shown(value)}" for name, value in arm.chosen.items())
+            chosen = ", ".join(f"{n} {minus(value_text(v))}" for n, v in arm.chosen.items())
             found.append(f"{arm.label}: its {chosen} is at the edge of what was tried")
     return found

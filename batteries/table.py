@@ -12,13 +12,14 @@ from typing import Any
 from analysis.looks import FIRST, LAST
 from analysis.sequential import Decision
 from analysis.statistics import estimate
+from analysis.wording import value_text
 from batteries import records
 from batteries.arms import Arm
 from batteries.comparing import ArmRecords, decision_of, is_at_edge, values_of
 from batteries.findings import CANDIDATE, Environment
 from batteries.records import Key, Record
 from batteries.running import ARM, whose
-from batteries.summary import interval, shown
+from batteries.summary import interval
 from batteries.tasks import SIZES, Task, size_name, tasks_of
 from experiments import manifest as manifests
 from experiments.manifest import TRIAL
@@ -283,7 +284,7 @@ def _rows(table: TaskTable) -> str:
 
 
 def _settings(arm: ArmRecords) -> str:
-    text = ", ".join(f"{name} {shown(value)}" for name, value in arm.seeds[0].tuned.items())
+    text = ", ".join(f"{name} {value_text(value)}" for name, value in arm.seeds[0].tuned.items())
     return text + " (edge)" * is_at_edge(arm)
 
 
