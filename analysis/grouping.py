@@ -173,7 +173,7 @@ def shared_facts(run: RunResult) -> Facts:
         facts["data_path"] = flags.get("data_path")  # it says which data they are
     facts |= {name: run.resolved[name] for name in RESOLVED if name in run.resolved}
     if not run.is_ours:
-        facts["judged_on"] = split_of(run)
+        facts["judged_on"] = split_of(run.final)
     if run.environment.get("processes", 1) != 1 and not flags.get("sync_batchnorm"):
         facts["processes"] = run.environment["processes"]
     if run.tuned_flags:

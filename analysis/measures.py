@@ -25,7 +25,7 @@ def metrics_of(group: Group) -> list[str]:
 
 def judged_axis(group: Group, metric: Metric) -> str:
     """Return the label of an axis of the final metric, with the split that it is of."""
-    return metric.axis(SPLIT_WORDS[split_of(group.any_run())])
+    return metric.axis(SPLIT_WORDS[split_of(group.any_run().final)])
 
 
 def final_value(run: RunResult, metric: Metric) -> float:
@@ -38,7 +38,7 @@ def final_estimate(group: Group, variant: Variant, metric: Metric) -> Estimate:
 
 def validation_value(run: RunResult, metric: Metric) -> float:
     """Return the final validation result of a run that was tested once, at its end; else NaN."""
-    if split_of(run) != "test" or any("test" in record for record in run.records[:-1]):
+    if split_of(run.final) != "test" or any("test" in record for record in run.records[:-1]):
         return math.nan
     return run.final.get("val", {}).get(metric.name, math.nan)
 

@@ -9,6 +9,7 @@ from run_folder.metrics import METRICS
 from utils import UserError
 
 BEFORE_THE_RUNS = "in the grid file, before the runs"
+BEFORE_SOME_RUNS = "for some of these runs alone, in their grid file, before they were made"
 AFTER_THE_RUNS = "on the command line, when the runs were there"
 
 
@@ -51,13 +52,14 @@ def make_plan(given: Mapping[str, Any], runs: list[RunResult]) -> AnalysisPlan:
                 raise UserError(
                     f"two sweeps declare --{name} {declared[name]} and {value}; give the flag"
                 )
+    everywhere = all(run.manifest and run.manifest.report == declared for run in runs)
     if "metric" in given and given["metric"] != declared.get("metric", _usual_metric(runs)):
         for name in ("margin", "mde"):  # they are in the unit of the declared one
             declared.pop(name, None)
     tested = ("primary", "baseline", "metric", "margin")
     changed = any(name in given and given[name] != declared.get(name) for name in tested)
-    when = AFTER_THE_RUNS if changed else BEFORE_THE_RUNS
-    return AnalysisPlan(**{**declared, **given}, declared=when)
+    before = BEFORE_THE_RUNS if everywhere else BEFORE_SOME_RUNS
+    return AnalysisPlan(**{**declared, **given}, declared=AFTER_THE_RUNS if changed else before)
 
 
 def _usual_metric(runs: list[RunResult]) -> str | None:

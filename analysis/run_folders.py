@@ -14,6 +14,7 @@ from cli.converters import arguments
 from experiments import manifest as manifests
 from experiments import tuning
 from run_folder.folder import BEFORE, RunFolder
+from run_folder.metrics import METRICS
 from run_folder.records import SPLITS, best_on_validation, read_records
 from run_folder.result_lines import TEST_LINE
 from run_folder.search import folders_below
@@ -117,7 +118,7 @@ class RunResult:
     @property
     def judged(self) -> dict[str, float]:
         """Return the final metrics, by name, of the split that the run is judged on."""
-        return self.final[split_of(self)]
+        return self.final[split_of(self.final)]
 
     @cached_property
     def best(self) -> Record | None:
@@ -130,9 +131,9 @@ class RunResult:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def split_of(run: RunResult) -> str:
+def split_of(final: Record) -> str:
     """Return the split that a run is judged on: test, else the one that other code's run has."""
-    return next(split for split in ("test", "val", "train") if split in run.final)
+    return next(split for split in ("test", "val", "train") if split in final)
 
 
 def find_runs(paths: list[Path]) -> list[RunResult]:
@@ -276,10 +277,21 @@ def _outcome(
         missing = {(split, name) for split, name in missing if split != "test"}
     if not ours and missing:
         return INTERRUPTED, f"its last line lacks the {' '.join(min(missing))}"
-    # Other code logs a NaN and goes on.
-    if not ours and not all(map(math.isfinite, _metrics(records[-1]).values())):
-        return DIVERGED, "its last results are not numbers"
+    if not all(map(math.isfinite, _essential(records[-1], ours))):
+        return DIVERGED, "its last results are not finite numbers"
     return FINISHED, ""
+
+
+def _essential(record: Record, ours: bool) -> list[float]:
+    """Return the metrics that have to be finite: all, where other code logs a NaN and goes on.
+
+    Our own code ends where a loss is not, but exp of one that is may be infinite: the metric counts
+    that such runs are usually judged by. (A perplexity per word is infinite where there are none.)
+    """
+    if not ours:
+        return list(_metrics(record).values())
+    judged = record[split_of(record)]
+    return [next(judged[name] for name in METRICS if name in judged)]
 
 
 def _metrics(record: Record) -> dict[tuple[str, str], float]:

@@ -60,7 +60,7 @@ def _curve_split(group: Group) -> str:
             for split in ("test", "val")
             if sum(split in record for record in run.records) > len(run.records) / 2
         ),
-        split_of(run),
+        split_of(run.final),
     )
 
 

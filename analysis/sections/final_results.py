@@ -38,7 +38,7 @@ class FinalResults(Section):
     def write_group(self, document: Document, group: GroupFindings) -> None:
         table = results_table(group.group, group.metric)
         document.table(f"settings-{group.number}", readable_results(table, group.metric))
-        split = SPLIT_WORDS[split_of(group.group.any_run())].capitalize()
+        split = SPLIT_WORDS[split_of(group.group.any_run().final)].capitalize()
         document.paragraph(
             f"{split} {group.metric.axis()}: final, and at the best validation epoch where there "
             "is any."

@@ -11,6 +11,7 @@ from analysis.document import Document
 from analysis.section import Section
 from analysis.variants import Variant
 from analysis.wording import value_text
+from experiments.grid import VARIANT_FLAGS
 from experiments.manifest import TRIAL, Manifest, Run
 from experiments.results import trial_result
 from experiments.tuning import Trial, mean_scores, tuned_flags
@@ -60,12 +61,14 @@ class Choice:
 
     Attributes:
         activation: The activation.
+        setting: The other flags of the group.
         tried: (the flags' values, their mean validation score, trials that ended) of each
             combination.
         missing: Trials that have not ended.
     """
 
     activation: str
+    setting: dict[str, Any]
     tried: list[tuple[dict[str, Any], float, int]]
     missing: int
 
@@ -105,7 +108,9 @@ def choice_of(manifest: Manifest, trials: list[Run]) -> Choice:
     for flags, score in mean_scores(names, ended):
         count = sum(all(each.flags[n] == flags[n] for n in names) for each in ended)
         tried.append((flags, score, count))
-    return Choice(_label(trials[0].group), tried, len(results) - len(ended))
+    group = trials[0].group
+    setting = {name: value for name, value in group.items() if name not in VARIANT_FLAGS}
+    return Choice(_label(group), setting, tried, len(results) - len(ended))
 
 
 def _label(group: dict[str, Any]) -> str:
@@ -124,17 +129,29 @@ def _label(group: dict[str, Any]) -> str:
 
 
 def tuning_table(choices: list[Choice]) -> pandas.DataFrame:
-    """Return a row for each combination of flags that was tried."""
+    """Return a row for each combination of flags that was tried.
+
+    The flags in which the tunings differ, as the model, have a column each. Before all trials of an
+    activation have ended nothing is chosen.
+    """
+    names = dict.fromkeys(name for choice in choices for name in choice.setting)
+    differing = [
+        name
+        for name in names
+        if len({value_text(choice.setting.get(name)) for choice in choices}) > 1
+    ]
     rows = []
     for choice in choices:
+        chosen = "best so far" if choice.missing else "chosen"
         for flags, score, count in choice.tried:
             rows.append(
                 {
+                    **{name: value_text(choice.setting.get(name)) for name in differing},
                     "activation": choice.activation,
                     **{name: value_text(value) for name, value in flags.items()},
                     "trials": count,
                     "validation score": "diverged" if math.isinf(score) else f"{score:.3f}",
-                    "chosen": "chosen" if flags == choice.best else "",
+                    "chosen": chosen if flags == choice.best else "",
                 }
             )
     return pandas.DataFrame(rows)

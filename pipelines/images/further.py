@@ -22,7 +22,7 @@ from pipelines.images import cache, class_maps, folders
 from pipelines.images.augment import Transform
 from pipelines.images.broken import are_broken
 from pipelines.images.interfaces import Batch, Device, ImageReader, Images, Targets
-from pipelines.images.load import imagenet_reader, read_test, resized
+from pipelines.images.load import find_encoded, imagenet_reader, read_test_arrays, resized
 from pipelines.images.loaders import ImageLoader
 from pipelines.images.readers import FolderReader, ImageNetReader
 from pipelines.images.splits import ArraySplit, FileSplit, Split, fits_in_memory
@@ -150,19 +150,20 @@ def _whole(
 
 def _by_name(asked: Asked, place: Place) -> FurtherTest:
     """Return the test split of a data set that a run could be trained on."""
-    cropped = place.config.crops_like_imagenet and holds_encoded_images(asked.kind)
     config = replace(
         place.config,
         dataset=asked.kind,
         data_path=asked.place or place.config.data_path,
         resize=place.size,
-        crop="imagenet" if cropped else "auto",
-        test_size=None,
         image_column=None,
         label_column=None,
         splits=None,
     )
-    split, names, origin = read_test(config, place.device, place.progress)
+    if holds_encoded_images(asked.kind):
+        found = find_encoded(config, place.progress)
+        split, names, origin = _read_files(found.test, place), found.class_names, found.origin
+    else:
+        split, names, origin = read_test_arrays(config, place.device, place.progress)
     targets = _targets_by_name(asked, names, place.data)[split.targets]
     return _whole(replace(split, targets=targets), origin, place)
 
@@ -280,7 +281,8 @@ def _folder(asked: Asked, place: Place) -> FurtherTest:
         raise UserError(f"--also_test {folder}: its classes are in {folder / 'test'}; give that")
     shown = [printable(name) for name in names]
     targets = _targets_by_name(asked, shown, place.data)
-    split = _files(folder, dict(zip(names, targets.tolist(), strict=True)), place)
+    numbers = dict(zip(names, targets.tolist(), strict=True))
+    split = _read_files(folders.scan_classes(folder, numbers), place)
     return _whole(split, printable(str(folder)), place)
 
 
@@ -300,7 +302,7 @@ def _imagenet(asked: Asked, place: Place) -> FurtherTest:
     if asked.kind in class_maps.IMAGENET_INDICES:
         outputs = sorted(numbers.values())
         numbers = {name: outputs.index(number) for name, number in numbers.items()}
-    split = _files(folder, numbers, place)
+    split = _read_files(folders.scan_classes(folder, numbers), place)
     return _whole(split, printable(str(folder)), place, outputs)
 
 
@@ -355,25 +357,25 @@ def _class_folders(folder: Path, asked: Asked) -> list[str]:
     return names
 
 
-def _files(folder: Path, numbers: dict[str, int], place: Place) -> Split:
-    """Return the images of the classes that have a number, decoded where they fit into memory.
+def _read_files(files: folders.Files, place: Place) -> Split:
+    """Return the images as the run's own test images are read, decoded where they fit into memory.
 
     Raises:
-        UserError: a class has no images, or a file cannot be read and --skip_broken is not given.
+        UserError: a file cannot be read, and --skip_broken is not given.
     """
-    files = folders.scan_classes(folder, numbers)
     read = _reader(place)
     fits = fits_in_memory(len(files.images), read.size, place.device)
     streamed = isinstance(read, ImageNetReader) or not fits
     if place.config.skip_broken or streamed:
         broken = are_broken(files, place.progress)
         if broken.any() and not place.config.skip_broken:
+            name = files.subset(broken).names()[0]
             raise UserError(
-                f"--also_test: {printable(files.images[broken][0])} cannot be read as an image; "
+                f"--also_test: {printable(name)} of {files.root} cannot be read as an image; "
                 "put a readable one there, or give --skip_broken"
             )
         if broken.any():
-            warn(f"--skip_broken: {broken.sum():,} files of {folder} cannot be read; left out")
+            warn(f"--skip_broken: {broken.sum():,} files of {files.folder} cannot be read; left out")
         files = files.subset(~broken)
     if streamed or not isinstance(read, FolderReader):
         return FileSplit(files.images, files.targets, read)

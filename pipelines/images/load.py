@@ -118,10 +118,10 @@ def load_images(
     )
 
 
-def read_test(
+def read_test_arrays(
     config: VisionDataConfig, device: Device, progress: bool
 ) -> tuple[Split, list[str], str]:
-    """Return the test split that the configuration names, its class names, and where it was read.
+    """Return the test split of a set of arrays, its class names, and where it was read.
 
     Raises:
         UserError: for everything that the user can fix.
@@ -275,7 +275,7 @@ def resized(images: Images, targets: Targets, size: int, device: Device) -> Arra
 
 
 def _read_encoded(config: VisionDataConfig, device: Device, progress: bool) -> Source:
-    found = _found(config, progress)
+    found = find_encoded(config, progress)
     if found.passed_over and is_main():
         print(f"Note: {found.origin}: passed over {found.passed_over}")
     left_out: list[str] = []
@@ -286,8 +286,12 @@ def _read_encoded(config: VisionDataConfig, device: Device, progress: bool) -> S
     return source._replace(left_out=left_out)
 
 
-def _found(config: VisionDataConfig, progress: bool) -> folders.Splits:
-    """Return which images there are, without reading them."""
+def find_encoded(config: VisionDataConfig, progress: bool) -> folders.Splits:
+    """Return which images a set of encoded images has, without reading them.
+
+    Raises:
+        UserError: for everything that the user can fix.
+    """
     library, name, variant = source_name(config.dataset)
     if library == "torchvision":
         return torchvision_sets.find(name, variant, config.data_path)
@@ -355,7 +359,7 @@ def _decoded(found: folders.Splits, read: FolderReader, progress: bool) -> Sourc
     def split(files: folders.Files) -> ArraySplit:
         images, was_cached = cache.decoded(files, read, progress)
         from_cache.append(was_cached)
-        return ArraySplit(images, files.targets)
+        return ArraySplit(images, files.targets, files.images)
 
     train = split(found.train)
     val = split(found.val) if found.val else None

@@ -31,21 +31,33 @@ CHANNELS = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class ArraySplit:
-    """Hold a split in memory: images uint8 (N, H, W, 3) and targets int64 (N,)."""
+    """Hold a split in memory: images uint8 (N, H, W, 3) and targets int64 (N,).
+
+    `files` are what the images were decoded from, (N,); None where they were not files.
+    """
 
     images: Images
     targets: Targets
+    files: ImageFiles | None = None
 
     def subset(self, index: Indices | slice) -> "ArraySplit":
         """Return the split of the chosen images."""
-        return ArraySplit(self.images[index], self.targets[index])
+        files = None if self.files is None else self.files[index]
+        return ArraySplit(self.images[index], self.targets[index], files)
 
     def image(self, number: int) -> Images:
         """Return one image, (H, W, 3)."""
         return self.images[number]
 
     def digest(self) -> str:
-        """Return a hash of all targets and of evenly spaced images."""
+        """Return a hash of all targets and of evenly spaced images, or of their files' names.
+
+        It is of names where there are files, since those that do not fit into another machine's
+        memory are streamed there, and the run goes on. Should their pixels change, the mean and
+        standard deviation do, which are compared as well.
+        """
+        if self.files is not None:
+            return _digest(self.targets.tobytes(), _identity(self.files))
         chosen = self.images[:: -(-len(self.images) // DIGEST_IMAGES)]
         return _digest(self.targets.tobytes(), np.ascontiguousarray(chosen).data)
 
@@ -90,13 +102,7 @@ class FileSplit:
 
     def digest(self) -> str:
         """Return a hash of all targets and of the names of files and their folders."""
-        return _digest(self.targets.tobytes(), self._identity())
-
-    def _identity(self) -> bytes:
-        if not isinstance(self.files, np.ndarray):
-            return self.files.identity()
-        names = ["/".join(path.split(os.sep)[-2:]) for path in self.files]
-        return os.fsencode("\n".join(names))
+        return _digest(self.targets.tobytes(), _identity(self.files))
 
     def loader(
         self,
@@ -124,6 +130,14 @@ class FileSplit:
 
 
 Split: TypeAlias = ArraySplit | FileSplit
+
+
+def _identity(files: ImageFiles) -> bytes:
+    """Return what is equal for the same files, wherever they are."""
+    if not isinstance(files, np.ndarray):
+        return files.identity()
+    names = ["/".join(path.split(os.sep)[-2:]) for path in files]
+    return os.fsencode("\n".join(names))
 
 
 def _digest(*parts: bytes | memoryview) -> str:

@@ -1,9 +1,18 @@
 """Test how a report counts, tests and tells runs that diverged."""
 
+import math
 import shutil
 
 import pytest
-from helpers.made_runs import diverge, report_on, table, text, vision_run, without_figures
+from helpers.made_runs import (
+    diverge,
+    language_run,
+    report_on,
+    table,
+    text,
+    vision_run,
+    without_figures,
+)
 from scipy import stats
 
 from experiments import manifest as manifests
@@ -46,6 +55,21 @@ def test_shares_are_of_the_runs_that_ended(tmp_path):
     assert zilu["p_holm"] == pytest.approx(min(1, 2 * zilu["p_fisher"]))
     # They are in no mean: seeds 6 to 9 of ZiLU have 96 to 99.
     assert table(tmp_path, "settings").set_index("setting").loc["ZiLU (σ = 1)", "mean"] == 97.5
+
+
+def test_an_infinite_perplexity_is_a_divergence(tmp_path, capsys):
+    """Its loss is a number, and exp of it is none; the other runs are compared."""
+    for seed in range(6):
+        language_run(tmp_path / f"ReLU_{seed}", 9 + seed / 10, "ReLU", seed)
+        perplexity = math.inf if seed == 2 else 8 + seed / 10
+        language_run(tmp_path / f"ZiLU_{seed}", perplexity, "ZiLU", seed)
+    report_on(tmp_path)
+    assert (
+        "against ReLU: −1.000, 95 % interval −1.000 to −1.000; p < 0.001 (paired t test, n = 5)"
+        in (capsys.readouterr().out)
+    )
+    diverged = table(tmp_path, "divergence").set_index("setting")["diverged"]
+    assert diverged["ZiLU (σ = 1)"] == 1
 
 
 def test_sentences(tmp_path, capsys):

@@ -621,6 +621,15 @@ def test_what_the_grid_declared_counts(tmp_path):
     assert "declared on the command line" in text(tmp_path)
 
 
+def test_what_one_grid_declared_does_not_pass_for_what_all_did(tmp_path):
+    made(tmp_path / "declared")
+    runs = [(path.name, "grid", {}, {}) for path in sorted((tmp_path / "declared").iterdir())]
+    sweep_of(tmp_path / "declared", runs, report={"primary": "ZiLU", "margin": 0.25})
+    made(tmp_path / "other", model="resnet32")
+    run(tmp_path)
+    assert "declared for some of these runs alone, in their grid file" in text(tmp_path)
+
+
 def test_a_margin_counts_for_its_own_metric(tmp_path):
     """0.25 points of accuracy are not 0.25 nats."""
     made(tmp_path)
@@ -658,6 +667,25 @@ def test_a_tuning_is_told(tmp_path):
     assert "ReLU: lr = 0.3 is the largest tried; a better value may lie beyond." in shown
     assert "GELU: lr" not in shown
     assert "6 are [left out]" in shown
+    assert table(tmp_path, "tuning")["chosen"].dropna().tolist() == ["chosen"] * 2
+
+
+def test_tunings_of_several_models_are_told_apart(tmp_path):
+    """And while a trial has not ended, none is chosen."""
+    runs = []
+    for model in ("resnet20", "resnet32"):
+        group = {"model": model, "activation": "GELU", "dataset": "cifar10"}
+        for lr in (0.1, 0.2, 0.3):
+            flags = {**group, "lr": lr, "seed": 9}
+            runs.append((f"tune/{model}_{lr}", "trial", flags, group))
+            if (model, lr) != ("resnet32", 0.3):
+                vision_run(tmp_path / f"tune/{model}_{lr}", 80 + lr, **flags)
+    sweep_of(tmp_path, runs, tune={"lr": [0.1, 0.2, 0.3]})
+    run(tmp_path)
+    rows = table(tmp_path, "tuning")
+    assert list(rows) == ["model", "activation", "lr", "trials", "validation score", "chosen"]
+    assert rows["model"].tolist() == ["resnet20"] * 3 + ["resnet32"] * 2
+    assert rows["chosen"].fillna("").tolist() == ["", "", "chosen", "", "best so far"]
 
 
 @pytest.fixture(scope="module")

@@ -677,6 +677,7 @@ class TestStreaming:
         streamed = load_folder(folder, num_workers=2, **options)
         assert "streamed" in streamed.description
         assert (memory.mean, memory.std) == (streamed.mean, streamed.std)
+        assert memory.digest == streamed.digest
         for split in ("train", "val", "test"):
             for ours, theirs in zip(
                 epoch_of(getattr(memory, split), 1),

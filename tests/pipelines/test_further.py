@@ -36,6 +36,7 @@ from tasks.classification import Classification
 from training import further_tests as at_the_end
 from training.evaluation import do_nothing
 from training.objective import Objective
+from utils import UserError
 
 INFO = Path(timm.__file__).parent / "data/_info"
 WORDNET = (INFO / "imagenet_synsets.txt").read_text().split()
@@ -254,7 +255,8 @@ def imagenet(names, name="imagefolder", path="nowhere", size=8, **options):
 
 def test_of(kind, names, path, **options):
     config, data = imagenet(names, path=path, also_test=kind, **options)
-    return further.further_tests(config, data, num_workers=0, progress=False)[kind.split(":")[0]]
+    (test,) = further.further_tests(config, data, num_workers=0, progress=False).values()
+    return test
 
 
 test_of.__test__ = False
@@ -353,6 +355,30 @@ def test_a_data_set_by_name_is_its_test_split(tmp_path):
     mine = torch.cat([batch for batch, _ in test.parts[""].batches(0)])
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (digits.mean, digits.std))
     torch.testing.assert_close(mine * 0.25 + 0.5, images * std + mean, rtol=1e-4, atol=1e-4)
+
+
+def write_splits(root, **options):
+    for split in ("train", "val"):
+        write_classes(root / split, ["n1", "n2"], **options)
+    return root
+
+
+@pytest.mark.parametrize("crop", ["imagenet", "middle"])
+def test_imagenet_by_name_is_cropped_as_the_runs_own_images_are(tmp_path, crop):
+    root = write_splits(tmp_path / "sets", size=(20, 33))
+    test = test_of(f"imagenet:{root}", ["n1", "n2"], tmp_path, crop=crop)
+    as_folder = test_of(f"imagefolder:{root / 'val'}", ["n1", "n2"], tmp_path, crop=crop)
+    found, wanted = ([*each.parts[""].batches(0)] for each in (test, as_folder))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_a_broken_image_of_a_streamed_set_by_name_ends_before_the_training(tmp_path):
+    root = write_splits(tmp_path / "sets")
+    (root / "val/n2/0.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"n2/0\.png of .* cannot be read as an image"):
+        test_of(f"imagenet:{root}", ["n1", "n2"], tmp_path, crop="imagenet")
 
 
 # --- what is asked for, and mistakes ---
