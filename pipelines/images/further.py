@@ -375,7 +375,9 @@ def _read_files(files: folders.Files, place: Place) -> Split:
                 "put a readable one there, or give --skip_broken"
             )
         if broken.any():
-            warn(f"--skip_broken: {broken.sum():,} files of {files.folder} cannot be read; left out")
+            warn(
+                f"--skip_broken: {broken.sum():,} files of {files.folder} cannot be read; left out"
+            )
         files = files.subset(~broken)
     if streamed or not isinstance(read, FolderReader):
         return FileSplit(files.images, files.targets, read)
