@@ -46,6 +46,20 @@ def fetch(
     return Path(folder)
 
 
+def is_whole(repo_id: str, repo_type: str, patterns: Sequence[str]) -> bool:
+    """Return whether the cache lacks none of these files, by the list of when it was downloaded.
+
+    huggingface_hub keeps that list from its version 2 on; without one nothing is known to lack.
+    """
+    try:
+        _library().snapshot_download(
+            repo_id, repo_type=repo_type, allow_patterns=[*patterns], local_files_only=True
+        )
+    except OSError:
+        return False
+    return True
+
+
 def probe(repo_id: str, repo_type: str) -> None:
     """Ask the hub for the repository once, since its own client tries for minutes.
 

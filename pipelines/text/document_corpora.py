@@ -5,6 +5,7 @@ import importlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,16 +214,24 @@ def _builder(library: Any, folder: Path, variant: str) -> Any:
 
     By itself the library would ask for those of the first one too.
     """
+    if not variant or not (folder / "README.md").is_file():
+        return library.load_dataset_builder(str(folder))
+    files = _patterns(library, folder, variant)
+    if files is None:
+        return library.load_dataset_builder(str(folder), variant)  # says which there are
+    return library.load_dataset_builder(str(folder), data_files=files)
+
+
+def _patterns(library: Any, folder: Path, variant: str) -> dict[str, list[str]] | None:
+    """Return which files of a repository its card counts to a configuration, by split."""
     card = folder / "README.md"
-    if variant and card.is_file():
-        content = importlib.import_module("huggingface_hub").DatasetCard.load(card).data
-        configs = library.utils.metadata.MetadataConfigs.from_dataset_card_data(content)
-        patterns = configs.get(variant, {}).get("data_files")
-        if patterns is None:
-            return library.load_dataset_builder(str(folder), variant)  # says which there are
-        files = library.data_files.sanitize_patterns(patterns)
-        return library.load_dataset_builder(str(folder), data_files=files)
-    return library.load_dataset_builder(str(folder))
+    if not card.is_file():
+        return None
+    content = importlib.import_module("huggingface_hub").DatasetCard.load(card).data
+    configs = library.utils.metadata.MetadataConfigs.from_dataset_card_data(content)
+    only = next(iter(configs)) if len(configs) == 1 else "default"
+    patterns = configs.get(variant or only, {}).get("data_files")
+    return None if patterns is None else library.data_files.sanitize_patterns(patterns)
 
 
 def _split_names(where: str, there: Mapping[str, Any]) -> dict[str, str]:
@@ -282,7 +291,7 @@ def _copy_of(where: str, source: SourceName) -> Path:
     try:
         hub.probe(source.name, "dataset")
     except OSError:
-        return hub.fetch((source.name,), "dataset", [], _has_data)
+        return hub.fetch((source.name,), "dataset", [], partial(_has_data, library, source))
     with datasets_library.one_line(where):
         builder = library.load_dataset_builder(source.name, source.variant or None)
         urls = [str(url) for urls in builder.config.data_files.values() for url in urls]
@@ -294,11 +303,15 @@ def _copy_of(where: str, source: SourceName) -> Path:
     return hub.fetch((source.name,), "dataset", ["README.md", *files], has_all)
 
 
-def _has_data(folder: Path) -> bool:
-    """Return whether a copy holds more than a description, all of it as far as names tell."""
+def _has_data(library: Any, source: SourceName, folder: Path) -> bool:
+    """Return whether a copy holds more than a description, and all of it as far as can be told."""
     try:
         datasets_library.check_all_shards(folder)
     except UserError:
+        return False
+    by_split = _patterns(library, folder, source.variant) or {}
+    patterns = [pattern for each in by_split.values() for pattern in each]
+    if patterns and not hub.is_whole(source.name, "dataset", patterns):
         return False
     described = ("README.md", ".gitattributes")
     return any(path.is_file() and path.name not in described for path in folder.rglob("*"))

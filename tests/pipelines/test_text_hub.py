@@ -64,6 +64,35 @@ class TestHuggingFacesCache:
         put_in_cache(hub_cache, "datasets/Salesforce/wikitext", half)
         assert "not available from Hugging Face" in error_of("wikitext103", tmp_path)
 
+    def test_a_download_that_was_cut_is_not_the_whole(self, tmp_path, hub_cache):
+        """The files' names tell nothing; the library's list of what there is does."""
+        library = pytest.importorskip("huggingface_hub._tree_cache")
+
+        def repository(folder):
+            as_parquet(folder / "sample", V1)
+            for path in (folder / "sample").iterdir():
+                path.rename(path.with_name(path.name.split("-of-")[0] + ".parquet"))
+            paths = [f"sample/{split}-*" for split in V1]
+            (folder / "README.md").write_text(
+                "---\nconfigs:\n- config_name: small\n  data_files:\n"
+                + "".join(
+                    f"  - split: {s}\n    path: {x}\n" for s, x in zip(V1, paths, strict=True)
+                )
+                + "- config_name: other\n  data_files: elsewhere/*\n---\n"
+            )
+
+        put_in_cache(hub_cache, "datasets/some/texts", repository)
+        place = hub_cache / "datasets--some--texts"
+        snapshot = place / "snapshots" / COMMIT
+        entry = library.TreeCacheEntry(size=1, blob_id="0" * 40)
+        names = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file()]
+        listed = dict.fromkeys([*names, "elsewhere/0.parquet"], entry)
+        library.write_tree_cache(str(place), COMMIT, listed)
+        name = "hf/some/texts:small"
+        assert str(snapshot) in load(name, tmp_path / "data").description
+        (snapshot / "sample/train-00001.parquet").unlink()
+        assert "not available from Hugging Face" in error_of(name, tmp_path / "other")
+
     def test_local_files_come_first(self, tmp_path, hub_cache):
         changed = {split: text + " More . \n" for split, text in V1.items()}
         as_files(tmp_path / "data", changed)
