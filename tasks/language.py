@@ -219,8 +219,9 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         return config
 
     def measured_with(self) -> str:
-        length = self.config.model.max_seq_length
-        return f"stride {self.config.data.eval_stride or length} of {length}"
+        length, data = self.config.model.max_seq_length, self.config.data
+        pack = ", packed inside documents" if data.pack == "inside" else ""
+        return f"stride {data.eval_stride or length} of {length}{pack}"
 
     def finish(self, model: nn.Module, data: TextData) -> None:
         if self.config.run.sample:

@@ -84,8 +84,7 @@ def evaluated_network(arguments: EvaluationArguments) -> tuple[NetworkLM, dict[s
     objective = Objective(network.eval(), LanguageModelling(), program.device, program.amp_dtype)
     length = config.model.max_seq_length
     model = NetworkLM(network, vocabulary, length, arguments.batch_size, objective.precision)
-    precision = str(program.amp_dtype or "float32").removeprefix("torch.")
-    return model, {"step": checkpoint["step"], "precision": precision}
+    return model, {"step": checkpoint["step"], "precision": program.precision}
 
 
 def evaluate(model: Any, tasks: Any, num_fewshot: int | None, limit: int | None) -> Any:

@@ -88,6 +88,7 @@ class Program(Generic[C, D]):
         if training.use_compiled:
             check_compiler()
         self.amp_dtype = amp_dtype(training, self.device)
+        self.precision = str(self.amp_dtype or "float32").removeprefix("torch.")
         with enough_memory(self.device):
             self.kernels = activation.backend(
                 self.config.model, self.device, self.amp_dtype, self.activation()
@@ -423,8 +424,7 @@ class Program(Generic[C, D]):
         average: dict[str, Any] | None = None,
     ) -> None:
         """Evaluate on all test sets, and print and write their lines."""
-        precision = str(self.amp_dtype or "float32").removeprefix("torch.")
-        measured = f"{what} | {self.measured_with()}, {precision}"
+        measured = f"{what} | {self.measured_with()}, {self.precision}"
         try:
             with enough_memory(self.device):
                 for line in test_only.lines(objective, data, average, measured):

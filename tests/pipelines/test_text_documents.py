@@ -532,6 +532,10 @@ def test_blocks_inside_documents_give_the_same_losses_in_any_number_of_processes
     assert sum(counts["documents"] for counts in content["counts"].values()) == len(texts)
     assert train["tokens"] == train["bytes"] + train["documents"] - 1
     assert {len(digest) for digest in content["text_digests"].values()} == {32}
+    again = ["--test_only", "--device", "cpu", "--output_dir", str(tmp_path / "1")]
+    assert language_main.main(again) == 0
+    line = (tmp_path / "1" / "test_results.txt").read_text()
+    assert "stride 32 of 32, packed inside documents, float32" in line
 
 
 def test_a_vocabulary_that_is_too_small(mistake_in, tmp_path):
