@@ -57,7 +57,7 @@ class ArraySplit:
         standard deviation do, which are compared as well.
         """
         if self.files is not None:
-            return _digest(self.targets.tobytes(), _identity(self.files))
+            return _digest_of_files(self.files, self.targets)
         chosen = self.images[:: -(-len(self.images) // DIGEST_IMAGES)]
         return _digest(self.targets.tobytes(), np.ascontiguousarray(chosen).data)
 
@@ -102,7 +102,7 @@ class FileSplit:
 
     def digest(self) -> str:
         """Return a hash of all targets and of the names of files and their folders."""
-        return _digest(self.targets.tobytes(), _identity(self.files))
+        return _digest_of_files(self.files, self.targets)
 
     def loader(
         self,
@@ -132,12 +132,12 @@ class FileSplit:
 Split: TypeAlias = ArraySplit | FileSplit
 
 
-def _identity(files: ImageFiles) -> bytes:
-    """Return what is equal for the same files, wherever they are."""
+def _digest_of_files(files: ImageFiles, targets: Targets) -> str:
+    """Return a hash that is the same for the same files and targets, wherever the files are."""
     if not isinstance(files, np.ndarray):
-        return files.identity()
+        return _digest(targets.tobytes(), files.identity())
     names = ["/".join(path.split(os.sep)[-2:]) for path in files]
-    return os.fsencode("\n".join(names))
+    return _digest(targets.tobytes(), os.fsencode("\n".join(names)))
 
 
 def _digest(*parts: bytes | memoryview) -> str:

@@ -64,10 +64,9 @@ def test_an_infinite_perplexity_is_a_divergence(tmp_path, capsys):
         perplexity = math.inf if seed == 2 else 8 + seed / 10
         language_run(tmp_path / f"ZiLU_{seed}", perplexity, "ZiLU", seed)
     report_on(tmp_path)
-    assert (
-        "against ReLU: −1.000, 95 % interval −1.000 to −1.000; p < 0.001 (paired t test, n = 5)"
-        in (capsys.readouterr().out)
-    )
+    printed = capsys.readouterr().out
+    assert "against ReLU: −1.000, 95 % interval −1.000 to −1.000; p < 0.001" in printed
+    assert "(paired t test, n = 5)" in printed
     diverged = table(tmp_path, "divergence").set_index("setting")["diverged"]
     assert diverged["ZiLU (σ = 1)"] == 1
 
