@@ -25,6 +25,7 @@ from run_folder.checkpoint import save_checkpoint
 from run_folder.folder import RunFolder
 from run_folder.result_lines import Record
 from training import evaluation, further_tests, processes, sharding
+from training.common_draws import Rows
 from training.diagnostics.recorder import StatsRecorder
 from training.evaluation import Diverged
 from training.live_progress import LiveProgress
@@ -62,6 +63,7 @@ class Trainer(Generic[D]):
         settings: plain values stored in every checkpoint, to rebuild the network from.
         stats: records the activations meanwhile; None for nothing.
         gradual: mixes the old activations into the new ones, less with every step; None for none.
+        rows: of a batch, for layers that draw for all processes; None where each draws for itself.
         stop_requested: asked after every step, and every batch of an evaluation.
     """
 
@@ -76,8 +78,9 @@ class Trainer(Generic[D]):
         stats: StatsRecorder | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
         gradual: Gradual | None = None,
+        rows: Rows | None = None,
     ):
-        self.gradual = gradual
+        self.gradual, self.rows = gradual, rows
         self.objective, self.data, self.config, self.folder = objective, data, config, folder
         self.settings, self.stats, self.stop_requested = settings, stats, stop_requested
         self.model: nn.Module = objective.model
@@ -188,6 +191,7 @@ class Trainer(Generic[D]):
             with (
                 sharding.synchronised(self.replicas, self.model, now=last),
                 self.objective.stand_in(batch) as inputs,
+                self.rows.of_batch(size) if self.rows else nullcontext(),
             ):
                 full = size == self.data.train.batch_size and self.objective.has_data
                 loss, sums = self.replicas(inputs, full)
@@ -455,9 +459,10 @@ class Trainer(Generic[D]):
             self.totals = ranks[rank()]["totals"].to(self.device)
             set_random_state(ranks[rank()]["random"], self.device)
             return
-        # Another number of processes: the sums go to the main one, dropout draws something new.
+        # Another number of processes: the sums go to the main one.
         if is_main():
             self.totals = sum(each["totals"] for each in ranks).to(self.device)
         set_random_state(ranks[0]["random"], self.device)
-        drawn = int(torch.randint(2**62, ()))
-        torch.manual_seed(mixed_seed("dropout", drawn, rank()))
+        if self.rows is None:  # each process is to draw something else
+            drawn = int(torch.randint(2**62, ()))
+            torch.manual_seed(mixed_seed("dropout", drawn, rank()))

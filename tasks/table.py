@@ -27,6 +27,8 @@ CRITERION = "CrossEntropy"
 class TableProgram(Program[TableConfig, TableData]):
     """Train and evaluate classifiers of rows."""
 
+    DRAWS_BY_ROWS = True
+
     def load_data(self, settings: dict[str, Any]) -> TableData:
         return load_table(
             self.config.data,

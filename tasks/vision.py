@@ -40,6 +40,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
     """Train and evaluate image classifiers."""
 
     STARTS = starts.STARTS
+    DRAWS_BY_ROWS = True
 
     def initial_weights(self) -> InitialWeights | None:
         return starts.initial_weights_of(self.config)

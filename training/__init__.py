@@ -22,6 +22,7 @@
 | `live_progress.py` | how an epoch goes on, for `report.py --watch` |
 | `log_sinks.py` | --log: TensorBoard, Weights & Biases, CSV |
 | `devices.py`, `processes.py`, `sync_batchnorm.py` | the device; several processes |
+| `common_draws.py` | stochastic depth and dropout, the same for any number of processes |
 | `sharding.py` | --shard: a network that the processes share |
 | `recompute.py`, `blocks.py` | --activation_checkpointing; the repeated blocks of a network |
 | `random_state.py`, `signals.py` | random generators; being stopped from outside |

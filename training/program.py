@@ -21,6 +21,7 @@ from run_folder.folder import RunFolder
 from train_eval import Stopped, Trainer
 from training import (
     activation,
+    common_draws,
     custom_activation,
     initial_weights,
     log_sinks,
@@ -71,9 +72,12 @@ class Program(Generic[C, D]):
         start: what the weights that the run started from decide, from the keys of STARTS: in a
             checkpoint too, as these weights need not be there any more.
         gradual: mixes old activations into the network's; None for none.
+        DRAWS_BY_ROWS: what is dropped at random is little for each sample, so that every process
+            can draw for all of a batch.
     """
 
     STARTS: ClassVar[tuple[str, ...]] = ()
+    DRAWS_BY_ROWS: ClassVar[bool] = False
 
     def __init__(self, config: C):
         self.config = config
@@ -226,6 +230,7 @@ class Program(Generic[C, D]):
         model = self.network(data, weights)
         self.check_training(model, data)
         self.text = describe_model(model, self._activation_type(), self.config.training.decay)
+        rows = common_draws.made_common(model) if self.DRAWS_BY_ROWS else None
         sharding.prepare(model, self.config.training, self.device)
         facts = package_versions(self.config) | environment(self.device)
         facts |= {"processes": world_size(), "torchrun": torchrun_id()}
@@ -239,12 +244,13 @@ class Program(Generic[C, D]):
         of = (objective, sites, self.device, folder)
         trainer = Trainer(
             objective, data, training, run, folder, settings,
-            StatsRecorder(*of, run.stats) if run.stats else None, stop_requested, self.gradual,
+            StatsRecorder(*of, run.stats) if run.stats else None,
+            stop_requested, self.gradual, rows,
         )  # fmt: skip
         for note in notes(model, trainer.optimizer):
             print(note)
-        # Every further process is to drop other activations.
-        others = [rank()] if rank() else []
+        # Every further process is to drop other activations, unless it draws for all samples.
+        others = [rank()] if rank() and rows is None else []
         torch.manual_seed(mixed_seed("dropout", run.seed, *others))
         if saved and path:
             resuming.take_state(trainer, saved, settings, path)

@@ -31,6 +31,7 @@ VISION = (
 # do as well, but has twenty times the weights.
 GROUPED = (
     *VISION, "--model", "resnet20", "--norm", "gn", "--grad_accum_steps", "3", "--max_steps", "3",
+    "--drop_path", "0.3", "--drop_rate", "0.2",
 )  # fmt: skip
 LANGUAGE = (
     "--dataset", "text", "--tokenizer", "bytes", "--num_layers", "2", "--embedding_dim", "16",
@@ -154,6 +155,26 @@ def test_another_number_of_processes_goes_on_to_tolerance(run, tmp_path):
     codes, output = run("language_main", tmp_path / "21", *LANGUAGE, "--resume")
     assert codes == [0]
     assert "processes was 2 and is 1: results agree to tolerance only" in output
+    assert_close(tmp_path / "21", tmp_path / "1", 2e-5)
+
+
+def test_another_number_of_processes_drops_what_one_would(run, tmp_path):
+    """Killed in the middle of an epoch, with everything that is drawn for an image."""
+    flags = (
+        *GROUPED, "--grad_accum_steps", "1", "--max_steps", "6", "--mixup", "0.8",
+        "--cutmix", "1", "--random_erasing", "0.5", "--auto_augment", "trivialaugment",
+        "--ema", "0.9", "--layer_decay", "0.8",
+    )  # fmt: skip
+    codes, output = run("vision_main", tmp_path / "1", *flags)
+    assert codes == [0], output
+    stop = {1: ("step", TERM, 1)}
+    codes, _ = run("vision_main", tmp_path / "21", *flags, processes=2, faults=stop)
+    assert codes == [TRY_AGAIN] * 2
+    stop = {0: ("step", TERM, 1)}
+    codes, _ = run("vision_main", tmp_path / "21", *flags, "--resume", processes=3, faults=stop)
+    assert codes == [TRY_AGAIN] * 3
+    codes, output = run("vision_main", tmp_path / "21", *flags, "--resume")
+    assert codes == [0], output
     assert_close(tmp_path / "21", tmp_path / "1", 2e-5)
 
 
