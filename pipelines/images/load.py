@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.transforms.v2 import functional
 
 from cli.augmentation import DEFAULT_MIN_SCALE
 from cli.datasets import LONG_TAIL_FACTOR, LONG_TAILED, PUBLISHED, image_size, mirrors, source_name
@@ -22,7 +21,7 @@ from pipelines.images.augment import Transform
 from pipelines.images.broken import without_broken
 from pipelines.images.imbalance import long_tail
 from pipelines.images.interfaces import Device, ImageReader, Images, Targets
-from pipelines.images.loaders import ImageLoader
+from pipelines.images.loaders import ImageLoader, at_size
 from pipelines.images.mixing import Mixing
 from pipelines.images.readers import FolderReader, ImageNetReader, common_size
 from pipelines.images.sources import read_cifar, read_digits
@@ -262,16 +261,15 @@ def _read_digits(size: int, device: Device) -> Source:
 
 
 def resized(images: Images, targets: Targets, size: int, device: Device) -> ArraySplit:
-    """Return images (N, H, W, 3) at (N, size, size, 3), with their targets."""
-    if images.shape[1] != size:
-        if not fits_in_memory(len(images), size, device):
-            raise UserError(
-                f"--resize {size}: {len(images):,} images of that size need too much memory"
-            )
-        planes = torch.from_numpy(images).permute(0, 3, 1, 2)
-        planes = functional.resize(planes, [size, size], antialias=True)
-        images = planes.permute(0, 2, 3, 1).contiguous().numpy()
-    return ArraySplit(images, targets)
+    """Return images (N, H, W, 3) at (N, size, size, 3), with their targets.
+
+    Where memory is too small for them all, they are resized as they are read.
+    """
+    if images.shape[1] == size:
+        return ArraySplit(images, targets)
+    if not fits_in_memory(len(images), size, device):
+        return ArraySplit(images, targets, size=size)
+    return ArraySplit(at_size(torch.from_numpy(images), size).numpy(), targets)
 
 
 def _read_encoded(config: VisionDataConfig, device: Device, progress: bool) -> Source:

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional
 
 from pipelines.images.augment import ON_HOST, Transform
 from pipelines.images.interfaces import (
@@ -204,7 +205,12 @@ def _at(place: Place, values: torch.Tensor) -> torch.Tensor:
 
 
 class MemoryLoader(_Loader):
-    """Yield batches of one uint8 array (N, H, W, 3), which is kept on the device."""
+    """Yield batches of one uint8 array (N, H, W, 3), which is kept on the device.
+
+    Args:
+        size: the side that images are brought to, batch by batch; they are kept on the CPU then.
+            None where they are kept as they are to be.
+    """
 
     def __init__(
         self,
@@ -216,16 +222,31 @@ class MemoryLoader(_Loader):
         data_seed: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        size: int | None = None,
     ):
         super().__init__(targets, transform, batch_size, device, data_seed, rank, world_size)
-        self._images = torch.from_numpy(images).to(device)
-        self._targets = torch.from_numpy(targets).to(device)
+        self._size, self._home = size, "cpu" if size else device
+        self._images = torch.from_numpy(images).to(self._home)
+        self._targets = torch.from_numpy(targets).to(self._home)
 
     def _read(self, order: torch.Tensor, places: list[Place], epoch: int) -> Iterator[Batch]:
-        order = order.to(self._device)
+        order = order.to(self._home)
         for place in places:
             chosen = _at(place, order)
-            yield self._images.index_select(0, chosen), self._targets.index_select(0, chosen)
+            images = self._images.index_select(0, chosen)
+            images = at_size(images, self._size) if self._size else images
+            yield images.to(self._device), self._targets.index_select(0, chosen).to(self._device)
+
+
+def at_size(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return images uint8 (B, H, W, 3) at (B, size, size, 3).
+
+    On the CPU, whose pixels are not a GPU's: so they are the same wherever and whenever it is done.
+    """
+    if not len(images):
+        return images.new_empty(0, size, size, 3)
+    planes = functional.resize(images.permute(0, 3, 1, 2), [size, size], antialias=True)
+    return planes.permute(0, 2, 3, 1).contiguous()
 
 
 class StreamLoader(_Loader):

@@ -19,7 +19,7 @@ from pipelines.images.interfaces import (
     Indices,
     Targets,
 )
-from pipelines.images.loaders import MemoryLoader, PixelFunction, StreamLoader
+from pipelines.images.loaders import MemoryLoader, PixelFunction, StreamLoader, at_size
 from utils import local_world_size, progress_bar, usable_cpus
 
 STATISTICS_IMAGES = 50_000  # mean and std of more images than this are not worth the reading
@@ -33,21 +33,29 @@ CHANNELS = ("red", "green", "blue")
 class ArraySplit:
     """Hold a split in memory: images uint8 (N, H, W, 3) and targets int64 (N,).
 
-    `files` are what the images were decoded from, (N,); None where they were not files.
+    Attributes:
+        files: what the images were decoded from, (N,); None where they were not files.
+        size: the side that they are brought to whenever they are read, where memory is too small
+            for images of that size; None where they have it.
     """
 
     images: Images
     targets: Targets
     files: ImageFiles | None = None
+    size: int | None = None
 
     def subset(self, index: Indices | slice) -> "ArraySplit":
         """Return the split of the chosen images."""
         files = None if self.files is None else self.files[index]
-        return ArraySplit(self.images[index], self.targets[index], files)
+        return replace(self, images=self.images[index], targets=self.targets[index], files=files)
 
     def image(self, number: int) -> Images:
         """Return one image, (H, W, 3)."""
-        return self.images[number]
+        return self._read(slice(number, number + 1))[0]
+
+    def _read(self, index: slice) -> Images:
+        images = self.images[index]
+        return at_size(torch.from_numpy(images), self.size).numpy() if self.size else images
 
     def digest(self) -> str:
         """Return a hash of all targets and of evenly spaced images, or of their files' names.
@@ -58,8 +66,9 @@ class ArraySplit:
         """
         if self.files is not None:
             return _digest_of_files(self.files, self.targets)
-        chosen = self.images[:: -(-len(self.images) // DIGEST_IMAGES)]
-        return _digest(self.targets.tobytes(), np.ascontiguousarray(chosen).data)
+        step = -(-len(self.images) // DIGEST_IMAGES)
+        chosen = (self.image(number).tobytes() for number in range(0, len(self.images), step))
+        return _digest(self.targets.tobytes(), *chosen)
 
     def loader(
         self,
@@ -81,6 +90,7 @@ class ArraySplit:
             data_seed,
             rank=rank,
             world_size=world_size,
+            size=self.size,
         )
 
 
@@ -140,7 +150,7 @@ def _digest_of_files(files: ImageFiles, targets: Targets) -> str:
     return _digest(targets.tobytes(), os.fsencode("\n".join(names)))
 
 
-def _digest(*parts: bytes | memoryview) -> str:
+def _digest(*parts: bytes) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)

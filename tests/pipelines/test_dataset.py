@@ -291,8 +291,29 @@ class TestCifar:
         ]
         difference = epoch_of(data.test)[0] - normalised(small, data)
         assert difference.abs().max() < 2.5 / 255 / 0.24
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_too_large_for_memory_it_is_resized_as_it_is_read(
+        self, tmp_path, monkeypatch, processes
+    ):
+        """The pixels, the digest and the statistics of a run are the same on any machine."""
+        write_cifar(datasets.CIFAR10, tmp_path, monkeypatch)
+        options = {"batch_size": 7, "resize": 64, "augment": True, "val_fraction": 0.3}
+        options |= {"random_resized_crop": 0.3, "mixup": 1.0}
+        whole = load_images("cifar10-lt", tmp_path, **options)
+        assert whole.train._images.shape[1] == 64
         monkeypatch.setattr(splits, "available_memory", lambda device: 1000)
-        assert "--resize 64" in error_of("cifar10", tmp_path, resize=64)
+        shares = [
+            load_images("cifar10-lt", tmp_path, rank=rank, world_size=processes, **options)
+            for rank in range(processes)
+        ]
+        assert {share.train._images.shape[1] for share in shares} == {32}
+        assert (whole.digest, whole.mean) == (shares[0].digest, shares[0].mean)
+        for split in ("train", "val", "test"):
+            batches = [getattr(share, split).batches(1, 1) for share in shares]
+            for batch, *parts in zip(getattr(whole, split).batches(1, 1), *batches, strict=True):
+                assert torch.equal(batch[0], torch.cat([part[0] for part in parts]))
+                assert torch.equal(batch[1], torch.cat([part[1] for part in parts]))
 
     def test_a_damaged_file(self, tmp_path, monkeypatch):
         for name in ("data_batch_3", "test_batch", "batches.meta"):
