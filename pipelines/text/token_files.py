@@ -22,7 +22,7 @@ from pipelines.text.token_folders import Counts, Tokens
 from pipelines.text.tokenizer import Ids
 from utils import UserError, one_at_a_time, usable_cpus
 
-FORMAT = "token files 1"
+FORMAT = "token files 2"  # change it when meta.json would say something else of the same files
 HEADER = 256  # numbers of int32
 # {magic number: version, type of the ids}: llm.c's dev/data/data_common.py, which modded-nanogpt's
 # shards follow.

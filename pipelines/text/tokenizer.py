@@ -99,14 +99,16 @@ def fingerprint(name: str) -> str:
 
 
 def sizes(name: str, data_path: str | Path) -> tuple[int, int]:
-    """Return how many ids a tokenizer has, and its end of text; GPT-2's without its files.
+    """Return how many ids a tokenizer has, and the one that separates documents in token files.
+
+    GPT-2's are known without its files.
 
     Raises:
         UserError: it is missing or broken, with the remedy.
     """
     if name == "gpt2":
         return GPT2_END_OF_TEXT_ID + 1, GPT2_END_OF_TEXT_ID
-    encoder = load(name, data_path)
+    encoder = load_for_token_files(name, data_path)
     return encoder.vocab_size, encoder.end_of_text
 
 
@@ -138,8 +140,9 @@ def load_for(dataset: str, name: str, data_path: str | Path) -> Tokenizer:
     Raises:
         UserError: it is missing or broken, with the remedy.
     """
-    is_of_documents = holds_documents(dataset) or source_name(dataset).library == "bin"
-    return (load_for_documents if is_of_documents else load)(name, data_path)
+    if source_name(dataset).library == "bin":
+        return load_for_token_files(name, data_path)
+    return (load_for_documents if holds_documents(dataset) else load)(name, data_path)
 
 
 def load_for_documents(name: str, data_path: str | Path) -> Tokenizer:
@@ -151,6 +154,18 @@ def load_for_documents(name: str, data_path: str | Path) -> Tokenizer:
     encoder = load(name, data_path)
     if isinstance(encoder, FastTokenizer):
         encoder.take_documents()
+    return encoder
+
+
+def load_for_token_files(name: str, data_path: str | Path) -> Tokenizer:
+    """Load a tokenizer whose end of text is what separates documents in files of tokens.
+
+    Raises:
+        UserError: it is missing or broken, with the remedy.
+    """
+    encoder = load_for_documents(name, data_path)
+    if isinstance(encoder, FastTokenizer):
+        encoder.separate_by_beginnings()
     return encoder
 
 
@@ -227,6 +242,15 @@ class FastTokenizer:
         """Encode whole texts from now on, as tiktoken's `encode_ordinary` does."""
         self._backend.encode_special_tokens = self.reads_special_as_text = True
         self.by_lines = False
+
+    def separate_by_beginnings(self) -> None:
+        """Take the token that the tokenizer puts in front of every text, if any, as end of text.
+
+        llm.c does: it writes `tokenizer.encode('')[0]` in front of each of Llama 3's documents.
+        """
+        empty = self._backend.encode("")
+        if 1 in empty.special_tokens_mask[:1]:
+            self.end_of_text = empty.ids[0]
 
     def ids_of(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text by itself."""

@@ -2,9 +2,18 @@
 
 import json
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
-END = "<end>"
+BEGIN, END = "<begin>", "<end>"
 # How Llama 3 and others split a text before the merges of bytes: white space across line ends too.
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -17,6 +26,15 @@ def save(folder, backend):
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
     (folder / "tokenizer_config.json").write_text(json.dumps(facts))
     return str(folder)
+
+
+def with_beginning(backend):
+    """Let a tokenizer put BEGIN in front of every text, as Llama 3's does."""
+    backend.add_special_tokens([BEGIN])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, backend.token_to_id(BEGIN))]
+    )
+    return backend
 
 
 def of_words(words, unknown="[UNK]", decoder=None):

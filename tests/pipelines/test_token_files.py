@@ -1,11 +1,14 @@
 """Token files of nanoGPT, modded-nanogpt and llm.c are read where they are, or refused."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
+from helpers import made_tokenizers
 from helpers.corpora import error_of
 
 from dataset import load_text
-from pipelines.text import token_files
+from pipelines.text import token_files, tokenizer
 
 END = 256
 
@@ -70,6 +73,57 @@ class TestReading:
         write_shard(tmp_path / "f" / "val.bin", [50256, 1])
         meta = load(tmp_path, tokenizer="gpt2").meta
         assert (meta["vocab_size"], meta["end_of_text"]) == (50257, 50256)
+
+
+class TestABeginningThatIsNoEnd:
+    """In front of Llama 3's documents dev/data/fineweb.py of llm.c writes `encode('')[0]`."""
+
+    TEXTS = ("a b", "c <end> d", "a", "<begin> d")
+
+    @pytest.fixture
+    def llama(self, tmp_path):
+        backend = made_tokenizers.llama_3("a b c d\n" * 9)
+        return made_tokenizers.save(tmp_path / "llama", made_tokenizers.with_beginning(backend))
+
+    @pytest.fixture
+    def theirs(self, llama):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(llama)
+
+    def written(self, path, theirs):
+        first = theirs.encode("")[0]
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        documents = [[first, *theirs.encode(text, **options)] for text in self.TEXTS]
+        ids = [*chain(*documents)]
+        for split in ("train", "val"):
+            write_shard(path / f"{split}_000000.bin", ids, 20240801, 7, np.uint32)
+        return documents
+
+    def test_documents_and_ids_are_the_files_own(self, tmp_path, llama, theirs):
+        documents = self.written(tmp_path / "f", theirs)
+        assert theirs.encode("")[0] != theirs.eos_token_id
+        tokens = load(tmp_path, tokenizer=llama)
+        assert tokens.counts("train").documents == len(documents)
+        assert tokens.ids("train")[:].tolist() == [*chain(*documents)]
+
+    def test_blocks_stay_inside_documents(self, tmp_path, llama, theirs):
+        documents = self.written(tmp_path / "f", theirs)
+        data = load_text(
+            "bin/f", str(tmp_path), tokenizer=llama, block_size=16, batch_size=9, pack="inside"
+        )
+        ((inputs, _),) = data.val.batches(0)
+        first, rows = documents[0][0], inputs.tolist()
+        documents[-1].pop()  # a target alone: nothing follows it
+        assert [[each for each in row if each != first] for row in rows] == [
+            document[1:] for document in documents
+        ]
+
+    def test_networks_are_given_and_stop_at_what_they_saw(self, tmp_path, llama, theirs):
+        ours = tokenizer.load_for("bin/f", llama, tmp_path)
+        assert ours.end_of_text == theirs.encode("")[0]
+        assert tokenizer.load_for("jsonl/f", llama, tmp_path).end_of_text == theirs.eos_token_id
+        assert tokenizer.sizes(llama, tmp_path) == (ours.vocab_size, ours.end_of_text)
 
 
 class TestMistakes:
