@@ -15,7 +15,7 @@ class EvaluationArguments:
 
     Attributes:
         run: the folder of a finished run.
-        tasks: names of lm_eval's.
+        tasks: names of lm_eval's, or paths of task files.
         num_fewshot: examples before each question; None for each task's own number.
         limit: of each task so many first documents; None for all.
         batch_size: texts that the network is given at once.
@@ -79,7 +79,7 @@ def evaluation_arguments(description: str, argv: list[str] | None) -> Evaluation
         help="full precision")  # fmt: skip
     parser.add_argument("--ema", action="store_true", help="evaluate the averaged weights")
     for name, convert, default, text in (
-        ("tasks", task_names, None, "names of tasks, with commas between"),
+        ("tasks", task_names, None, "names of tasks, or their .yaml files, with commas between"),
         ("num_fewshot", count, None, "examples before each question (the task's own; else 0)"),
         ("limit", positive_int, None, "only so many first documents of each task (all)"),
         ("batch_size", positive_int, 16, "texts at once (16)"),

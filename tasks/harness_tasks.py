@@ -15,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from pipelines import hub
 from utils import UserError, did_you_mean, writable
 
+ENDING = ".yaml"  # of task files
 SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
 FORMS = {"jsonl": "json", "json": "json", "parquet": "parquet"}  # datasets' reader by the ending
 LOCAL = (*FORMS.values(), "csv", "text", "arrow")  # data sets that are files and no repositories
@@ -24,7 +25,7 @@ def load_tasks(names: Sequence[str], folder: Path | None, scratch: Path) -> Any:
     """Return tasks and groups as `lm_eval.evaluate` takes them.
 
     Args:
-        names: of tasks, groups or tags.
+        names: of tasks, groups or tags; or paths of task files, which bring their folders along.
         folder: the user's tasks and data; None for none.
         scratch: an empty folder, for files that are needed as long as the tasks are.
 
@@ -34,14 +35,21 @@ def load_tasks(names: Sequence[str], folder: Path | None, scratch: Path) -> Any:
     if folder is not None and not folder.is_dir():
         raise UserError(f"--task_data {folder}: no such folder")
     folder = None if folder is None else folder.resolve()
-    manager = _manager(names, folder)
+    files = {name: _task_file(name) for name in names if name.endswith(ENDING)}
+    folders = [*dict.fromkeys(path.parent for path in files.values())]
+    folders += [] if folder is None else [folder]
+    if files:
+        own = TaskManager(include_path=folders, include_defaults=False)
+        named = [_named_in(own, files[name]) if name in files else name for name in names]
+        names = [*dict.fromkeys(named)]
+    manager = _manager(names, folders)
     for name in names:
         if name not in manager.task_index:
             near = did_you_mean(name, manager.all_tasks)
             hint = f"did you mean {near}? " if near else ""
             raise UserError(f"--tasks {name}: unknown task; {hint}`lm-eval ls tasks` lists all")
-    if folder is not None:
-        _use_local_data(manager, folder, scratch)
+    for each in folders:
+        _use_local_data(manager, each, scratch)
     specs = [_loaded(manager, name, folder) for name in names]
     try:
         return manager.load([each for spec in specs for each in spec])
@@ -49,23 +57,44 @@ def load_tasks(names: Sequence[str], folder: Path | None, scratch: Path) -> Any:
         raise UserError(f"--tasks {','.join(names)}: {hub.one_line(error)}") from None
 
 
-def _manager(names: Sequence[str], folder: Path | None) -> Any:
+def _task_file(name: str) -> Path:
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"--tasks {name}: no such file; give a task's name, or its file's path")
+    return path
+
+
+def _named_in(manager: Any, path: Path) -> str:
+    """Return the name of the task or group in a file.
+
+    Raises:
+        UserError: there is none, or a file beside it has the same one.
+    """
+    for name, entry in manager.task_index.items():
+        if entry.yaml_path is not None and entry.yaml_path.resolve() == path:
+            return str(name)
+    raise UserError(
+        f"--tasks {path}: is no task of lm_eval's, or has the name of another file's beside it; "
+        "give it a `task:` of its own"
+    )
+
+
+def _manager(names: Sequence[str], folders: list[Path]) -> Any:
     """Return a manager that knows these names, of few files where that is possible.
 
     To read all of lm_eval's 14,000 files takes it a quarter of a minute; most tasks have a file of
     their name.
     """
-    own = [] if folder is None else [folder]
-    manager = TaskManager(include_path=own, include_defaults=False)
+    manager = TaskManager(include_path=folders, include_defaults=False)
     missing = [name for name in names if name not in manager.task_index]
     if missing:
         root = Path(lm_eval.tasks.__file__).parent
-        found = [path.parent for name in missing for path in root.rglob(f"{name}.yaml")]
-        manager = TaskManager(include_path=[*found, *own], include_defaults=False)
+        found = [path.parent for path in root.rglob(f"*{ENDING}") if path.stem in missing]
+        manager = TaskManager(include_path=[*found, *folders], include_defaults=False)
     entries = [manager.task_index.get(name) for name in names]
     if all(entry is not None and entry.kind.name.endswith("TASK") for entry in entries):
         return manager
-    return TaskManager(include_path=own)
+    return TaskManager(include_path=folders)
 
 
 # --- data of the user's ---

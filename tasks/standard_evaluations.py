@@ -113,14 +113,19 @@ def results_of(found: Any, arguments: EvaluationArguments, facts: dict[str, Any]
         if not metrics:  # a group without a mean of its own
             continue
         shots = int(found["n-shot"].get(task, arguments.num_fewshot or 0))
-        members = found["group_subtasks"].get(task) or ()
-        documents = counts.get(task, sum(counts.get(name, 0) for name in members))
+        documents = sum(counts.get(name, 0) for name in _leaves(task, found["group_subtasks"]))
         name = label(task, shots, arguments.limit, arguments.ema)
         results[name] = {
             "task": task, "metrics": metrics, "num_fewshot": shots, "documents": documents,
             "version": found["versions"].get(task), **made,
         }  # fmt: skip
     return results
+
+
+def _leaves(name: str, members: dict[str, list[str]]) -> set[str]:
+    """Return the tasks of a group, those of the groups in it among them; of a task itself."""
+    below = members.get(name)
+    return set().union(*(_leaves(each, members) for each in below)) if below else {name}
 
 
 def _metrics(numbers: dict[str, Any], higher: dict[str, Any]) -> dict[str, Any]:

@@ -270,6 +270,52 @@ def test_known_tasks_with_data_of_ones_own_and_other_weights(run, own_tasks, eva
     assert rounded == pytest.approx(plain, rel=0.1)
 
 
+@pytest.fixture
+def without_lm_evals_own(monkeypatch, tmp_path):
+    """No task of lm_eval's is meant, whose 14,000 files would take long to read."""
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setattr("tasks.harness_tasks.lm_eval.tasks.__file__", str(tmp_path / "x.py"))
+    monkeypatch.setattr(
+        "tasks.harness_tasks.TaskManager",
+        lambda include_path, **_: TaskManager(include_path=include_path, include_defaults=False),
+    )
+
+
+def write_group(folder, name, members):
+    (folder / f"{name}.yaml").write_text(json.dumps({
+        "group": name, "task": members,
+        "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
+    }))  # fmt: skip
+
+
+@pytest.mark.usefixtures("without_lm_evals_own")
+def test_a_group_of_groups_counts_the_documents_of_its_tasks(run, own_tasks, evaluated, tmp_path):
+    folder = shutil.copytree(own_tasks, tmp_path / "tasks")
+    write_group(folder, "outer", ["inner", "last_word"])
+    write_group(folder, "inner", ["choice"])
+    found = evaluated(run, "--tasks", "outer", "--task_data", folder)
+    assert {name: each["documents"] for name, each in found.items()} == {
+        "outer": len(ROWS) + len(CHOICES), "inner": len(CHOICES),
+        "last_word": len(ROWS), "choice": len(CHOICES),
+    }  # fmt: skip
+    values = {name: each["metrics"]["acc"]["value"] for name, each in found.items()}
+    right = values["last_word"] * len(ROWS) + values["choice"] * len(CHOICES)
+    assert values["outer"] == pytest.approx(right / (len(ROWS) + len(CHOICES)))
+
+
+@pytest.mark.usefixtures("without_lm_evals_own")
+def test_a_path_of_a_task_file_stands_for_its_name(run, own_tasks, evaluated, monkeypatch):
+    by_name = evaluated(run, "--tasks", "last_word,choice", "--task_data", own_tasks)
+    (run / "lm_eval.json").unlink()
+    monkeypatch.chdir(own_tasks.parent)
+    paths = (own_tasks / "last_word.yaml", f"{own_tasks.name}/choice.yaml")
+    by_path = evaluated(run, "--tasks", ",".join(map(str, paths)))
+    assert [*by_path] == [*by_name] == ["last_word", "choice"]
+    for name, result in by_name.items():
+        assert by_path[name] | {"at": 0} == result | {"at": 0}
+
+
 def test_the_run_folder(run, own_tasks, evaluated, forked):
     """Others are added, the same is replaced; the run stays finished, and goes on with them."""
     before = (run / "train_eval_results.txt").read_text().splitlines()
@@ -427,27 +473,27 @@ def test_reports_have_means_over_seeds_and_differences(tmp_path):
         (["--tasks", "last_word", "--task_data", "/nowhere"], "--task_data /nowhere: no such"),
         (["--tasks", "last_word", "--tokenizer", "gpt2"], "--tokenizer gpt2: the checkpoint was"),
         (["--tasks", "last_word", "--activation", "ReLU"], "contradicts the checkpoint"),
+        (["--tasks", "/nowhere/x.yaml"], "--tasks /nowhere/x.yaml: no such file; give a task's"),
+        (["--tasks", "/nowhere/**x"], "--tasks /nowhere/**x: unknown task; "),
+        (["--tasks", "TASKS/empty.yaml"], "empty.yaml: is no task of lm_eval's, or has the name"),
+        (["--tasks", "TASKS/twin.yaml"], "twin.yaml: is no task of lm_eval's, or has the"),
         (["--tasks", "broken"], "--tasks broken: cannot be loaded ("),
         (["--tasks", "last_word", "--num_fewshot", "-1"], "--num_fewshot: expected a whole number"),
         (["--tasks", "elsewhere"], "Hugging Face (HF_HUB_OFFLINE is set); give --task_data"),
     ],
 )
+@pytest.mark.usefixtures("without_lm_evals_own")
 def test_mistakes(run, own_tasks, tmp_path, mistake_in, monkeypatch, flags, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # No task of lm_eval's is meant, whose 14,000 files would take long to read.
-    monkeypatch.setattr("tasks.harness_tasks.lm_eval.tasks.__file__", str(tmp_path / "x.py"))
-    monkeypatch.setattr(
-        "tasks.harness_tasks.TaskManager",
-        lambda include_path, **_: TaskManager(include_path=include_path, include_defaults=False),
-    )
-    from lm_eval.tasks import TaskManager
-
     folder = shutil.copytree(own_tasks, tmp_path / "tasks")
     (folder / "broken.yaml").write_text(LAST_WORD.replace("last_word", "broken").replace(
         "last.jsonl", "gone.jsonl"))  # fmt: skip
     elsewhere = re.sub("(?m)^dataset_(path|kwargs): .*\n", "", CHOICE)
     elsewhere = elsewhere.replace("task: choice", "task: elsewhere\ndataset_path: some/thing")
     (folder / "elsewhere.yaml").write_text(elsewhere)
+    (folder / "empty.yaml").write_text("{}")
+    (folder / "twin.yaml").write_text(CHOICE)
+    flags = [flag.replace("TASKS", str(folder)) for flag in flags]
     where = () if "--task_data" in flags else ("--task_data", folder)
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     assert message in mistake_in(evaluate_lm, run, "--device", "cpu", *flags, *where)
