@@ -103,7 +103,13 @@ def _exp(x: float) -> float:
 
 
 class LanguageProgram(Program[LanguageConfig, TextData]):
-    """Train and evaluate language models."""
+    """Train and evaluate language models.
+
+    Attributes:
+        vocabulary: the tokenizer of --prompt, once the data are loaded for a run with --sample.
+    """
+
+    vocabulary: Tokenizer
 
     def check(self) -> None:
         super().check()
@@ -113,7 +119,10 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
     def load_data(self, settings: dict[str, Any]) -> TextData:
         config = self.config
         if config.run.sample:  # a missing tokenizer is to be noticed now, not after the training
-            tokenizer.load(config.data.tokenizer, config.data.data_path)
+            self.vocabulary = tokenizer.load_for(
+                settings["args"]["dataset"] if settings else config.data.dataset,
+                config.data.tokenizer, config.data.data_path,
+            )  # fmt: skip
         place: dict[str, Any] = {
             "block_size": config.model.max_seq_length,
             "device": self.device,
@@ -225,8 +234,7 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
 
     def finish(self, model: nn.Module, data: TextData) -> None:
         if self.config.run.sample:
-            vocabulary = tokenizer.load(data.tokenizer, self.config.data.data_path)
-            print_samples(self.config.run, model, vocabulary)
+            print_samples(self.config.run, model, self.vocabulary)
 
 
 def warn_of_parameters(model: nn.Module, shape: dict[str, int], no_bias: bool) -> None:

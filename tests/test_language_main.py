@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import made_tokenizers
 from helpers.commands import command
 from helpers.corpora import write_text
 from helpers.resumable import TERM, TRY_AGAIN, assert_same_result
@@ -23,8 +24,10 @@ import language_main
 from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
 from cli.language import SIZES, LanguageConfig
 from cli.run import RunConfig
+from pipelines.text import tokenizer
 from run_folder.checkpoint import load_checkpoint
 from run_folder.folder import RunFolder
+from tasks import language
 from tasks.language import LanguageModelling, LanguageProgram
 from train_eval import Place, Trainer
 
@@ -453,6 +456,47 @@ def test_samples_continue_the_prompt(trained, tmp_path, train, capsys):
     # A padded vocabulary has ids that no tokenizer knows; a run can end with samples too.
     train(tmp_path / "run", "--max_steps", "1", "--sample", "1", "--vocab_size", "300")
     assert "[Sample 1] " in capsys.readouterr().out
+
+
+def test_a_prompts_tokens_are_those_of_the_training_text(text, tmp_path, monkeypatch):
+    """Special strings are text in documents, and one token in running text."""
+    prompt, shown = "a tree<|endoftext|>of", []
+    made_tokenizers.byte_level("a tree of leaf\n" * 9).model.save(str(tmp_path))
+    for split in ("train", "val", "test"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / f"{split}.jsonl").write_text(json.dumps({"text": prompt}))
+    monkeypatch.setattr(
+        language, "print_samples",
+        lambda run, model, vocabulary: shown.append(vocabulary.encode(run.prompt)),
+    )  # fmt: skip
+    flags = [*SMALL, "--tokenizer", tmp_path, "--sample", 1, "--prompt", prompt]
+    documents = ["--dataset", "jsonl/set", "--data_path", tmp_path]
+    first = [*flags, *documents, "--max_steps", 1, "--output_dir", tmp_path / "documents"]
+    assert language_main.main([*map(str, first)]) == 0
+    corpus = dataset.load_text(
+        "jsonl/set", str(tmp_path), tokenizer=str(tmp_path), block_size=8, batch_size=1
+    )
+    assert len(shown[0]) == corpus.counts["train"].tokens > 13
+    # The text of an evaluation changes nothing.
+    running = ["--dataset", "text", "--data_path", text]
+    again = [
+        "--test_only",
+        "--checkpoint",
+        tmp_path / "documents" / "checkpoint.pt",
+        "--output_dir",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--sample",
+        1,
+        "--prompt",
+        prompt,
+    ]
+    assert language_main.main([*map(str, [*again, *running])]) == 0
+    assert shown[1] == shown[0]
+    last = [*flags, *running, "--max_steps", 1, "--output_dir", tmp_path / "running"]
+    assert language_main.main([*map(str, last)]) == 0
+    assert shown[2] == tokenizer.load(str(tmp_path), ".").encode(prompt) != shown[0]
 
 
 def test_a_prompt_that_is_no_text_and_a_terminal_without_letters_end_no_run(run_program, tmp_path):
