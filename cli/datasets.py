@@ -168,6 +168,11 @@ def holds_documents(dataset: str) -> bool:
     return dataset in HUB_CORPORA or (library in TEXT_LIBRARIES and library != "bin")
 
 
+def may_hold_documents(dataset: str) -> bool:
+    """Return whether a corpus may have end of text between documents, if not in form of these."""
+    return holds_documents(dataset) or dataset == "text" or source_name(dataset).library == "bin"
+
+
 def _torchvision_name(text: str) -> str:
     name, colon, variant = text.partition(":")
     name = one_of(*TORCHVISION)(name)

@@ -26,6 +26,7 @@ from cli.datasets import (
     LANGUAGE_DATASETS,
     TEXT_FORMS,
     holds_documents,
+    may_hold_documents,
     text_dataset,
 )
 from cli.fields import Effect, Evaluated, flag
@@ -249,6 +250,11 @@ class LanguageDataConfig(DataConfig):
         if self.held_out != HELD_OUT and not holds_documents(self.dataset):
             raise UserError(
                 f"--held_out is for corpora of documents, which {self.dataset} is not; leave it out"
+            )
+        if self.pack == "inside" and not may_hold_documents(self.dataset):
+            raise UserError(
+                f"--pack inside is for corpora of documents, which {self.dataset} is not; leave it "
+                "out"
             )
         if self.held_out >= 0.5:
             raise UserError(

@@ -176,15 +176,13 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         return LanguageModelling(getattr(data.train, "targets_per_block", None))
 
     def resolved(self, data: TextData) -> dict[str, Any]:
-        facts = {
+        return {
             **self.model_options(data),
             "tokenizer_fingerprint": data.fingerprint,
             "text": data.description,
             "counts": {split: numbers.facts() for split, numbers in data.counts.items()},
+            "text_digests": data.digests,
         }
-        if data.counts["train"].documents is not None:
-            facts["text_digests"] = data.digests
-        return facts
 
     def settings(self, data: TextData) -> dict[str, Any]:
         return {

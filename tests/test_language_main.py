@@ -1,14 +1,17 @@
 """language_main.py as a user runs it, on a small text as bytes: seconds a run."""
 
 import functools
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
 import time
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -430,6 +433,50 @@ def test_test_only_refuses_another_tokenizer_and_another_kind_of_model(trained, 
     torch.save(content, tmp_path / "vision.pt")
     line = mistake("--test_only", "--checkpoint", tmp_path / "vision.pt")
     assert "not a checkpoint of a language model" in line
+
+
+def test_args_txt_tells_sizes_and_digests_of_every_corpus(text, tmp_path):
+    """Each is made again here, of the files themselves."""
+    names = {"train": "train", "val": "valid", "test": "test"}
+    running = {split: (text / f"{name}.txt").read_bytes() for split, name in names.items()}
+    documents = {split: content.splitlines() for split, content in running.items()}
+    for split, lines in documents.items():
+        rows = [json.dumps({"text": line.decode()}) + "\n" for line in lines]
+        (tmp_path / f"{split}.jsonl").write_text("".join(rows))
+        ids = [[256, *line] for line in lines]
+        np.array([*chain(*ids)], np.uint16).tofile(tmp_path / f"{split}.bin")
+
+    def hashed(content):
+        return hashlib.blake2b(content, digest_size=16).digest()
+
+    def words(content):
+        return len(content.split()) + content.count(b"\n")
+
+    expected = {"text": {}, "jsonl/*.jsonl": {}, "bin/*.bin": {}}
+    for split, content in running.items():
+        lines, size = documents[split], len(content)
+        tokens = sum(map(len, lines)) + len(lines) - 1
+        expected["text"][split] = (
+            hashed(content), {"tokens": size, "words": words(content), "bytes": size},
+        )  # fmt: skip
+        expected["jsonl/*.jsonl"][split] = (
+            functools.reduce(lambda h, line: hashed(h + hashed(line)), lines, b""),
+            {"tokens": tokens, "words": sum(map(words, lines)), "bytes": sum(map(len, lines)),
+             "documents": len(lines)},
+        )  # fmt: skip
+        expected["bin/*.bin"][split] = (
+            hashed(hashed((tmp_path / f"{split}.bin").read_bytes())),
+            {"tokens": tokens, "documents": len(lines)},
+        )
+    for name, splits in expected.items():
+        folder = text if name == "text" else tmp_path
+        flags = [*SMALL, "--dataset", name, "--data_path", folder]
+        program = LanguageProgram(command(LanguageConfig, *flags).config)
+        found = program.resolved(program.load_data({}))
+        assert found["counts"] == {split: facts for split, (_, facts) in splits.items()}
+        assert found["text_digests"] == {
+            split: digest.hex() for split, (digest, _) in splits.items()
+        }
 
 
 def test_samples_continue_the_prompt(trained, tmp_path, train, capsys):

@@ -10,6 +10,7 @@ from cli.language import LanguageDataConfig
 from pipelines.data import TextData
 from pipelines.text import cache, document_cache, token_files
 from pipelines.text.token_folders import Counts, Tokens
+from utils import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,8 @@ def load_text(
         ids = tokens.ids(split)
         if inside:
             order["starts"] = loaders.document_starts(ids, meta["end_of_text"])
+            if split == "train" and len(order["starts"]) == 1:
+                _check_documents(config.dataset, meta["end_of_text"])
         return cls(
             ids, counts[split], block_size, config.batch_size, device,
             **order, rank=rank, world_size=world_size,
@@ -87,6 +90,15 @@ def load_text(
         digests=tokens.digests(),
         description=_description(config, tokens, counts),
     )
+
+
+def _check_documents(dataset: str, end_of_text: int) -> None:
+    """Refuse --pack inside for a training text without an end of text but the one in front."""
+    if not holds_documents(dataset):
+        raise UserError(
+            f"--pack inside: the training text of {dataset} has no end of text ({end_of_text})"
+            " between documents; leave it out"
+        )
 
 
 def _warn_of_loss(tokenizer: str, counts: dict[str, Counts]) -> None:

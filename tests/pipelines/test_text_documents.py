@@ -1,6 +1,7 @@
 """Corpora of documents: the same ids as nanoGPT's own preparation, from every form, once."""
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -74,6 +75,14 @@ def texts_of(ids):
     places = [*np.flatnonzero(ids == END), len(ids)]
     parts = [ids[a + 1 : b] for a, b in pairwise(places)]
     return [bytes(part.astype(np.uint8)).decode() for part in parts]
+
+
+def digest_of(texts):
+    found = b""
+    for text in texts:
+        document = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        found = hashlib.blake2b(found + document, digest_size=16).digest()
+    return found.hex()
 
 
 # --- against nanoGPT ---
@@ -386,6 +395,7 @@ class TestMistakes:
             ("jsonl/set/*", {"held_out": 0.5}, ["--held_out 0.5"]),
             ("folder/set", {"text_column": "text"}, ["--text_column", "leave it out"]),
             ("pydoc", {"held_out": 0.1}, ["--held_out", "pydoc"]),
+            ("wikitext103", {"pack": "inside"}, ["--pack inside", "wikitext103", "leave it out"]),
             ("jsonl", {}, ["jsonl/PATTERN"]),
             ("hf/no/such/folder", {}, ["no name of a repository"]),
         ],
@@ -531,7 +541,9 @@ def test_blocks_inside_documents_give_the_same_losses_in_any_number_of_processes
     train = content["counts"]["train"]
     assert sum(counts["documents"] for counts in content["counts"].values()) == len(texts)
     assert train["tokens"] == train["bytes"] + train["documents"] - 1
-    assert {len(digest) for digest in content["text_digests"].values()} == {32}
+    for split, digest in content["text_digests"].items():
+        ids = load_ids("jsonl/a.jsonl", tmp_path, split, held_out=0.1)
+        assert digest == digest_of(texts_of(ids))
     again = ["--test_only", "--device", "cpu", "--output_dir", str(tmp_path / "1")]
     assert language_main.main(again) == 0
     line = (tmp_path / "1" / "test_results.txt").read_text()

@@ -155,6 +155,12 @@ class TestMistakes:
         path.write_bytes(b"\1\0\2")
         assert "3 bytes" in error_of("bin/f", tmp_path)
 
+    def test_blocks_inside_documents_of_which_there_is_but_one(self, tmp_path):
+        for split in ("train", "val"):
+            write_shard(tmp_path / "f" / f"{split}.bin", [END, 1, 2])
+        message = error_of("bin/f", tmp_path, pack="inside")
+        assert "--pack inside: the training text of bin/f has no end of text (256)" in message
+
     def test_of_a_pattern(self, tmp_path):
         assert "no file matches" in error_of("bin/f/*.bin", tmp_path)
         write_shard(tmp_path / "f" / "train.bin", [END, 1])
