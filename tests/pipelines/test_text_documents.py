@@ -19,7 +19,7 @@ from helpers.corpora import DATA, error_of, load, needs_data
 import dataset
 import language_main
 from pipelines import hub
-from pipelines.text import document_cache, document_corpora, encoding
+from pipelines.text import document_cache, document_corpora, encoding, write_shards
 from pipelines.text.documents import in_batches
 
 ROOT = Path(dataset.__file__).parent
@@ -127,6 +127,13 @@ class TestNanoGPT:
             ours = load_ids("jsonl/ours", folder, split, "gpt2")
             assert ours.dtype == np.uint16
             assert np.roll(ours, -1).tobytes() == theirs
+
+    def test_the_files_that_are_written_are_its_own_byte_for_byte(self, prepared, tmp_path):
+        folder, files = prepared
+        flags = ["--dataset", "jsonl/ours", "--data_path", str(folder), "--form", "nanogpt"]
+        assert write_shards.main([str(tmp_path / "written"), *flags]) == 0
+        for split, theirs in files.items():
+            assert (tmp_path / "written" / f"{split}.bin").read_bytes() == theirs
 
     def test_its_files_give_the_same_batches(self, prepared):
         folder, _ = prepared
