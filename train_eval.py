@@ -6,7 +6,7 @@ computes a batch's loss; training/task.py says what a task and a loader are.
 
 A run goes on exactly where it was interrupted: `state_dict` holds everything that the rest of the
 training depends on. Nothing in a training step waits for the device: sums stay on it and are read
-once per LOG_STEPS.
+once per LOG_STEPS, or where these take long, every few seconds.
 """
 
 import math
@@ -115,6 +115,7 @@ class Trainer(Generic[D]):
         self.state, self.is_resumed = State(), False
         self.totals = evaluation.zero_sums(self.device)  # this rank's, of the epoch so far
         self.first_bad_step = torch.full((), NEVER, device=self.device)
+        self.loss_is_asked = True  # after the first step, of a run that goes on too
         self.clock = self.saved_at = time.perf_counter()
 
     # --- the loop ---
@@ -260,14 +261,16 @@ class Trainer(Generic[D]):
             self.stats.before_step(step, epoch, batches[0], sum(sizes), scale)
 
     def _log_text(self) -> str:
-        if self.state.step % LOG_STEPS:
+        if self.state.step % LOG_STEPS == 0:
+            self._check_losses()  # not by time: a run that diverges ends at the same step again
+        elif not self.loss_is_asked:
             return ""
-        self._check_losses()
         return self.task.describe(self._training_metrics())
 
     def _training_metrics(self) -> dict[str, float]:
         metrics = self.task.metrics(processes.total(self.totals).tolist(), self.data.train)
         self.live.read(metrics, self.state.place.steps)
+        self.loss_is_asked = False
         return metrics
 
     def _check_losses(self) -> None:
@@ -389,7 +392,10 @@ class Trainer(Generic[D]):
         """
         unsaved_seconds = time.perf_counter() - self.saved_at
         time_is_over = unsaved_seconds >= self.save_interval.seconds
-        stop, save = self.agreement.exchange(self.stop_requested(), is_main() and time_is_over)
+        asks = is_main() and self.live.asks_for_loss()
+        flags = self.stop_requested(), is_main() and time_is_over, asks
+        stop, save, loss = self.agreement.exchange(*flags)
+        self.loss_is_asked |= loss
         if stop:
             raise Stopped
         return save

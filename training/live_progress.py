@@ -10,13 +10,14 @@ T = TypeVar("T")
 
 SECONDS = 3  # between two writes in training
 LEAST = 1  # between a write and one that an evaluation begins with
+READ_SECONDS = 10  # after a reading of the loss; one empties the device's queue
 
 
 class LiveProgress:
     """Count the steps and the seconds of a training, and write both down every few seconds.
 
-    All times are the host's, and nothing waits for a device: the loss is the one that the loop has
-    read last. Rates are those since the write before.
+    All times are the host's, and nothing here waits for a device: the loss is the one that the loop
+    has read last. Rates are those since the write before.
 
     Args:
         folder: gets progress.json, in the main process.
@@ -28,7 +29,7 @@ class LiveProgress:
         self.folder, self.rate, self.planned = folder, f"{counted}_per_second", planned
         self.loss: float | None = None  # mean over the epoch so far
         self.count_per_step: float | None = None
-        self.written_at = -float("inf")
+        self.written_at = self.read_at = -float("inf")
         self.restart()
 
     def restart(self) -> None:
@@ -49,6 +50,17 @@ class LiveProgress:
     def read(self, metrics: dict[str, float], steps: int) -> None:
         """Note training metrics of an epoch's first `steps` steps."""
         self.loss, self.count_per_step = metrics["loss"], metrics["count"] / max(1, steps)
+        self.read_at = perf_counter()
+
+    def asks_for_loss(self) -> bool:
+        """Return whether the loss is old.
+
+        It is asked for once, since several processes agree to read it only some steps later.
+        """
+        is_old = perf_counter() - self.read_at >= READ_SECONDS
+        if is_old:
+            self.read_at = perf_counter()
+        return is_old
 
     def step(self, epoch: int, step: int, total_step: int) -> None:
         """Count a step, and write when it is time.

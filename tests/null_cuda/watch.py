@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import linecache
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -26,6 +27,7 @@ import train_eval
 from null_cuda import cudnn
 from tasks.classification import Classification
 from tasks.language import LanguageModelling
+from training import live_progress
 from training.evaluation import Diverged
 
 ROOT = Path(__file__).parents[2]
@@ -224,6 +226,7 @@ def prepare(path: Path, devices: int) -> Watch:
     cudnn.install()
     ignore_numbers()
     compile_quickly()
+    live_progress.READ_SECONDS = math.inf  # after the first step: ten may take long on this host
     watch = Watch(path, devices)
     watch.start()
     return watch

@@ -19,7 +19,7 @@ from run_folder.folder import RunFolder
 from run_folder.result_lines import moment
 from tasks.classification import Classification
 from train_eval import Trainer
-from training import objective, optimization, run_log
+from training import live_progress, objective, optimization, run_log
 from training.devices import peak_flops
 from training.diagnostics.watch import Watch
 from training.evaluation import Diverged, evaluate
@@ -99,6 +99,87 @@ def fit(folder, model=None, data=None, task=None, amp_dtype=None, compile_mode=N
     trainer.fit()
     records = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     return trainer, records
+
+
+# --- progress.json, by an injected clock ---
+
+
+class Timed:
+    """A trainer whose steps take `seconds`, with what it wrote and what it should have read."""
+
+    def __init__(self, folder, monkeypatch, seconds, count=320):
+        self.now, self.sums, self.written, self.read = 50.0, [], [], []
+        monkeypatch.setattr(live_progress, "perf_counter", lambda: self.now)
+        data = Data(ListLoader(count), ListLoader(30, seed=1))
+        folder.mkdir(exist_ok=True)
+        self.trainer = trainer_of(folder, tiny_network(), data, num_epochs=1)
+        train_step, metrics = self.trainer.train_step, self.trainer._training_metrics
+
+        def step(batches):
+            ((images, targets),) = batches
+            with torch.no_grad():
+                logits = copy.deepcopy(self.trainer.model)(images)
+                loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
+            self.sums.append((loss.item(), len(images)))
+            self.now += seconds
+            return train_step(batches)
+
+        def training_metrics():
+            self.read.append(self.trainer.state.step)
+            return metrics()
+
+        self.trainer.train_step, self.trainer._training_metrics = step, training_metrics
+        self.trainer.folder.write_progress = self.written.append
+
+    def loss(self, first, last):
+        """The mean over steps from `first` to `last`, from 1."""
+        losses, counts = zip(*self.sums[first - 1 : last], strict=True)
+        return sum(losses) / sum(counts)
+
+
+def test_slow_steps_show_the_loss_and_the_rate_within_seconds(tmp_path, monkeypatch):
+    timed = Timed(tmp_path, monkeypatch, seconds=3.0)
+    timed.trainer.fit()
+    steps = [each for each in timed.written if each["phase"] == "training"]
+    assert [each["step"] for each in steps] == list(range(1, 21))
+    # After the first step, and then as soon as ten seconds have passed.
+    assert timed.read == [1, 6, 11, 16, 20]
+    for each in steps[:-1]:
+        last = max(step for step in timed.read if step <= each["step"])
+        assert each["loss"] == pytest.approx(timed.loss(1, last), rel=1e-5)
+        assert each["images_per_second"] == pytest.approx(16 / 3)
+
+
+def test_quick_steps_are_read_no_more_often_than_before(tmp_path, monkeypatch):
+    timed = Timed(tmp_path, monkeypatch, seconds=0.1, count=16 * 120)
+    timed.trainer.fit()
+    assert timed.read == [1, 50, 100, 120]
+
+
+def test_a_resumed_run_shows_its_loss_at_once(tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    first = Timed(tmp_path / "a", monkeypatch, seconds=3.0)
+    batches, saved = first.trainer.data.train.batches, []
+
+    def four(epoch, start=0):
+        for number, batch in enumerate(batches(epoch, start)):
+            if number == 4:
+                saved.append(copy.deepcopy(first.trainer.state_dict()))
+                raise Enough
+            yield batch
+
+    first.trainer.data.train.batches = four
+    with pytest.raises(Enough):
+        first.trainer.fit()
+    again = Timed(tmp_path / "b", monkeypatch, seconds=3.0)
+    again.trainer.load_state_dict(saved[0])
+    again.sums = first.sums
+    again.trainer.fit()
+    assert again.written[0]["step"] == again.read[0] == 5
+    assert again.written[0]["loss"] == pytest.approx(again.loss(1, 5), rel=1e-5)
+    assert again.written[0]["images_per_second"] == pytest.approx(16 / 3)
 
 
 # --- against plain loops ---
