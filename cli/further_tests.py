@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ PUBLISHED_TESTS = {
 }  # fmt: skip
 FOLDER = "imagefolder"  # of classes, without splits
 TEXTS = "text"  # a folder of texts
+COMMA = r",(?![^{}]*})"  # outside of braces, which a pattern of shards may have
 
 
 class Asked(NamedTuple):
@@ -88,7 +90,7 @@ def further_texts(dataset: Callable[[str], str]) -> Callable[[str], str | None]:
 
 
 def _joined(text: str, converted: Callable[[str], str]) -> str | None:
-    parts = [converted(part.strip()) for part in text.split(",") if part.strip()]
+    parts = [converted(part.strip()) for part in re.split(COMMA, text) if part.strip()]
     names = [asked.name for asked in _asked(parts)]
     for name in names:
         if names.count(name) > 1:
@@ -98,7 +100,16 @@ def _joined(text: str, converted: Callable[[str], str]) -> str | None:
 
 def asked_for(text: str | None) -> list[Asked]:
     """Return the test sets that a flag of `further_tests` holds."""
-    return _asked(text.split(",") if text else [])
+    return _asked(re.split(COMMA, text) if text else [])
+
+
+def with_split(kind: str) -> tuple[str, str]:
+    """Take the split off the name of a set of the hub, hf/NAME:CONFIG:SPLIT or hf/NAME::SPLIT."""
+    before, slash, last = kind.rpartition("/")
+    parts = last.split(":", 2)
+    if not kind.startswith("hf/") or len(parts) < 3:
+        return kind, ""
+    return f"{before}{slash}{parts[0]}:{parts[1]}".removesuffix(":"), parts[2]
 
 
 def _asked(parts: list[str]) -> list[Asked]:

@@ -29,13 +29,15 @@ class ImageSourceConfig(DataConfig):
     )  # fmt: skip
     image_column: str | None = flag(
         None, str, "Dataset",
-        "hf: the column of images; wds: the ending of images (found, where there is one)",
+        "hf: the column of images; wds: the ending of images (found, where there is one); of "
+        "--also_test too, where a set has it",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     label_column: str | None = flag(
         None, str, "Dataset",
         "hf: the column of classes (found, where there is one); wds: the ending of classes, or "
-        "their key in the .json (cls, or else label in the .json)",
+        "their key in the .json (cls, or else label in the .json); of --also_test too, where a set "
+        "has it",
         evaluated=Evaluated.DATA,
     )  # fmt: skip
     splits: str | None = flag(
@@ -55,17 +57,25 @@ class ImageSourceConfig(DataConfig):
         """Return the splits that are named, by their role; None for one that is not wanted."""
         return arguments(self.splits)
 
+    @property
+    def sources(self) -> list[str]:
+        """Return the names of the data sets that images are read from."""
+        return [self.dataset]
+
     def check_source(self) -> None:
         """Refuse flags that the data set has no use for.
 
         Raises:
             UserError: with the remedy.
         """
-        library = source_name(self.dataset).library
-        if library not in ("hf", "wds"):
-            for name in ("image_column", "label_column", "splits"):
-                if getattr(self, name) is not None:
-                    raise UserError(f"--{name} is for --dataset hf/... and wds/...; leave it out")
+        for name, sets in (
+            ("image_column", self.sources),
+            ("label_column", self.sources),
+            ("splits", [self.dataset]),
+        ):
+            has_use = any(source_name(each).library in ("hf", "wds") for each in sets)
+            if getattr(self, name) is not None and not has_use:
+                raise UserError(f"--{name} is for --dataset hf/... and wds/...; leave it out")
         for role, split in self.named_splits.items():
             if role not in ROLES:
                 raise UserError(f"--splits: {nearest(role, ROLES)}")

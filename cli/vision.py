@@ -29,7 +29,7 @@ from cli.datasets import (
     image_size,
 )
 from cli.fields import Effect, Evaluated, flag
-from cli.further_tests import PUBLISHED_TESTS, further_tests
+from cli.further_tests import PUBLISHED_TESTS, asked_for, further_tests
 from cli.image_sources import ImageSourceConfig
 from cli.run import RunConfig
 from cli.training import TrainingConfig
@@ -81,7 +81,8 @@ class VisionDataConfig(AugmentationConfig, ImageSourceConfig):
     also_test: str | None = flag(
         None, further_tests(image_dataset), "Dataset",
         f"test at the end on these too, with commas between: {', '.join(PUBLISHED_TESTS)}, a data "
-        "set, or a folder of the run's classes; NAME:PATH where the files are not in --data_path",
+        "set's name (its test split; hf/NAME:CONFIG:SPLIT names another), or a folder of the run's "
+        "classes; NAME:PATH where the files are not in --data_path",
         Effect.NOTHING,
     )  # fmt: skip
     num_workers: int | None = flag(
@@ -90,6 +91,11 @@ class VisionDataConfig(AugmentationConfig, ImageSourceConfig):
         "but this one (one per processor)",
         Effect.NOTHING,
     )  # fmt: skip
+
+    @property
+    def sources(self) -> list[str]:
+        """Return the names of the data sets that images are read from."""
+        return [self.dataset, *(asked.kind for asked in asked_for(self.also_test))]
 
     @property
     def is_long_tailed(self) -> bool:

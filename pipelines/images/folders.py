@@ -85,6 +85,20 @@ class Splits(NamedTuple):
     origin: str
 
 
+class OneSplit(NamedTuple):
+    """List the classes and image files of a split that is tested on alone.
+
+    Attributes:
+        class_names: in order; the targets are places in them.
+        files: the images.
+        origin: where they were found.
+    """
+
+    class_names: list[str]
+    files: Files
+    origin: str
+
+
 @dataclass
 class _Found:
     """Collect what a walk through folders finds.
@@ -120,6 +134,26 @@ def find_root(data_path: str | Path) -> Path:
             f"--data_path {data_path}: several folders in it hold train/; give one of {names}"
         )
     return found[0]
+
+
+def test_folder(data_path: Path) -> Path:
+    """Return the folder with the classes to test on: test/, else val/, else the only one there is.
+
+    It is in data_path or in the one folder of it that has splits, else data_path itself.
+
+    Raises:
+        UserError: several folders in it have splits.
+    """
+    names = ("test", *VAL_NAMES, "train")
+    folders = [data_path, *_subfolders(data_path)]
+    splits = [[each / name for name in names if (each / name).is_dir()] for each in folders]
+    found = [each for each in splits if each]
+    if splits[0] or not found:
+        return splits[0][0] if splits[0] else data_path
+    if len(found) > 1:
+        roots = ", ".join(str(each[0].parent) for each in found)
+        raise UserError(f"{data_path}: several folders in it hold splits; give one of {roots}")
+    return found[0][0]
 
 
 def scan(root: Path) -> Splits:

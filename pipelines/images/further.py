@@ -8,21 +8,30 @@ is taken while a set is evaluated, and given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cli.datasets import LONG_TAILED, holds_encoded_images
-from cli.further_tests import FOLDER, PUBLISHED_TESTS, Asked, asked_for
+from cli.datasets import LONG_TAILED, holds_encoded_images, source_name
+from cli.further_tests import FOLDER, PUBLISHED_TESTS, Asked, asked_for, with_split
 from cli.vision import VisionDataConfig
 from pipelines.data import FurtherTest, ImageData
-from pipelines.images import cache, class_maps, folders
+from pipelines.images import (
+    cache,
+    class_maps,
+    folders,
+    hugging_face,
+    shards,
+    torchvision_sets,
+)
 from pipelines.images.augment import Transform
 from pipelines.images.broken import are_broken
 from pipelines.images.interfaces import Batch, Device, ImageReader, Images, Targets
-from pipelines.images.load import find_encoded, imagenet_reader, read_test_arrays, resized
+from pipelines.images.labels import matched
+from pipelines.images.load import imagenet_reader, read_test_arrays, resized
 from pipelines.images.loaders import ImageLoader
 from pipelines.images.readers import FolderReader, ImageNetReader
 from pipelines.images.splits import ArraySplit, FileSplit, Split, fits_in_memory
@@ -38,6 +47,7 @@ CORRUPTIONS = (
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 SEVERITIES = 5
 IMAGENET_CLASSES = 1000
+HUBS = ("hf", "wds")
 
 
 @dataclass(frozen=True)
@@ -149,23 +159,64 @@ def _whole(
 
 
 def _by_name(asked: Asked, place: Place) -> FurtherTest:
-    """Return the test split of a data set that a run could be trained on."""
-    config = replace(
-        place.config,
-        dataset=asked.kind,
-        data_path=asked.place or place.config.data_path,
-        resize=place.size,
-        image_column=None,
-        label_column=None,
-        splits=None,
-    )
+    """Return the test split of a data set that a run could be trained on, without its others."""
+    data_path = asked.place or place.config.data_path
+    if asked.kind == "imagenet" and not hugging_face.is_copy_alone(Path(data_path)):
+        with _named(asked):
+            folder = _folder_to_test(Path(data_path))
+        return _folder(asked._replace(place=str(folder)), place)
+    split: Split
     if holds_encoded_images(asked.kind):
-        found = find_encoded(config, place.progress)
-        split, names, origin = _read_files(found.test, place), found.class_names, found.origin
+        with _named(asked):
+            found = _one_split(asked, data_path, place)
+        split, names, origin = _read_files(found.files, place), found.class_names, found.origin
     else:
-        split, names, origin = read_test_arrays(config, place.device, place.progress)
-    targets = _targets_by_name(asked, names, place.data)[split.targets]
+        config = replace(place.config, dataset=asked.kind, data_path=data_path, resize=place.size)
+        with _named(asked):
+            split, names, origin = read_test_arrays(config, place.device, place.progress)
+    targets = _targets(asked, names, place.data)[split.targets]
     return _whole(replace(split, targets=targets), origin, place)
+
+
+def _one_split(asked: Asked, data_path: str, place: Place) -> folders.OneSplit:
+    """Return the images of the split to test on, and their classes.
+
+    The run's own columns are those of the set too, where it has them.
+    """
+    kind, split = with_split(asked.kind)
+    library, name, variant = source_name(kind)
+    columns = place.config.image_column, place.config.label_column
+    known = place.data.class_names
+    if library == "torchvision":
+        return torchvision_sets.find_test(name, variant, data_path)
+    if library == "wds":
+        return shards.find_test(name, data_path, *columns, place.progress)
+    if library == "hf":
+        return hugging_face.find_test(
+            name, variant, split, data_path, *columns, known, place.progress
+        )
+    return hugging_face.find_test_in_copy(Path(data_path), known, place.progress)
+
+
+@contextmanager
+def _named(asked: Asked) -> Iterator[None]:
+    """Say of which test set a mistake is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"--also_test {asked.name}: {error}") from None
+
+
+def _targets(asked: Asked, names: Sequence[str], data: ImageData) -> Targets:
+    """Return the number among the run's classes that each class of a test set has.
+
+    Sets of hf/ and wds/ may have no names for their classes, which are numbers then.
+
+    Raises:
+        UserError: the classes are others.
+    """
+    found = matched(names, data.class_names) if source_name(asked.kind).library in HUBS else None
+    return _targets_by_name(asked, names, data) if found is None else found
 
 
 def _targets_by_name(asked: Asked, names: Sequence[str], data: ImageData) -> Targets:
@@ -232,7 +283,7 @@ def _late_array(
     path: Path, labels: Targets, part: slice, asked: Asked, place: Place
 ) -> Callable[[], Split]:
     def split() -> Split:
-        pixels = np.ascontiguousarray(_pixels(path, len(labels), asked)[part])
+        pixels = np.array(_pixels(path, len(labels), asked)[part])  # torch wants it writable
         return resized(pixels, labels[part], place.size, place.device)
 
     return split
@@ -284,6 +335,16 @@ def _folder(asked: Asked, place: Place) -> FurtherTest:
     numbers = dict(zip(names, targets.tolist(), strict=True))
     split = _read_files(folders.scan_classes(folder, numbers), place)
     return _whole(split, printable(str(folder)), place)
+
+
+def _folder_to_test(data_path: Path) -> Path:
+    try:
+        return folders.test_folder(data_path)
+    except OSError as error:
+        raise UserError(
+            f"{data_path} cannot be read ({error.strerror}); give the folder that holds test/ or "
+            "val/, or its classes"
+        ) from None
 
 
 def _imagenet(asked: Asked, place: Place) -> FurtherTest:

@@ -5,7 +5,7 @@ The library keeps them as Arrow files, which are mapped into memory; an image is
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines import datasets_library, hub
-from pipelines.images.folders import VAL_NAMES, Files, Splits
-from pipelines.images.interfaces import Indices
-from pipelines.images.labels import Labels, numbered
+from pipelines.images.folders import VAL_NAMES, Files, OneSplit, Splits
+from pipelines.images.interfaces import Indices, Targets
+from pipelines.images.labels import Labels, matched, numbered, numbered_alone
 from pipelines.stamps import stamp_of
 from utils import UserError, is_main, may_draw, printable
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": (*VAL_NAMES, "dev"), "test": ("test",)}
 IDENTIFIED = 100  # images whose content tells one set from another
+TEXTS = ("string", "large_string")
 LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")  # without a type that says so
 
 
@@ -154,6 +155,44 @@ def find_copy(folder: Path, progress: bool) -> Splits:
     return _splits(str(folder), loaded, None, None, {})
 
 
+def find_test(
+    name: str,
+    variant: str,
+    split: str,
+    data_path: str,
+    image_column: str | None,
+    label_column: str | None,
+    known: Sequence[str],
+    progress: bool,
+) -> OneSplit:
+    """Find the split of a set that is tested on alone, and the columns of images and classes.
+
+    Args:
+        name, variant, data_path, progress: as for `find`.
+        split: its name, or a part of it; "" for the test split, else validation, else the only one.
+        image_column, label_column: their names where the set has such columns.
+        known: the classes that the network knows, which decide between several columns.
+
+    Raises:
+        UserError: it is not there, or is not what is needed; with the remedy.
+    """
+    where = f"hf/{name}" + (f":{variant}" if variant else "")
+    with datasets_library.one_line(where), _bars(progress):
+        loaded = _load(where, name, variant, Path(data_path))
+    return _one_split(where, loaded, split, image_column, label_column, known)
+
+
+def find_test_in_copy(folder: Path, known: Sequence[str], progress: bool) -> OneSplit:
+    """Find the split that is tested on alone in a copy that lies in a folder.
+
+    Raises:
+        UserError: it is not what is needed.
+    """
+    with datasets_library.one_line(str(folder)), _bars(progress):
+        loaded = _load_folder(folder, "")
+    return _one_split(str(folder), loaded, "", None, None, known)
+
+
 @contextmanager
 def _bars(progress: bool) -> Iterator[None]:
     library = datasets_library.load()
@@ -207,7 +246,7 @@ def _from_hub(dataset: str, name: str, variant: str) -> dict[str, Any]:
         raise UserError(
             f"{dataset}: there is no such folder, and it is not available from Hugging Face"
             f" ({error}); download it where there is a network (hf download --repo-type dataset"
-            f" {name} --local-dir FOLDER), and give --dataset hf/FOLDER"
+            f" {name} --local-dir FOLDER), and give hf/FOLDER"
         ) from None
     if is_main():
         print(f"loading {name} from Hugging Face")
@@ -246,15 +285,9 @@ def _splits(
     classes = numbered(labels, names, dataset, remedy)
 
     def files(role: str) -> Files | None:
-        part = parts.get(role)
-        if part is None:
+        if role not in parts:
             return None
-        holders = tuple(file["filename"] for file in part.table.cache_files)
-        root = loaded.root or Path(holders[0]).parent
-        table = _encoded(dataset, part.table, image)
-        rows = Rows(table, f"{loaded.origin}, {part.name}", part.rows)
-        stamps = tuple(map(stamp_of, holders))
-        return Files(root, role, rows, stamps, classes.targets[role], holders)
+        return _files(dataset, loaded, parts[role], role, image, classes.targets[role])
 
     train, val, test = files("train"), files("val"), files("test")
     assert train
@@ -263,11 +296,86 @@ def _splits(
     return Splits(classes.names, train, val, test, passed_over, loaded.origin)
 
 
+def _files(
+    dataset: str, loaded: _Loaded, part: _Part, role: str, image: str, targets: Targets
+) -> Files:
+    """Return the images of a part; `role` names them in the cache."""
+    holders = tuple(file["filename"] for file in part.table.cache_files)
+    root = loaded.root or Path(holders[0]).parent
+    table = _encoded(dataset, part.table, image)
+    rows = Rows(table, f"{loaded.origin}, {part.name}", part.rows)
+    return Files(root, role, rows, tuple(map(stamp_of, holders)), targets, holders)
+
+
+def _one_split(
+    where: str,
+    loaded: _Loaded,
+    split: str,
+    image_column: str | None,
+    label_column: str | None,
+    known: Sequence[str],
+) -> OneSplit:
+    first = next(iter(loaded.tables.values()))
+    there = first.features
+    image = _image_column(where, first, image_column if image_column in there else None)
+    given = label_column if label_column in there else None
+    label = given or _fitting_column(where, first, known)
+    part = _test_part(where, loaded.tables, split, label)
+    remedy = "--label_column names another column, NAME:CONFIG:SPLIT another split"
+    origin = f"{where}, {part.name}"
+    names = getattr(there[label], "names", None)
+    labels = _labels(origin, part, label, remedy)
+    names, targets = numbered_alone(labels, names, origin, remedy)
+    files = _files(where, loaded, part, part.name, image, targets)
+    return OneSplit(names, files, f"{loaded.origin}, {part.name}")
+
+
+def _fitting_column(where: str, table: Any, known: Sequence[str]) -> str:
+    """Return the column of classes: of several, the one whose classes the network knows."""
+    texts = [name for name, feature in table.features.items() if _dtype(feature) in TEXTS]
+    found = _label_columns(table) or texts
+    if len(found) > 1:
+        fitting = [name for name in found if matched(_classes(table, name), known) is not None]
+        found = fitting or found
+    return _the_one(where, table, "label_column", "classes", found)
+
+
+def _dtype(feature: Any) -> str:
+    return str(getattr(feature, "dtype", ""))
+
+
+def _classes(table: Any, column: str) -> list[str]:
+    names = getattr(table.features[column], "names", None)
+    return names or [str(value) for value in _column(table, column).unique().to_pylist()]
+
+
+def _test_part(where: str, tables: dict[str, Any], split: str, label: str) -> _Part:
+    """Return the split that is named, else the test split, else validation, else the only one."""
+    if split:
+        return _part(f"{where}: {split}", tables, split)
+    names = [*SPLIT_NAMES["test"], *SPLIT_NAMES["val"]]
+    found = [name for name in names if name in tables and not _is_unlabelled(tables[name], label)]
+    if not found and len(tables) > 1:
+        raise UserError(
+            f"{where}: no test or validation split with labels among {_lengths(tables)}; name one: "
+            f"{where}{'' if ':' in where else ':'}:SPLIT"
+        )
+    return _part(where, tables, (found or [*tables])[0])
+
+
+def _lengths(tables: dict[str, Any]) -> str:
+    return ", ".join(f"{name} ({len(table):,})" for name, table in tables.items())
+
+
 def _parts(
     dataset: str, tables: dict[str, Any], named: dict[str, str | None], unlabelled: list[str]
 ) -> dict[str, _Part]:
     """Return the split of each role: those that are named, else those that have its name."""
-    found = {role: _part(dataset, tables, spec) for role, spec in named.items() if spec}
+    found = {
+        role: _part(f"{dataset}: --splits {spec}", tables, spec)
+        for role, spec in named.items()
+        if spec
+    }
     taken = {part.name for part in found.values()} | {*unlabelled}
     for role, aliases in SPLIT_NAMES.items():
         names = [name for name in aliases if name in tables and name not in taken]
@@ -277,15 +385,14 @@ def _parts(
         found["test"] = found.pop("val")
     for role in ("train", "test"):
         if role not in found:
-            there = ", ".join(f"{name} ({len(table):,})" for name, table in tables.items())
             raise UserError(
-                f"{dataset}: no {role} split with labels among {there}; name one, or parts of one:"
-                ' --splits \'{train: "train[:90%]", test: "train[90%:]"}\''
+                f"{dataset}: no {role} split with labels among {_lengths(tables)}; name one, or"
+                ' parts of one: --splits \'{train: "train[:90%]", test: "train[90%:]"}\''
             )
     return found
 
 
-def _part(dataset: str, tables: dict[str, Any], spec: str) -> _Part:
+def _part(where: str, tables: dict[str, Any], spec: str) -> _Part:
     """Return the part of a split that `name`, `name[:90%]` or `name[100:]` stands for."""
     lengths = {name: len(table) for name, table in tables.items()}
     try:
@@ -293,10 +400,10 @@ def _part(dataset: str, tables: dict[str, Any], spec: str) -> _Part:
     except (AssertionError, ValueError) as error:
         there = ", ".join(lengths)
         reason = hub.one_line(error)
-        raise UserError(f"{dataset}: --splits {spec}: {reason}; there are {there}") from None
+        raise UserError(f"{where}: {reason}; there are {there}") from None
     start, end = part.from_ or 0, lengths[part.splitname] if part.to is None else part.to
     if end <= start:
-        raise UserError(f"{dataset}: --splits {spec}: has no image of {lengths[part.splitname]:,}")
+        raise UserError(f"{where}: has no image of {lengths[part.splitname]:,}")
     return _Part(part.splitname, tables[part.splitname], np.arange(start, end))
 
 
@@ -310,17 +417,21 @@ def _image_column(dataset: str, table: Any, given: str | None) -> str:
 
 
 def _may_hold_images(feature: Any) -> bool:
-    is_binary = getattr(feature, "dtype", None) in ("binary", "large_binary")
+    is_binary = _dtype(feature) in ("binary", "large_binary")
     return is_binary or (isinstance(feature, dict) and "bytes" in feature)
 
 
 def _label_column(dataset: str, table: Any, given: str | None) -> str:
     if given:
         return _known_column(dataset, table, "label_column", given)
+    return _the_one(dataset, table, "label_column", "classes", _label_columns(table))
+
+
+def _label_columns(table: Any) -> list[str]:
+    """Return the columns that are typed as classes, else the one that is called so."""
     features = table.features
     found = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-    found = found or [name for name in LABEL_NAMES if name in features][:1]
-    return _the_one(dataset, table, "label_column", "classes", found)
+    return found or [name for name in LABEL_NAMES if name in features][:1]
 
 
 def _known_column(dataset: str, table: Any, flag: str, name: str) -> str:

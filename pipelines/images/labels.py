@@ -53,11 +53,44 @@ def numbered(
     return Classes([printable(name) for name in names], targets)
 
 
-def _names_in(train: Labels) -> list[str]:
-    """Return the names of the classes that the training labels show."""
-    if train.dtype.kind == "i":
-        return [str(number) for number in range(int(train.max(initial=-1)) + 1)]
-    return np.unique(train).tolist()
+def numbered_alone(
+    labels: Labels, names: Sequence[str] | None, where: str, remedy: str
+) -> tuple[list[str], Targets]:
+    """Return the names of the classes of a split that is tested on alone, and each image's place.
+
+    Args:
+        labels: as for `numbered`.
+        names: of the classes in order, where these are known.
+        where: the labels come from, for messages.
+        remedy: what to do about labels that cannot be used.
+
+    Raises:
+        UserError: a label is no class.
+    """
+    names = _names_in(labels) if names is None else names
+    return [printable(name) for name in names], _places(labels, names, where, remedy)
+
+
+def matched(names: Sequence[str], known: Sequence[str]) -> Targets | None:
+    """Return the place of each of these classes among the known ones; None where they are others.
+
+    They are matched by name; where either side has the numbers from 0 on in the place of names, by
+    number, if both have as many classes.
+    """
+    places = {name: place for place, name in enumerate(known)}
+    if all(name in places for name in names):
+        return np.array([places[name] for name in names], np.int64)
+    numbers = [str(number) for number in range(len(known))]
+    if len(names) == len(known) and numbers in ([*names], [*known]):
+        return np.arange(len(known))
+    return None
+
+
+def _names_in(labels: Labels) -> list[str]:
+    """Return the names of the classes that labels show."""
+    if labels.dtype.kind == "i":
+        return [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
+    return np.unique(labels).tolist()
 
 
 def _places(values: Labels, names: Sequence[str], where: str, remedy: str) -> Targets:

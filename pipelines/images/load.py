@@ -125,8 +125,14 @@ def read_test_arrays(
     Raises:
         UserError: for everything that the user can fix.
     """
-    source = _read(config, device, progress)
-    return source.test, source.class_names, source.origin
+    library, name, variant = source_name(config.dataset)
+    if library != "torchvision":
+        source = _read(config, device, progress)
+        return source.test, source.class_names, source.origin
+    size = config.resize or image_size(config.dataset)
+    assert size
+    images, names = torchvision_sets.read_test(name, variant, config.data_path)
+    return resized(*images, size, device), names, printable(config.data_path)
 
 
 def as_card_says(config: VisionDataConfig, card: dict[str, Any]) -> VisionDataConfig:

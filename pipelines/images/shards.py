@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.images.cache import cached
-from pipelines.images.folders import VAL_NAMES, Files, Splits, image_endings
+from pipelines.images.folders import VAL_NAMES, Files, OneSplit, Splits, image_endings
 from pipelines.images.interfaces import Images
-from pipelines.images.labels import Labels, numbered
+from pipelines.images.labels import Labels, numbered, numbered_alone
 from pipelines.images.readers import for_each
 from pipelines.stamps import Stamp, stamp, stamp_of
 from utils import UserError, printable
@@ -137,6 +137,58 @@ def find(
     )
 
 
+def find_test(
+    pattern: str,
+    data_path: str,
+    image_column: str | None,
+    label_column: str | None,
+    progress: bool,
+) -> OneSplit:
+    """Find the shards that are tested on alone, and what is in them.
+
+    Args:
+        pattern: of these shards, or as for `find`, where test or validation shards are beside the
+            training shards.
+        data_path, progress: as for `find`.
+        image_column, label_column: as for `find`, where the samples have such members or keys.
+
+    Raises:
+        UserError: shards are missing or damaged, or a sample lacks its image or label.
+    """
+    tars = _shards_to_test(pattern, Path(data_path))
+    image, label = _those_there(tars[0], image_column, label_column)
+    cached_as = Path(tars[0]).name.partition(".")[0]
+    found = _Shards.of(cached_as, tars, image, label, progress)
+    root = Path(tars[0]).parent
+    names, targets = numbered_alone(found.labels, _class_names(root), f"wds/{pattern}", REMEDY)
+    return OneSplit(names, found.files(targets), printable(str(root)))
+
+
+def _shards_to_test(pattern: str, data_path: Path) -> tuple[str, ...]:
+    """Return the shards of the test split, else of validation, else those of the pattern."""
+    for place in (data_path / pattern, Path(pattern)):
+        if place.is_dir():
+            return _shards_to_test_in(place)
+        if beside := _others(place, "test") or _others(place, "val"):
+            return beside
+        if _matches(str(place)):
+            return tuple(_complete(str(place)))
+    return tuple(_complete(pattern))
+
+
+def _shards_to_test_in(folder: Path) -> tuple[str, ...]:
+    found, every = _shards_in(folder), _tars_in(folder)
+    tars = found.get("test") or found.get("val") or every
+    if not every:
+        raise UserError(f"{printable(str(folder))}: no shards (*.tar) in it")
+    if tars is every and len(found.get("train", every)) < len(every):
+        raise UserError(
+            f"{printable(str(folder))}: shards of several splits, none of them called test; give "
+            "the pattern of those to test on"
+        )
+    return tars
+
+
 def _shards(
     pattern: str, data_path: Path, named: dict[str, str | None]
 ) -> dict[str, tuple[str, ...]]:
@@ -173,7 +225,7 @@ def _shards(
 
 def _shards_in(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return the shards in a folder and in its subfolders, by the name of a split in their path."""
-    tars = sorted(map(str, [*folder.glob("*.tar"), *folder.glob("*/*.tar")]))
+    tars = _tars_in(folder)
     found: dict[str, tuple[str, ...]] = {}
     for split, names in SPLIT_NAMES.items():
         word = re.compile(rf"(^|[\W_\d])({'|'.join(names)})($|[\W_\d])", re.IGNORECASE)
@@ -181,6 +233,10 @@ def _shards_in(folder: Path) -> dict[str, tuple[str, ...]]:
         if mine:
             found[split] = mine
     return found
+
+
+def _tars_in(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(map(str, [*folder.glob("*.tar"), *folder.glob("*/*.tar")])))
 
 
 def _others(train: Path, split: str) -> tuple[str, ...]:
@@ -441,6 +497,23 @@ def _label(
         return None
     is_label = isinstance(label, int | str) and not isinstance(label, bool)
     return str(label) if is_label else None
+
+
+def _those_there(
+    path: str, image_column: str | None, label_column: str | None
+) -> tuple[str | None, str | None]:
+    """Return those of the run's endings and keys that the first sample of a tar file has.
+
+    What is wrong with the file is said when it is gone through.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = next(_grouped(path, tar), {})
+            has_label = label_column and _label(tar, members, label_column) is not None
+    except (OSError, tarfile.TarError):
+        return None, None
+    has_image = image_column and image_column.lower() in members
+    return image_column if has_image else None, label_column if has_label else None
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

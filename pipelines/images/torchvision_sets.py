@@ -1,7 +1,7 @@
 """Read torchvision's data sets of images by name, and download what is missing."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from torchvision import datasets
 
 from pipelines.download import STALL_SECONDS, open_url
 from pipelines.hub import one_line
-from pipelines.images.folders import Files, Splits
+from pipelines.images.folders import Files, OneSplit, Splits
 from pipelines.images.sources import LabelledImages
 from pipelines.stamps import stamp_of
 from utils import UserError, one_at_a_time, printable
@@ -92,12 +92,29 @@ def read_arrays(name: str, variant: str, data_path: str) -> Arrays:
         UserError: its files are missing and cannot be downloaded, or are damaged.
     """
     splits = _splits(name, variant, data_path)
-    train, test = (_arrays(splits[split]) for split in ("train", "test"))
-    names = _class_names(splits["train"], train.targets)
-    if names[0] == "N/A":  # EMNIST's letters, which are numbered from 1 on
-        names = names[1:]
-        train, test = (each._replace(targets=each.targets - 1) for each in (train, test))
+    train, names = _array_and_names(splits["train"])
+    test, _ = _array_and_names(splits["test"])
     return Arrays(train, test, names)
+
+
+def read_test(name: str, variant: str, data_path: str) -> tuple[LabelledImages, list[str]]:
+    """Read the test split of such a set alone, and the names of its classes.
+
+    Raises:
+        UserError: its files are missing and cannot be downloaded, or are damaged.
+    """
+    return _array_and_names(_splits(name, variant, data_path, ["test"])["test"])
+
+
+def find_test(name: str, variant: str, data_path: str) -> OneSplit:
+    """Find the image files of a set's test split alone.
+
+    Raises:
+        UserError: files are missing and cannot be downloaded, or are damaged.
+    """
+    test = _splits(name, variant, data_path, ["test"])["test"]
+    files = _files(name, "test", test)
+    return OneSplit(_class_names(test, files.targets), files, printable(data_path))
 
 
 def find(name: str, variant: str, data_path: str) -> Splits:
@@ -123,6 +140,14 @@ def _arrays(dataset: Any) -> LabelledImages:
     if targets.ndim == 2:  # QMNIST's, with the writer and more behind the digit
         targets = targets[:, 0]
     return LabelledImages(images, targets.astype(np.int64))
+
+
+def _array_and_names(dataset: Any) -> tuple[LabelledImages, list[str]]:
+    images = _arrays(dataset)
+    names = _class_names(dataset, images.targets)
+    if names[0] == "N/A":  # EMNIST's letters, which are numbered from 1 on
+        return images._replace(targets=images.targets - 1), names[1:]
+    return images, names
 
 
 def _files(name: str, split: str, dataset: Any) -> Files:
@@ -157,13 +182,16 @@ def _class_names(dataset: Any, targets: Any) -> list[str]:
 # --- torchvision's classes ---
 
 
-def _splits(name: str, variant: str, data_path: str) -> dict[str, Any]:
-    """Return torchvision's own data set for each split."""
+def _splits(
+    name: str, variant: str, data_path: str, wanted: Iterable[str] = ("train", "val", "test")
+) -> dict[str, Any]:
+    """Return torchvision's own data set for each split that is wanted and there is."""
     kind = KINDS[name]
     options = {kind.variant: _argument(variant or kind.default)} if kind.variant else {}
     return {
         split: _dataset(name, kind, data_path, {**options, **arguments})
         for split, arguments in kind.splits.items()
+        if split in wanted
     }
 
 
