@@ -5,6 +5,7 @@
 | `options.py`, `names.py` | what can be asked for; load no torch |
 | `measurements.py` | makes the measurements that were asked for |
 | `activations.py` | activations one by one: time, bandwidth, memory |
+| `host_time.py` | the host's time of an activation's call |
 | `gated_products.py` | activation(a) * b, fused against plain: time and bytes kept |
 | `accuracy.py` | their errors against float64 |
 | `figure.py` | their times as bars |

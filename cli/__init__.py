@@ -17,6 +17,8 @@
 | `published.py` | the flags of the code that was published with the paper, as ours |
 | `yaml_files.py` | reads YAML as it is written, and refuses a key that stands twice |
 | `args_file.py` | args.txt: a configuration as YAML |
+| `flags_page.py` | writes docs/flags.md from the fields |
+| `evaluation.py` | the command line of evaluate_lm.py |
 | `run_names.py` | the default folder of a run |
 | `errors.py` | from an error to one line and an exit code |
 

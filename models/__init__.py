@@ -5,12 +5,25 @@
     model = build_model("timm/convnext_tiny", activation=nn.GELU, num_classes=10, image_size=64)
     model = build_table_model("mlp", activation=nn.GELU, num_features=30, num_classes=2)
 
-`catalogue` lists the models and resolves their options. Each architecture has a file of its own:
-`vgg`, `resnet`, `vit`, `gpt2` (its parts: `gpt2_blocks`, `mlp`, `rotary`), `table_mlp`. Those of
-other packages are built by `third_party` (timm's and torchvision's, with rates of `drop_rates`;
-`pretrained` reads their published weights) and `causal_lm` (Hugging Face's). `drop_path` drops
-branches in ours. `operations` counts what they compute. `coordinate_mlp` is the network of
-coordinates, which inr_main.py builds, and `derivatives` differentiates one.
+| file | what it holds |
+|---|---|
+| `catalogue.py` | the models by name; resolves their options |
+| `vgg.py`, `resnet.py`, `vit.py` | ours for images |
+| `gpt2.py` | ours for text |
+| `gpt2_blocks.py`, `mlp.py`, `rotary.py` | what its blocks are made of; MLPs; positions |
+| `gpt2_checkpoint.py` | a folder of its weights, as Hugging Face writes it |
+| `generation.py` | continues texts by a language model |
+| `table_mlp.py` | ours for rows of numbers |
+| `coordinate_mlp.py`, `derivatives.py` | ours for coordinates, and what differentiates it |
+| `norms.py` | the norms of ours |
+| `drop_path.py` | drops branches of ours |
+| `third_party.py` | networks of timm and torchvision |
+| `drop_rates.py`, `pretrained.py` | their rates of dropping; their published weights |
+| `causal_lm.py` | networks of Hugging Face |
+| `init_gain.py`, `rescale.py` | initial weights by an activation's gain; the control for sigma |
+| `neighbours.py` | the layers next to activations, whose weights these scale |
+| `operations.py` | counts what a network computes |
+| `activation.py` | the door through which models and scripts take activations |
 """
 
 from __future__ import annotations  # `nn` below is known to type checkers only

@@ -59,6 +59,22 @@ def trees():
     return found
 
 
+def test_every_file_stands_in_the_table_of_its_room(trees):
+    """The docstring of each room's `__init__` names the files and the rooms in it."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    paths = [Path(name) for name in listed.stdout.splitlines()]
+    missing = []
+    for room in (path.parent for path in trees if path.name == "__init__.py"):
+        table = ast.get_docstring(trees[room / "__init__.py"])
+        files = {each.name for each in paths if each.parent == room} - {"__init__.py", "py.typed"}
+        rooms = {each.parts[len(room.parts)] + "/" for each in paths if room in each.parents[1:]}
+        named = {*re.findall(r"`([\w.]+/?)`|^    (\w+\.py) ", table, re.MULTILINE)}
+        missing += [f"{room}/{name}" for name in sorted((files | rooms) - {*sum(named, ())})]
+    assert not missing, missing
+
+
 def module_of(path: Path) -> str:
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

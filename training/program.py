@@ -1,7 +1,7 @@
 """Turn a configuration into data, network and loop: what all programs do once torch is loaded.
 
-A subclass says what is its own (tasks/vision.py, language.py, table.py); nothing here knows of
-images or text.
+A subclass says what is its own (tasks/vision.py, language.py, table.py, inr.py); nothing here knows
+of images or text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,20 @@
 """Offer ZiLU and its rivals as functions, as modules, and by name. The package needs torch alone.
 
-Its parts are imported when they are first used, so that programs can read `zilu.names` without
+| file | what it holds |
+|---|---|
+| `names.py` | the names of the activations and their options, without torch |
+| `modules.py`, `registry.py` | the activations as modules, and by name |
+| `functional.py` | the same as functions of a tensor |
+| `gating.py` | an activation times a second tensor, as in gated linear units |
+| `reference.py` | the formulas in torch's own operations, in the forms that lose no digits |
+| `kernels/` | fused operators for CPUs and GPUs, and when they are taken |
+| `compiled.py`, `dynamo.py` | for torch.compile: forms on GPUs, and marks on functions |
+| `scripted.py` | for torch.jit.script |
+| `replacement/` | replaces the activations of any network |
+| `custom/` | loads activations of the user's own |
+| `transformers.py`, `exported/` | for Hugging Face: names in configurations; exported networks |
+
+The parts are imported when they are first used, so that programs can read `zilu.names` without
 loading torch.
 """
 

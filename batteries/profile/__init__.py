@@ -4,6 +4,7 @@
 
 | file | what it does |
 |---|---|
+| `__main__.py` | the command |
 | `found.py` | everything that is found, as data |
 | `subject.py` | makes the activation, and calls it on numbers |
 | `health.py` | all finite numbers of fp16 and bf16; errors against float64; gradcheck |

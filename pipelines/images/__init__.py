@@ -1,12 +1,21 @@
 """Turn images into batches; `dataset.py` is the way in.
 
-`folders`, `shards`, `hugging_face` and `torchvision_sets` find the images (`labels` numbers their
-classes) and `sources` reads those that are arrays already; `decode` and `readers` turn files into
-bytes, `cache` keeps these on disk, `broken` leaves out files that cannot be read, `splits` holds
-the images of training, validation and test, `imbalance` thins out a training set, `loaders` puts
-the images in order and `augment` makes float batches of them, with random-resized `crops`, the
-`operations` that `policies` such as RandAugment draw, and `mixing` for mixup and CutMix.
-`one_image` loads an image to be fitted, and `pixels` makes batches of its pixels.
-`further` finds the test sets of --also_test, and `class_maps` has their classes. `interfaces` names
-what these pass to each other.
+| file | what it does |
+|---|---|
+| `load.py` | loads a set: reads, splits, normalises, makes loaders |
+| `folders.py`, `shards.py`, `hugging_face.py`, `torchvision_sets.py` | find the images of a set |
+| `sources.py` | reads sets that are arrays already |
+| `labels.py`, `class_maps.py` | number the classes; name those of published sets |
+| `decode.py`, `readers.py` | turn files into bytes: one file, or a list of them |
+| `broken.py` | leaves out files that cannot be read |
+| `cache.py` | keeps what was read on disk |
+| `splits.py` | holds the images of training, validation and test |
+| `imbalance.py` | thins out a training set |
+| `loaders.py` | puts the images in order, and yields batches |
+| `augment.py`, `crops.py` | make float batches of them, varied; random-resized crops |
+| `policies.py`, `operations.py` | RandAugment and its like; the operations that they draw |
+| `mixing.py` | mixup and CutMix |
+| `further.py` | the test sets of --also_test |
+| `one_image.py`, `pixels.py` | one image to be fitted, and batches of its pixels |
+| `interfaces.py` | names what these pass to each other |
 """

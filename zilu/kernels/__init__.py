@@ -1,5 +1,14 @@
 """Choose how a gated unit is computed: by a fused operator, or with plain tensor operations.
 
+| file | what it does |
+|---|---|
+| `operators.py` | completes the operators with second derivatives and the GPU's kernels |
+| `operators.cpp`, `kernels.h` | declare the operators to torch |
+| `cpu.cpp`, `gpu.cpp`, `units.h` | compute on CPUs; take CUDA tensors to Triton; the formulas |
+| `triton_kernels.py` | computes on NVIDIA GPUs |
+| `coefficients.py` | the polynomials of both |
+| `build.py` | compiles the C++ files on first use, and keeps the library |
+
 A fused operator is one compiled kernel that passes over memory once. The plain operations are those
 of `zilu.reference`. The environment variable `ZILU_KERNELS` decides: `plain` never takes an
 operator, `fused` always does, and `auto` (the default) takes whichever is faster:
