@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 
 from analysis.looks import FIRST, LAST
-from batteries.options import SETTINGS, Options
+from batteries.options import Options
 from cli.converters import activation_name, file_path, mapping, number, path
 from cli.errors import one_line_errors
+from cli.network import ACTIVATION_FLAGS
 from cli.parser import checked, tool_parser
 from utils import UserError
 from zilu.names import check_sigma
@@ -75,7 +76,7 @@ def parse(argv: list[str] | None) -> Options:
     parser.add_argument("--folder", action="store_true",
                         help="with --index: print the folder of its log instead")  # fmt: skip
     given = vars(parser.parse_args(argv))
-    settings = {name: given.pop(name) for name in SETTINGS}
+    settings = {name: given.pop(name) for name in ACTIVATION_FLAGS}
     candidate = {name: value for name, value in settings.items() if value not in (None, False)}
     if candidate and "activation" not in candidate:
         raise UserError(f"--{next(iter(candidate))} is of an activation; give --activation")

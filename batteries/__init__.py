@@ -10,6 +10,7 @@
 | `records.py` | finished runs as lines of JSON, which stand for their runs |
 | `comparing.py` | the decision on a task, and what stands beside it, from records |
 | `findings.py` | everything that a page says of a battery, as data |
+| `json_files.py` | writes such data as JSON, and reads it back |
 | `profile/` | what is computed of an activation: health, properties, cost |
 | `page/` | the page of a battery, from its findings |
 | `summary.py` | the findings in a few lines |

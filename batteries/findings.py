@@ -4,18 +4,13 @@
 for each seed. Values are those of the test split at the last epoch, in the task's metric.
 """
 
-import dataclasses
-import json
-import math
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.sequential import Decision
-from run_folder.metrics import METRICS, Metric
-from utils import UserError, read_json, replacing
+from batteries import json_files
+from run_folder.metrics import Metric
 
 FILE = "findings.json"
 CANDIDATE, CANDIDATE_UNIT_GAIN, RIVAL = "candidate", "candidate with unit gain", "rival"
@@ -214,9 +209,7 @@ class Findings:
 def save(findings: Findings, folder: Path) -> Path:
     """Write the findings into a folder, and return the file."""
     path = folder / FILE
-    text = json.dumps(plain(findings), indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    json_files.save(findings, path, indent=1)
     return path
 
 
@@ -226,40 +219,4 @@ def load(path: Path) -> Findings:
     Raises:
         UserError: it cannot be read, or is of another version.
     """
-    try:
-        return typed(Findings, read_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path}: no findings that can be read ({error}); run the battery again"
-        ) from None
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it; a metric by its name, what is not finite as null."""
-    if isinstance(value, Metric):
-        return value.name
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def typed(kind: Any, value: Any) -> Any:
-    """Return JSON's value as the type that a field declares."""
-    if isinstance(kind, types.UnionType):  # X | None
-        inner = next(each for each in typing.get_args(kind) if each is not types.NoneType)
-        return None if value is None else typed(inner, value)
-    if kind is Metric:
-        return METRICS[value]
-    if dataclasses.is_dataclass(kind):
-        kinds = typing.get_type_hints(kind)
-        return kind(**{name: typed(kinds[name], each) for name, each in value.items()})  # type: ignore[operator]
-    if typing.get_origin(kind) is tuple:
-        return tuple(typed(typing.get_args(kind)[0], each) for each in value)
-    if kind is float:
-        return math.nan if value is None else float(value)
-    return value
+    return json_files.load(Findings, path, "findings", "run the battery again")

@@ -8,16 +8,13 @@ from typing import Any
 
 from utils import UserError
 
-# The flags of the activation.
-SETTINGS = ("activation", "sigma", "learn_sigma", "expand_gate", "activation_args")
-
 
 @dataclass(frozen=True)
 class Options:
     """Hold the command line; battery.py explains the flags.
 
     Attributes:
-        candidate: those of SETTINGS that were given, by name; empty without --activation.
+        candidate: those of ACTIVATION_FLAGS that were given, by name; empty without --activation.
         budget: seconds.
     """
 

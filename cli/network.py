@@ -10,6 +10,9 @@ from cli.fields import Effect, Evaluated, flag
 from utils import UserError
 from zilu import names as activations
 
+# Those that say which activation a run has.
+ACTIVATION_FLAGS = ("activation", "sigma", "learn_sigma", "expand_gate", "activation_args")
+
 
 @dataclass(frozen=True)
 class ModelConfig:

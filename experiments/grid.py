@@ -116,7 +116,7 @@ def read_grid(path: Path, instead: Mapping[str, Any] = MappingProxyType({})) -> 
     if not isinstance(runs, dict) or not runs:
         raise UserError(f"{path}: `runs:` must hold lines of the form `flag: value` or a list")
     checker = Checker(program, path)
-    combinations = _unique(checker.complete(flags) for flags in products({**runs, **instead}))
+    combinations = unique(checker.complete(flags) for flags in products({**runs, **instead}))
     tune = content.get("tune") or {}
     report = check_report(path, content.get("report") or {})
     name = str(content.get("name", path.stem))
@@ -215,12 +215,13 @@ def mappings(value: Flags) -> Iterator[str]:
         yield mapping_text(dict(zip(value, chosen, strict=True)))
 
 
-def _unique(combinations: Iterable[Flags]) -> list[Flags]:
-    unique: list[Flags] = []
+def unique(combinations: Iterable[Flags]) -> list[Flags]:
+    """Return each combination once, where it came first."""
+    found: list[Flags] = []
     for each in combinations:
-        if each not in unique:
-            unique.append(each)
-    return unique
+        if each not in found:
+            found.append(each)
+    return found
 
 
 class Checker:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cli.converters import seed_number
-from experiments.grid import Flags, Grid
+from experiments.grid import Grid, unique
 from experiments.manifest import FILE, TRIAL, Manifest, Run, load, save
 from experiments.tuning import without
 from run_folder.status import NEW, status_of
@@ -32,7 +32,7 @@ def filled(grid: Grid, count: int) -> Grid:
     tuned = grid.tune.get("seeds") if isinstance(grid.tune, dict) else None
     seeds += further(seeds, count - len(seeds), _numbers(tuned))
     combinations = list(grid.combinations)
-    for setting in _settings(grid.combinations):
+    for setting in unique(without(each, ("seed",)) for each in grid.combinations):
         runs = (setting | {"seed": seed} for seed in seeds)
         combinations += [run for run in runs if run not in combinations]
     return replace(grid, combinations=combinations)
@@ -109,15 +109,6 @@ def _with_seed(setting: Run, seed: int, runs: list[Run]) -> Run:
         name = f"{name}_{index}"
     flags = setting.flags | {"seed": seed}
     return replace(setting, index=index, name=name, flags=flags, added=True)
-
-
-def _settings(combinations: list[Flags]) -> list[Flags]:
-    found: list[Flags] = []
-    for each in combinations:
-        setting = without(each, ("seed",))
-        if setting not in found:
-            found.append(setting)
-    return found
 
 
 def _numbers(texts: object) -> set[int]:

@@ -24,7 +24,7 @@ from cli.converters import seed_number
 from cli.fields import Effect, Flag
 from cli.optimizer_names import SETTINGS
 from cli.parser import SWITCHES, value_of
-from experiments.grid import MAPPINGS, Checker, Flags, mappings, products
+from experiments.grid import MAPPINGS, Checker, Flags, mappings, products, unique
 from utils import UserError
 
 OPTIONS = ("seeds", "equal_settings")
@@ -140,12 +140,7 @@ def groups(tune: dict[str, Any], combinations: list[Flags]) -> list[Flags]:
 
     The runs of a group differ in seed and tuned flags alone.
     """
-    found: list[Flags] = []
-    for each in combinations:
-        group = without(each, ("seed", *decided_flags(tune)))
-        if group not in found:
-            found.append(group)
-    return found
+    return unique(without(each, ("seed", *decided_flags(tune))) for each in combinations)
 
 
 def trials(
@@ -155,13 +150,9 @@ def trials(
     choices = list(products(tuned_flags(tune)))
     settings = []
     for group in groups(tune, combinations):
-        distinct: list[Flags] = []
-        for choice in choices:
-            fitting = _fitting(group, choice, checker)
-            each = without(checker.complete(group | fitting), ("seed",))
-            if each not in distinct:
-                distinct.append(each)
-        settings.append((group, distinct))
+        fitting = (_fitting(group, choice, checker) for choice in choices)
+        complete = (checker.complete(group | each) for each in fitting)
+        settings.append((group, unique(without(each, ("seed",)) for each in complete)))
     if max(len(distinct) for _, distinct in settings) < 2:
         raise UserError(f"{checker.path}: `tune:` comes to one setting for every activation")
     reported = [each["seed"] for each in combinations]

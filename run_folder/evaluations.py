@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from run_folder.folder import RunFolder
+from run_folder.folder import RunFolder, json_ready
 from run_folder.result_lines import SUMMARY
 from utils import one_at_a_time, read_json, replacing
 
@@ -64,7 +64,7 @@ def add_evaluations(folder: Path, results: Results) -> None:
     with one_at_a_time(folder / f".{RunFolder.EVALUATIONS}.lock"):
         every = read_evaluations(folder) | results
         with replacing(folder / RunFolder.EVALUATIONS) as temporary:
-            temporary.write_text(json.dumps(_writable(every), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(json_ready(every), indent=1) + "\n", encoding="utf-8")
         path = folder / RunFolder.RESULTS
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if not line.startswith(_HEAD)]
@@ -72,13 +72,6 @@ def add_evaluations(folder: Path, results: Results) -> None:
         kept[end:end] = evaluation_lines(every)
         with replacing(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _writable(value: Any) -> Any:
-    """Replace infinities and NaN, which JSON lacks, by null."""
-    if isinstance(value, dict):
-        return {key: _writable(each) for key, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def evaluation_lines(results: Results) -> list[str]:

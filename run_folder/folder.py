@@ -334,11 +334,11 @@ def predictions_file(ending: str) -> str:
 
 def metrics_line(record: dict[str, Any]) -> str:
     """Return a record as a line of JSON."""
-    return json.dumps(_json_ready(record), allow_nan=False)
+    return json.dumps(json_ready(record), allow_nan=False)
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """Replace infinities and NaN, which JSON lacks, by null."""
     if isinstance(value, dict):
-        return {key: _json_ready(inner) for key, inner in value.items()}
+        return {key: json_ready(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

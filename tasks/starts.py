@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from cli.converters import arguments
+from cli.network import ACTIVATION_FLAGS
 from cli.vision import VisionConfig
 from models import pretrained
 from models.activation import create_activation
@@ -26,7 +27,6 @@ from zilu.replacement.replace import Report
 
 # How images come to the network, as a card says it; and the flags of the activation before.
 STARTS = ("preprocessing", "old_activation")
-ACTIVATION_FLAGS = ("activation", "sigma", "learn_sigma", "expand_gate", "activation_args")
 
 
 def initial_weights_of(config: VisionConfig) -> InitialWeights | None:

@@ -42,6 +42,14 @@ OTHERS = {
 }
 
 
+class NumberedLayers(nn.Sequential):
+    """Stand for a network, of as many layers as modules, where an optimizer is tried out."""
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return patterns of the parameters' names by depth."""
+        return {"blocks": r"^(\d+)"}
+
+
 def layer_scales(model: nn.Module, decay: float, activations: set[int]) -> dict[int, float]:
     """Return the share of the learning rate that each parameter has, by its id.
 

@@ -10,7 +10,7 @@ from torch import nn
 from cli.optimizer_names import MUON
 from cli.training import TrainingConfig
 from training import sharding
-from training.layer_decay import layer_scales
+from training.layer_decay import NumberedLayers, layer_scales
 from training.optimizers import (
     Source,
     Together,
@@ -70,7 +70,7 @@ def check_optimizer(config: TrainingConfig, device: torch.device | None = None) 
         UserError: with what the library says.
     """
     with torch.random.fork_rng(devices=[]):  # nothing that follows is to draw other numbers
-        network = Small(nn.Linear(2, 2), nn.Linear(2, 2)).to(device or "cpu")
+        network = NumberedLayers(nn.Linear(2, 2), nn.Linear(2, 2)).to(device or "cpu")
     try:
         optimizer = build_optimizer(network, config)
         if device is not None:
@@ -86,14 +86,6 @@ def check_optimizer(config: TrainingConfig, device: torch.device | None = None) 
         raise UserError(f"--optimizer {config.optimizer}{given}: {reason}") from None
     if device is not None and sharding.is_asked(config):
         sharding.check_optimizer(config.optimizer, lambda network: build_optimizer(network, config))
-
-
-class Small(nn.Sequential):
-    """Stand for a network of as many layers as modules."""
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return patterns of the parameters' names by depth."""
-        return {"blocks": r"^(\d+)"}
 
 
 # --- Muon ---

@@ -25,6 +25,7 @@ from run_folder.checkpoint import save_rows, shards_of
 from run_folder.shards import KEY, MARK, Rows, apart, is_mark, rows_of
 from training import processes
 from training.blocks import repeated_blocks
+from training.layer_decay import NumberedLayers
 from training.recompute import recompute_blocks
 from utils import UserError, rank, world_size
 from zilu.custom.activation import is_custom
@@ -213,14 +214,6 @@ def unscale_and_clip(
         nn.utils.clip_grads_with_norm_(trained, largest, norm)
 
 
-class _Layers(nn.Sequential):
-    """Stand for some rows of a network's layers."""
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return patterns of the parameters' names by depth, for --layer_decay."""
-        return {"blocks": r"^(\d+)"}
-
-
 def check_optimizer(name: str, build: Callable[[nn.Module], Optimizer]) -> None:
     """Refuse an optimizer that looks at more than each number by itself.
 
@@ -261,7 +254,7 @@ def _change(build: Callable[[nn.Module], Optimizer], weights: Tensor, gradients:
     layers = [nn.Linear(1, 1, bias=False, device="meta") for _ in weights]
     for layer, values in zip(layers, weights, strict=True):
         layer.weight = nn.Parameter(values.clone())
-    network = _Layers(*layers)
+    network = NumberedLayers(*layers)
     own = list(network.parameters())
     optimizer = build(network)
     for of_step in gradients:

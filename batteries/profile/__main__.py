@@ -16,11 +16,11 @@ from batteries.profile.profile import arm_of, profile_of, with_cost
 from batteries.profile.text import write
 from cli.converters import file_path, positive_int
 from cli.errors import one_line_errors
+from cli.network import ACTIVATION_FLAGS
 from cli.parser import checked, parsed_into, tool_parser
 from training.devices import resolve_device
 from utils import UserError, replacing, writable
 
-FLAGS = ("activation", "sigma", "learn_sigma", "expand_gate", "activation_args")
 DEFAULT_FOLDER = Path("Output") / "profile"
 
 
@@ -41,7 +41,7 @@ class Options:
 def main(argv: list[str] | None = None) -> int:
     """Compute, print and write a profile; return the exit code."""
     options = parse(argv)
-    flags = {name: getattr(options, name) for name in FLAGS}
+    flags = {name: getattr(options, name) for name in ACTIVATION_FLAGS}
     arm = arm_of({name: value for name, value in flags.items() if value is not None})
     profile = profile_of(arm)
     if options.cost:

@@ -1,11 +1,9 @@
 """Hold what was found of an activation, as data: texts and pictures are made from it alone."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from batteries.findings import plain, typed
-from utils import UserError, read_json, replacing
+from batteries import json_files
 
 FILE = "profile.json"
 # The kinds of tails.
@@ -378,9 +376,7 @@ class Profile:
 
 def save(profile: Profile, path: Path) -> None:
     """Write a profile as JSON."""
-    text = json.dumps(plain(profile), ensure_ascii=False, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    json_files.save(profile, path)
 
 
 def load(path: Path) -> Profile:
@@ -389,9 +385,4 @@ def load(path: Path) -> Profile:
     Raises:
         UserError: it cannot be read, or is of another version.
     """
-    try:
-        return typed(Profile, read_json(path.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path}: no profile that can be read ({error}); compute it again"
-        ) from None
+    return json_files.load(Profile, path, "profile", "compute it again")

@@ -36,10 +36,7 @@ def hill_tail_index(x: Tensor, tail: float = TAIL) -> Tensor:
     It uses the largest `tail` of the values (n,), at least one, and has no dimensions. The smaller
     it is, the longer the tail; it is NaN or infinite where those values do not differ.
     """
-    distances = (x - x.median()).abs()
-    count = max(1, round(tail * len(x)))
-    largest = distances.topk(count + 1).values
-    return 1 / (largest[:-1] / largest[-1]).log().mean()
+    return _hill((x - x.median()).abs(), max(1, round(tail * len(x))))
 
 
 def hill_of_largest(x: Tensor, count: int = LARGEST) -> Tensor:
@@ -51,6 +48,11 @@ def hill_of_largest(x: Tensor, count: int = LARGEST) -> Tensor:
     distances = x.flatten().abs()
     if len(distances) <= count:
         return distances.new_tensor(math.nan)
+    return _hill(distances, count)
+
+
+def _hill(distances: Tensor, count: int) -> Tensor:
+    """Return Hill's estimate from the `count` largest distances, relative to the next one."""
     largest = distances.topk(count + 1).values
     return 1 / (largest[:-1] / largest[-1]).log().mean()
 
