@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cli.converters import arguments
 from cli.network import ModelConfig
+from training.model_text import activation_paths
 from utils import UserError
 from zilu.names import GATED_NAMES, custom_name
 
@@ -87,10 +88,7 @@ def learned(model: nn.Module) -> list[str]:
 
 def sites_of(model: nn.Module, activation_type: type[nn.Module]) -> list[str]:
     """Return the paths of the network's activations."""
-    report = getattr(model, "replacement", None)
-    if report is not None:
-        return list(dict.fromkeys(site.path for site in report.replaced))
-    return [path for path, module in model.named_modules() if type(module) is activation_type]
+    return activation_paths(model, activation_type)
 
 
 def are_modules(model: nn.Module) -> bool:

@@ -19,7 +19,6 @@ from models import pretrained
 from models.activation import create_activation
 from training import initial_weights, processes
 from training.initial_weights import InitialWeights
-from training.model_text import activation_sites
 from utils import UserError, user_errors
 from zilu.names import SIGMA_NAMES, custom_name
 from zilu.replacement.gradual import Gradual, Old
@@ -145,14 +144,6 @@ def gradual_factory(
         return gradual.join(make(), Old.of_module(before))
 
     return joined
-
-
-def activation_paths(model: nn.Module, kind: type[nn.Module]) -> list[str]:
-    """Return the paths of a network's activations."""
-    report = getattr(model, "replacement", None)
-    if report is not None:
-        return [site.path for site in report.replaced]
-    return list(activation_sites(model, kind))
 
 
 def head_note(head: dict[str, int], num_classes: int) -> str:

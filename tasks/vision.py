@@ -21,6 +21,7 @@ from tasks.data_facts import files_left_out, samples, unequal_classes
 from tasks.image_checks import check_norms, check_same_data, check_shares, check_test_size
 from training.freezing import freeze
 from training.initial_weights import InitialWeights
+from training.model_text import activation_paths
 from training.program import Program
 from training.random_state import seed_everything
 from training.sync_batchnorm import synchronise_norms
@@ -49,7 +50,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         return starts.start_of(self.config, weights)
 
     def put_weights(self, model: nn.Module, data: ImageData, weights: InitialWeights) -> None:
-        sites = starts.activation_paths(model, self._activation_type())
+        sites = activation_paths(model, self._activation_type())
         starts.put_weights(model, data.num_classes, self.config, weights, sites)
 
     def compares(self, weights: InitialWeights) -> bool:

@@ -18,7 +18,8 @@
 | `evaluation.py` | metrics and predictions of a whole split |
 | `further_tests.py` | --also_test: the same of test sets beside the test split |
 | `state.py` | how far a run has come, and how often it is saved |
-| `run_log.py`, `model_text.py`, `environment.py` | what a run writes of itself |
+| `run_log.py`, `environment.py` | what a run writes of itself |
+| `model_text.py` | the activations of a network, and its text for model.txt |
 | `live_progress.py` | how an epoch goes on, for `report.py --watch` |
 | `log_sinks.py` | --log: TensorBoard, Weights & Biases, CSV |
 | `devices.py`, `processes.py`, `sync_batchnorm.py` | the device; several processes |

@@ -1,4 +1,4 @@
-"""Describe a network as text, for model.txt."""
+"""Find the activations of a network, and describe it as text, for model.txt."""
 
 from torch import nn
 
@@ -8,6 +8,16 @@ from training.optimization import decayed_parameters
 def activation_sites(model: nn.Module, activation_type: type[nn.Module]) -> dict[str, nn.Module]:
     """Return a network's modules of that class by path, in the order of its parts."""
     return {path: site for path, site in model.named_modules() if type(site) is activation_type}
+
+
+def activation_paths(model: nn.Module, activation_type: type[nn.Module]) -> list[str]:
+    """Return the paths of a network's activations, each once.
+
+    Several sites share a path where one module's forward called several activations.
+    """
+    if report := getattr(model, "replacement", None):
+        return list(dict.fromkeys(site.path for site in report.replaced))
+    return list(activation_sites(model, activation_type))
 
 
 def describe_model(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
+from torch.nn import functional
 
 import vision_main
 from cli.run import RunConfig
@@ -23,12 +24,13 @@ from training import live_progress, objective, optimization, run_log
 from training.devices import peak_flops
 from training.diagnostics.watch import Watch
 from training.evaluation import Diverged, evaluate
-from training.model_text import describe_model
+from training.model_text import activation_paths, describe_model
 from training.objective import Objective
 from training.optimization import parameter_groups
 from training.random_state import random_state, set_random_state
 from training.schedule import Plateau, Schedule
 from utils import UserError
+from zilu import replace_activations
 
 CPU = torch.device("cpu")
 TRAINING = TrainingConfig(
@@ -757,6 +759,26 @@ def test_foreign_and_hostile_checkpoints_are_refused(tmp_path):
 def test_model_txt_lists_sites():
     text = describe_model(tiny_network(activation=ZiLU), ZiLU)
     assert text.startswith("Parameters: 2,255 (2,255 trainable)\n\nActivation sites: 1\n  2: ZiLU")
+
+
+class _TwoPlaces(nn.Module):
+    """Call a function in two places, one for each width, which then share one new module."""
+
+    def forward(self, x):
+        if x.shape[-1] == 2:
+            return functional.relu(x)
+        return functional.relu(x - 1)
+
+
+def test_paths_of_activations_are_given_once():
+    assert activation_paths(tiny_network(activation=ZiLU), ZiLU) == ["2"]
+    network = nn.Sequential(places := _TwoPlaces(), nn.Linear(2, 3), places, nn.ReLU())
+    network.replacement = replace_activations(
+        network, "ZiLU", functional="rewrite", example_input=torch.zeros(1, 2)
+    )
+    sites = [site.path for site in network.replacement.replaced]
+    assert sorted(sites) == ["0.relu_call_0", "0.relu_call_0", "3"]
+    assert sorted(activation_paths(network, nn.Module)) == ["0.relu_call_0", "3"]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
