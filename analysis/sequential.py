@@ -228,19 +228,3 @@ def fortunes(pairs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
         up += np.cumprod(1 + bet, axis=-1) / len(STAKES)
         down += np.cumprod(1 - bet, axis=-1) / len(STAKES)
     return up, down
-
-
-def decide_by_betting(
-    differences: ArrayLike, higher_is_better: bool, looks: Sequence[int] = LOOKS
-) -> tuple[str, int]:
-    """Return what the e-process decides at the looks, and after how many pairs.
-
-    It is BETTER or WORSE where the e-value reaches 20, by the sign that won, else UNDECIDED.
-    """
-    pairs = np.asarray(differences, dtype=float)
-    up, down = fortunes(pairs[np.isfinite(pairs)])
-    made = [n for n in looks if n <= len(up)]
-    for n in made:
-        if (up[n - 1] + down[n - 1]) / 2 >= E_DECIDES:
-            return (BETTER if (up[n - 1] > down[n - 1]) == higher_is_better else WORSE), n
-    return UNDECIDED, made[-1] if made else len(up)

@@ -15,7 +15,6 @@ ERASING_MODES = ("const", "pixel")
 DEFAULT_MIN_SCALE = 0.08  # of random-resized crops, in torchvision and timm alike
 
 AUTO_AUGMENT_POLICIES = ("imagenet", "cifar10", "svhn")
-AUTO_AUGMENT_FORMS = "randaugment, trivialaugment, autoaugment or rand"
 # Of each form its settings: the least and the greatest value, and whether it is a whole number.
 AUTO_AUGMENT_SETTINGS: dict[str, dict[str, tuple[float, float, bool]]] = {
     "randaugment": {"n": (1, 10, True), "m": (0, 30, True)},

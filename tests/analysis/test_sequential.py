@@ -9,14 +9,13 @@ import pytest
 from scipy import stats
 
 from analysis import simulations
-from analysis.looks import LOOKS, looks_up_to
+from analysis.looks import LAST, LOOKS, looks_up_to
 from analysis.sequential import (
     BOUNDARY,
     ERROR,
     computed_boundary,
     critical_value,
     decide,
-    decide_by_betting,
     e_values,
     fortunes,
     repeated,
@@ -113,7 +112,6 @@ def test_the_direction_is_the_metrics():
     differences = [0.1, 0.12, 0.09, 0.11, 0.1, 0.13]
     assert decide(differences, None, higher_is_better=True).verdict == "better"
     assert decide(differences, None, higher_is_better=False).verdict == "worse"
-    assert decide_by_betting(differences * 3, higher_is_better=False) == ("worse", 10)
 
 
 def test_a_small_difference_is_equivalent_and_said_to_be_there():
@@ -176,7 +174,20 @@ def test_bets_do_not_depend_on_the_unit_nor_on_what_follows():
     assert e_values(differences[:17]) == pytest.approx(found[:17])
     assert e_values([0.0, math.nan, 0.0]).tolist() == [1, 1]
     assert found[-1] > 20
-    assert decide_by_betting([1.0, -1.0] * 20, True) == ("undecided", 40)
+
+
+def test_bets_decide_at_the_first_look_with_an_e_value_of_twenty():
+    rng = np.random.default_rng(8)
+    effects = np.array([[0.0], [0.8], [-0.8], [1.5]])
+    rows = np.concatenate([rng.standard_normal((4, 40)) + effects, [[1.0, -1.0] * 20]])
+    decided, pairs = simulations.bets_decide(rows)
+    seen = set()
+    for row, one, n in zip(rows, decided, pairs, strict=True):
+        reached = [look for look in LOOKS if e_values(row[:look])[-1] >= 20]
+        assert (one, n) == (bool(reached), reached[0] if reached else LAST)
+        seen.add(int(n))
+    assert not decided[-1]
+    assert len(seen) >= 3
 
 
 # --- how often it errs ---
@@ -186,17 +197,14 @@ def test_bets_do_not_depend_on_the_unit_nor_on_what_follows():
 def test_the_simulation_decides_as_decide_does(effect):
     draws = np.random.default_rng(6).standard_normal((150, 40)) + effect
     found = simulations.look_at(draws, margin=0.9)
-    bets = zip(*simulations.bets_decide(draws), strict=True)
-    for row, differs, equivalent, n, bet in zip(
-        draws, found.differs, found.equivalent, found.n, bets, strict=True
+    for row, differs, equivalent, n in zip(
+        draws, found.differs, found.equivalent, found.n, strict=True
     ):
         one = decide(row, 0.9, True)
         assert (one.verdict in ("better", "worse"), one.verdict == "equivalent") == (
             differs, equivalent,
         )  # fmt: skip
         assert one.n == n
-        verdict, pairs = decide_by_betting(row, True)
-        assert (verdict != "undecided", pairs) == bet
 
 
 @pytest.mark.parametrize("name", simulations.SYMMETRIC)
