@@ -16,11 +16,11 @@ from torchvision.transforms import InterpolationMode
 
 from models.third_party import (
     AUXILIARY_HEADS,
-    _timm,
     as_value_error,
     check_architecture,
     create_options,
     split_name,
+    timm_package,
 )
 
 INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
@@ -67,7 +67,7 @@ def card(name: str) -> Card:
 
 
 def _timm_card(architecture: str) -> Card:
-    config = _timm().get_pretrained_cfg(architecture)
+    config = timm_package().get_pretrained_cfg(architecture)
     size = config.input_size[-1]
     hub = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else ""
     interpolation = config.interpolation
@@ -118,7 +118,7 @@ def published_tensors(name: str, image_size: int) -> dict[str, Tensor]:
     with as_value_error(complaint), torch.random.fork_rng(devices=[]):
         if package == "timm":
             options = create_options(name, image_size)
-            network = _timm().create_model(architecture, pretrained=True, **options)
+            network = timm_package().create_model(architecture, pretrained=True, **options)
         else:
             heads = {"aux_logits": False} if architecture in AUXILIARY_HEADS else {}
             weights = _torchvision_weights(architecture, tag)

@@ -114,7 +114,7 @@ def _check_tag(name: str, architecture: str, tag: str) -> None:
 
 def _timm_names() -> Names:
     """Return timm's classifiers, with and without the tag of pretrained weights."""
-    timm = _timm()
+    timm = timm_package()
     return Names([*timm.list_models(), *timm.list_pretrained()], [])
 
 
@@ -178,7 +178,7 @@ def _create(name: str, num_classes: int, image_size: int, rates: Mapping[str, fl
     options = create_options(name, image_size)
     if package == "timm":
         make = functools.partial(
-            _timm().create_model, architecture, num_classes=num_classes, **options
+            timm_package().create_model, architecture, num_classes=num_classes, **options
         )
         return drop_rates.built(name, make, rates)
     if architecture in AUXILIARY_HEADS:
@@ -203,10 +203,11 @@ def create_options(name: str, image_size: int) -> dict[str, Any]:
 
 def _timm_config(architecture: str) -> Any:
     """Return timm's PretrainedCfg of the architecture."""
-    return _timm().get_pretrained_cfg(architecture)
+    return timm_package().get_pretrained_cfg(architecture)
 
 
-def _timm() -> Any:
+def timm_package() -> Any:
+    """Return the package timm, which is loaded when it is first needed."""
     import timm  # an optional dependency
 
     return timm

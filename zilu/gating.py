@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from zilu import functional
-from zilu.modules import _GatedUnit, _SigmaModule
+from zilu.modules import GatedUnit, SigmaModule
 
 
 def gated(activation: nn.Module, a: Tensor, b: Tensor) -> Tensor:
@@ -33,9 +33,9 @@ def gated(activation: nn.Module, a: Tensor, b: Tensor) -> Tensor:
 
 def _product_of(activation: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Return the fused product of an activation; None if it has none."""
-    if isinstance(activation, _GatedUnit):
+    if isinstance(activation, GatedUnit):
         # A subclass may compute another function.
-        is_plain = type(activation).forward is _SigmaModule.forward
+        is_plain = type(activation).forward is SigmaModule.forward
         return activation.product if is_plain else None
     if type(activation) is nn.SiLU:
         return _silu_product

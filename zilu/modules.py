@@ -55,7 +55,7 @@ class _Activation(nn.Module):
         return ", ".join(f"{key}={value}" for key, value in self._options.items())
 
 
-class _SigmaModule(_Activation):
+class SigmaModule(_Activation):
     """Apply a function of x and a sharpness sigma to a tensor of any shape.
 
     The output has the input's shape and dtype.
@@ -157,7 +157,7 @@ class _SigmaModule(_Activation):
         return f"{text}, {options}" if options else text
 
 
-class ArcTan(_SigmaModule):
+class ArcTan(SigmaModule):
     """Apply the arctan gate alone, g(z) = 1/2 + arctan(z) / pi with z = sigma x.
 
     It is the distribution function of the Cauchy distribution, and the mean of GELU's gates
@@ -173,7 +173,7 @@ class ArcTan(_SigmaModule):
     _function = staticmethod(functional.arctan)
 
 
-class ArcTan_Approx(_SigmaModule):
+class ArcTan_Approx(SigmaModule):
     """Apply a cheap gate in place of `ArcTan`: g(z) = (1 + softsign(z)) / 2 with z = sigma x.
 
     softsign(z) = z / (1 + |z|), so g(z) = (1/2 + max(z, 0)) / (1 + |z|).
@@ -189,17 +189,17 @@ class ArcTan_Approx(_SigmaModule):
     _function = staticmethod(functional.arctan_approx)
 
 
-class _GatedUnit(_SigmaModule):
+class GatedUnit(SigmaModule):
     """Apply an activation of the form x g(sigma x).
 
     Args:
-        sigma, learnable, inplace, save: as in `_SigmaModule`.
+        sigma, learnable, inplace, save: as in `SigmaModule`.
         expand_gate: widen the gate's range to (-alpha, 1 + alpha) by a parameter alpha, which is 0
             at first: f(x) + alpha (2 f(x) - x) (arXiv 2405.20768). It does not go with
             save="output", since the function no longer increases everywhere.
 
     Raises:
-        ValueError: as for `_SigmaModule`, or both `expand_gate` and save="output".
+        ValueError: as for `SigmaModule`, or both `expand_gate` and save="output".
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class _GatedUnit(_SigmaModule):
         return functional.gated_product(a, b, self._function.__name__, self.sigma, alpha)
 
 
-class ZiLU(_GatedUnit):
+class ZiLU(GatedUnit):
     """Apply ZiLU, f(x) = x g(z) with the gate g(z) = 1/2 + arctan(z) / pi and z = sigma x.
 
     As the mean of the units x Phi(a x) over the sharpness a = |N(0, sigma^2)|, ZiLU is a scale
@@ -262,7 +262,7 @@ class ZiLU(_GatedUnit):
     _function = staticmethod(functional.zilu)
 
 
-class ZiLU_Approx(_GatedUnit):
+class ZiLU_Approx(GatedUnit):
     """Apply ZiLU's cheap approximation, f(x) = x (1 + softsign(z)) / 2 with z = sigma x.
 
     softsign(z) = z / (1 + |z|), as in `ArcTan_Approx`.
@@ -280,7 +280,7 @@ class ZiLU_Approx(_GatedUnit):
     _function = staticmethod(functional.zilu_approx)
 
 
-class GELU_s(_GatedUnit):
+class GELU_s(GatedUnit):
     """Apply GELU with a sharpness, f(x) = x g(z) with the gate g(z) = Phi(z) and z = sigma x.
 
     Phi is the normal distribution function, (1 + erf(z / sqrt(2))) / 2, and phi its density.
@@ -297,7 +297,7 @@ class GELU_s(_GatedUnit):
     _function = staticmethod(functional.gelu_s)
 
 
-class SiLU_s(_GatedUnit):
+class SiLU_s(GatedUnit):
     """Apply SiLU with a sharpness (Swish), f(x) = x g(z) with g(z) = sigmoid(z) and z = sigma x.
 
     - Slope: f'(x) = g(z) + z g(z) (1 - g(z)). It is 1/2 at x = 0, and negative left of z = -1.278.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from zilu.modules import _SigmaModule
+from zilu.modules import SigmaModule
 from zilu.names import ALIASES, OUTPUT_NAMES, SIGMA_NAMES, check_save, check_sigma
 from zilu.registry import create_activation
 
@@ -96,7 +96,7 @@ def _initialise_missing_sigmas(models: Any) -> None:
         return
 
     def initialize_weights(self: Any, module: nn.Module, *arguments: Any) -> None:
-        if isinstance(module, _SigmaModule) and not getattr(module, "_is_hf_initialized", False):
+        if isinstance(module, SigmaModule) and not getattr(module, "_is_hf_initialized", False):
             module.reset_parameters()
         original(self, module, *arguments)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zilu.replacement.rewriting import OLD, _bound, _set_forward
+from zilu.replacement.rewriting import OLD, forward_before, set_forward
 
 
 class Old:
@@ -91,7 +91,7 @@ class Gradual:
         """Make `new` mix in `old`, as far as t says; return it."""
         self.old.append(old)
         vars(new)[OLD] = old
-        _set_forward(new, _mixed, self, old)
+        set_forward(new, _mixed, self, old)
         return new
 
     def set(self, t: float) -> None:
@@ -131,7 +131,7 @@ def _mixed(
     /,
     input: Tensor,
 ) -> Tensor:
-    forward = _bound(module, previous)
+    forward = forward_before(module, previous)
     if gradual.is_over:
         result: Tensor = forward(input)
         return result

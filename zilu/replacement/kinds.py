@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from zilu import functional, modules
 from zilu.custom.activation import FunctionActivation, is_function_of_a_tensor
-from zilu.modules import _SigmaModule
+from zilu.modules import SigmaModule
 from zilu.names import (
     ACTIVATIONS,
     ALIASES,
@@ -362,7 +362,7 @@ def _factory(target: Target, sigma: float, learnable: bool, save: str) -> Factor
     if not callable(target):
         raise TypeError(f"{target!r} is no name of an activation, and makes none when called")
     make: Callable[..., Any] = target
-    if isinstance(target, type) and issubclass(target, _SigmaModule):
+    if isinstance(target, type) and issubclass(target, SigmaModule):
         return functools.partial(make, sigma, learnable, save=save)
     if learnable or sigma != 1 or save != "input":
         raise ValueError(

@@ -176,7 +176,7 @@ def _leaving(kinds: Sequence[str]) -> Entries:
 
 def rewrite(module: nn.Module, holder: nn.Module, plan: Plan) -> None:
     """Make a module's forward give its calls to the modules that `holder` has registered."""
-    _set_forward(module, _substituting, holder, plan)
+    set_forward(module, _substituting, holder, plan)
 
 
 def leave_calls(module: nn.Module, kinds: Sequence[str]) -> None:
@@ -186,7 +186,7 @@ def leave_calls(module: nn.Module, kinds: Sequence[str]) -> None:
 
 def write_back(module: nn.Module) -> None:
     """Make an activation module also write its result to its input, as its predecessor did."""
-    _set_forward(module, _writing_back)
+    set_forward(module, _writing_back)
 
 
 def restore_forward(module: nn.Module) -> None:
@@ -205,7 +205,7 @@ class _Forward(functools.partial[Any]):
     @property
     def __signature__(self) -> inspect.Signature:  # Hugging Face's trainer and generate read it
         module, previous, *_ = self.args
-        return inspect.signature(_bound(module, previous))
+        return inspect.signature(forward_before(module, previous))
 
     @property
     def __globals__(self) -> dict[str, Any]:  # torch.jit.script reads it
@@ -215,11 +215,13 @@ class _Forward(functools.partial[Any]):
         )
 
 
-def _bound(module: nn.Module, previous: Function | None) -> Function:
+def forward_before(module: nn.Module, previous: Function | None) -> Function:
+    """Return what a module computes without the new forward: an earlier one, or its class's."""
     return functools.partial(type(module).forward, module) if previous is None else previous
 
 
-def _set_forward(module: nn.Module, function: Function, *arguments: Any) -> None:
+def set_forward(module: nn.Module, function: Function, *arguments: Any) -> None:
+    """Give a module a forward: `function` of the module, the forward before, and `arguments`."""
     own = vars(module)  # not with setattr, which a class may have overridden
     own["forward"] = _Forward(function, module, own.get("forward"), *arguments)
     own["_replicate_for_data_parallel"] = functools.partial(_replicate, module)
@@ -261,7 +263,7 @@ def _substituting(
         proxy = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.fx.Proxy)), None)
     nodes = len(proxy.tracer.graph.nodes) if proxy is not None else 0
     with _Substitution(holder, entries):
-        result = _bound(module, previous)(*args, **kwargs)
+        result = forward_before(module, previous)(*args, **kwargs)
     if proxy is not None:
         _check_methods(list(proxy.tracer.graph.nodes)[nodes:], entries)
     return result
@@ -280,7 +282,7 @@ def _check_methods(nodes: Sequence[torch.fx.Node], entries: Entries) -> None:
 
 
 def _writing_back(module: nn.Module, previous: Function | None, /, input: Tensor) -> Tensor:
-    return input.copy_(_bound(module, previous)(input.clone()))
+    return input.copy_(forward_before(module, previous)(input.clone()))
 
 
 @not_traced
