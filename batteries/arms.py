@@ -30,8 +30,8 @@ UNIT_GAIN = {"init_gain": "unit"}
 
 
 @dataclass(frozen=True)
-class Arm:
-    """Hold an activation with its settings.
+class Contender:
+    """Hold an activation of a battery, the candidate or a rival, with its settings.
 
     Attributes:
         label: as reports name it.
@@ -53,7 +53,7 @@ class Arm:
         return json.dumps(self.identity, sort_keys=True), json.dumps(self.source, sort_keys=True)
 
 
-def arm_of(values: Mapping[str, Any]) -> Arm:
+def contender_of(values: Mapping[str, Any]) -> Contender:
     """Return the arm that the flags of a run are of; a user's own activation must be loadable.
 
     Raises:
@@ -82,7 +82,7 @@ def arm_of(values: Mapping[str, Any]) -> Arm:
         expanded=given["expand_gate"],
     )
     has_gain = given["init_gain"] != DEFAULTS["init_gain"]
-    return Arm(
+    return Contender(
         label=variant.label + (", unit gain" if has_gain else ""),
         flags={"activation": values["activation"], **flags},
         identity={"activation": name, **flags},
@@ -103,7 +103,7 @@ def _folder(name: str, variant: Variant, given: dict[str, Any], source: dict[str
     return re.sub(r"[^\w.+-]+", "-", "_".join(parts))
 
 
-def candidate(given: Mapping[str, Any]) -> Arm:
+def candidate(given: Mapping[str, Any]) -> Contender:
     """Return the arm that the command line asks for.
 
     Args:
@@ -128,7 +128,7 @@ def candidate(given: Mapping[str, Any]) -> Arm:
             f"--sigma: {config.activation} has no sigma; leave it out, or take one of "
             f"{', '.join(SIGMA_NAMES)}"
         )
-    return arm_of({name: getattr(config, name) for name in ("activation", *DEFAULTS)})
+    return contender_of({name: getattr(config, name) for name in ("activation", *DEFAULTS)})
 
 
 def _check_finite(found: CustomActivation, config: ModelConfig) -> None:
@@ -140,7 +140,7 @@ def _check_finite(found: CustomActivation, config: ModelConfig) -> None:
             raise UserError(f"{config.activation} is not finite at x = {x:g}; mend it there")
 
 
-def check_gain(of: Arm) -> None:
+def check_gain(of: Contender) -> None:
     """Refuse a user's own activation that has no gain of its own.
 
     Raises:
@@ -161,7 +161,7 @@ def check_gain(of: Arm) -> None:
         raise UserError(f"--gain: {of.label} has no gain of its own ({reason}); leave it out")
 
 
-def arms_of(task: Task, of: Arm, gain: bool) -> list[tuple[Arm, str]]:
+def arms_of(task: Task, of: Contender, gain: bool) -> list[tuple[Contender, str]]:
     """Return the arms of a task with their roles: the candidate, then those that it is not.
 
     Args:
@@ -174,8 +174,8 @@ def arms_of(task: Task, of: Arm, gain: bool) -> list[tuple[Arm, str]]:
     """
     found = [(of, CANDIDATE)]
     if gain:
-        found.append((arm_of(of.flags | UNIT_GAIN), CANDIDATE_UNIT_GAIN))
-    rivals = [arm_of(flags) for flags in task.rivals]
+        found.append((contender_of(of.flags | UNIT_GAIN), CANDIDATE_UNIT_GAIN))
+    rivals = [contender_of(flags) for flags in task.rivals]
     if task.baseline not in [arm.label for arm in rivals]:
         raise UserError(f"{task.path}: the baseline {task.baseline} is none of its activations")
     known = {arm.is_same_as for arm, _ in found}

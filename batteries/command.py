@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.looks import FIRST
 from batteries import arms, findings, records, summary, table
-from batteries.arms import Arm
+from batteries.arms import Contender
 from batteries.comparing import task_findings
 from batteries.findings import BUDGET, Environment, Findings
 from batteries.machine import here
@@ -80,13 +80,13 @@ def chosen_tasks(options: Options) -> list[Task]:
     return [tasks[options.index - 1]]
 
 
-def log_folder(options: Options, task: Task, candidate: Arm) -> Path:
+def log_folder(options: Options, task: Task, candidate: Contender) -> Path:
     """Return where the log of a cluster's job for one task lies."""
     return options.output_dir / size_name(options.size) / candidate.folder / task.name
 
 
 def runs_of(
-    options: Options, tasks: list[Task], candidate: Arm, looks_only: bool
+    options: Options, tasks: list[Task], candidate: Contender, looks_only: bool
 ) -> Iterator[TaskRuns]:
     """Yield the runs of each task, made or to be made.
 
@@ -131,7 +131,7 @@ def make(tasks: list[TaskRuns], options: Options) -> int:
     return errors.FAILED if failed else 0
 
 
-def findings_of(options: Options, candidate: Arm, tasks: list[TaskRuns]) -> Findings:
+def findings_of(options: Options, candidate: Contender, tasks: list[TaskRuns]) -> Findings:
     """Return what the tasks have shown."""
     found = [
         task_findings(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from analysis.sequential import Decision, decide, looks_up_to
 from analysis.statistics import compare, paired_differences
-from batteries.arms import Arm
+from batteries.arms import Contender
 from batteries.findings import (
     CANDIDATE,
     CANDIDATE_UNIT_GAIN,
@@ -33,7 +33,7 @@ class ArmRecords:
         failure: why there are no more; empty if there are all that were asked for.
     """
 
-    arm: Arm
+    arm: Contender
     role: str
     trials: tuple[Record, ...]
     seeds: tuple[Record, ...]

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from batteries.arms import DEFAULTS, Arm
+from batteries.arms import DEFAULTS, Contender
 from batteries.findings import CurvePoint, Environment
 from cli.fields import Effect
 from experiments.grid import PROGRAMS, Flags
@@ -50,7 +50,7 @@ class Record:
     Attributes:
         recipe: see `recipe_of`.
         label: the arm's, as reports name it.
-        arm, source: as of `Arm.identity` and `Arm.source`.
+        arm, source: as of `Contender.identity` and `Contender.source`.
         tuned: the tuned flags, with the values that this run had.
         is_trial: its seed is for the choice of these.
         score: on validation, by the task's metric, negative where less is better; None if it
@@ -135,7 +135,7 @@ def deciding(program: str, flags: Flags, tuned: Iterable[str]) -> Flags:
 
 def record_of(
     folder: Path,
-    arm: Arm,
+    arm: Contender,
     recipe: str,
     tuned: Iterable[str],
     is_trial: bool,

@@ -15,7 +15,7 @@ from typing import Any
 
 from analysis.looks import FIRST
 from batteries import records
-from batteries.arms import Arm
+from batteries.arms import Contender
 from batteries.comparing import ArmRecords, decision_of
 from batteries.findings import CANDIDATE, Environment
 from batteries.records import Key, Record
@@ -59,7 +59,7 @@ class ArmRuns:
     def __init__(
         self,
         task: Task,
-        arm: Arm,
+        arm: Contender,
         role: str,
         folder: Path,
         here: Environment,

@@ -14,7 +14,7 @@ from analysis.sequential import Decision
 from analysis.statistics import estimate
 from analysis.wording import value_text
 from batteries import records
-from batteries.arms import Arm
+from batteries.arms import Contender
 from batteries.comparing import ArmRecords, decision_of, is_at_edge, values_of
 from batteries.findings import CANDIDATE, Environment
 from batteries.records import Key, Record
@@ -48,7 +48,7 @@ def _made(path: Path) -> Iterable[Record]:
     there, manifest = whose(path), manifests.load(path.parent)
     if manifest is None:
         return
-    arm = Arm(there.label, {}, there.arm, there.source)
+    arm = Contender(there.label, {}, there.arm, there.source)
     tuned = tuple(tuned_flags(manifest.tune))
     metric = METRICS[there.metric]
     recipe = records.recipe_of(manifest.program, manifest.runs[0].flags, tuned, metric)
@@ -105,7 +105,7 @@ def tables_of(task: Task, found: list[Record]) -> list[TaskTable]:
     return sorted(tables, key=lambda table: table.dates[-1], reverse=True)
 
 
-def _arms(group: list[Record]) -> list[tuple[Arm, list[Record]]]:
+def _arms(group: list[Record]) -> list[tuple[Contender, list[Record]]]:
     """Return the arms with their records, by their names alone."""
     by_arm: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for each in group:
@@ -116,11 +116,11 @@ def _arms(group: list[Record]) -> list[tuple[Arm, list[Record]]]:
         label = runs[0].label
         if names.count(label) > 1:
             label += f" [{records.digest(source)}]"
-        found.append((Arm(label, {}, runs[0].arm, runs[0].source), runs))
+        found.append((Contender(label, {}, runs[0].arm, runs[0].source), runs))
     return sorted(found, key=lambda pair: pair[0].label.lower())
 
 
-def _arm_records(arm: Arm, found: list[Record], code: str) -> ArmRecords:
+def _arm_records(arm: Contender, found: list[Record], code: str) -> ArmRecords:
     """Return an arm's records: those of this code, and those of codes that agree with it."""
     agreeing = _agreeing(found, code)
     ascending = sorted(
@@ -169,10 +169,10 @@ def _agreeing(found: list[Record], code: str) -> set[str]:
     return agreeing
 
 
-def _row(task: Task, arm: Arm, found: list[Record], baseline: list[Record]) -> Row:
+def _row(task: Task, arm: Contender, found: list[Record], baseline: list[Record]) -> Row:
     code = records.code_of(max(found, key=lambda record: record.date))
     ours = _arm_records(arm, found, code)
-    theirs = _arm_records(Arm(task.baseline, {}, baseline[0].arm), baseline, code)
+    theirs = _arm_records(Contender(task.baseline, {}, baseline[0].arm), baseline, code)
     decision = decision_of(task, ours, theirs, LAST)
     count = len(ours.seeds)
     if decision is not None and decision.is_decided:

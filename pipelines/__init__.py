@@ -4,6 +4,7 @@
 |---|---|
 | `data.py` | the data sets when they are ready: `ImageData`, `TextData`, `TableData`, `PixelData` |
 | `images/`, `text/`, `tables/` | how they are made: one pipeline each |
+| `interfaces.py` | names what the parts of all three pass to each other |
 | `held_out.py` | the share of every class that is held out |
 | `download.py`, `hub.py` | what images and text need of the network, and of Hugging Face's hub |
 | `datasets_library.py` | Hugging Face's `datasets`, loaded, with its errors made ours |

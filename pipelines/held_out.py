@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.images.interfaces import Indices, Targets
+from pipelines.interfaces import Indices, Targets
 from utils import UserError, mixed_seed
 
 

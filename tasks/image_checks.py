@@ -10,17 +10,8 @@ import torch
 from torch import nn
 
 from pipelines.data import ImageData
-from training.task import Loader
+from training.task import Loader, batch_sizes
 from utils import UserError, world_size
-
-
-def batch_sizes(loader: Loader) -> set[int]:
-    """Return the sizes of an epoch's batches: the full one, and the last one's."""
-    sizes = {
-        min(loader.batch_size, loader.num_samples),
-        loader.num_samples % loader.batch_size,
-    }
-    return sizes - {0}
 
 
 def check_test_size(size: int | None, model: nn.Module) -> None:

@@ -16,9 +16,9 @@ from pipelines.data import TableData
 from pipelines.tables.load import load_table
 from tasks.classification import Classification
 from tasks.data_facts import samples, unequal_classes
-from tasks.image_checks import batch_sizes
 from training.program import Program
 from training.random_state import seed_everything
+from training.task import batch_sizes
 from utils import UserError, rank, world_size
 
 CRITERION = "CrossEntropy"

@@ -27,6 +27,15 @@ class Loader(Protocol):
         ...
 
 
+def batch_sizes(loader: Loader) -> set[int]:
+    """Return the sizes of an epoch's batches: the full one, and the last one's."""
+    sizes = {
+        min(loader.batch_size, loader.num_samples),
+        loader.num_samples % loader.batch_size,
+    }
+    return sizes - {0}
+
+
 class Data(Protocol):
     """Hold the loaders of the three splits; `val` is None where nothing is held out."""
 

@@ -6,11 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Device: TypeAlias = str | torch.device
+# Those of all pipelines stand here too, so that images have one place to import from.
+from pipelines.interfaces import Device as Device
+from pipelines.interfaces import Indices as Indices
+from pipelines.interfaces import Targets as Targets
+
 Images: TypeAlias = npt.NDArray[np.uint8]  # (N, H, W, 3)
-Targets: TypeAlias = npt.NDArray[np.int64]  # (N,): the class of each image
 Paths: TypeAlias = npt.NDArray[np.object_]  # (N,): a str for each image
-Indices: TypeAlias = npt.NDArray[np.integer[Any]]  # (K,): places in one of the above
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # images, targets
 Choices: TypeAlias = dict[str, torch.Tensor]  # by name: what was drawn for each image, (B,)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.images.interfaces import Targets
+from pipelines.interfaces import Targets
 from pipelines.tables.sources import Features, Table, library
 from utils import UserError, nearest, printable
 

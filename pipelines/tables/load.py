@@ -13,7 +13,7 @@ from cli.datasets import CSV
 from cli.table import TableDataConfig
 from pipelines.data import TableData
 from pipelines.held_out import hold_out
-from pipelines.images.interfaces import Device, Indices
+from pipelines.interfaces import Device, Indices
 from pipelines.tables.csv_files import read_csv
 from pipelines.tables.loader import TableLoader
 from pipelines.tables.sources import Features, Table, read_packaged

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.images.interfaces import Targets
+from pipelines.interfaces import Targets
 from utils import UserError
 
 Features: TypeAlias = npt.NDArray[np.float64]  # (N, F)
