@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.run_folders import SEED_FLAGS, RunResult, SeedKey, Seeds, split_of
+from analysis.run_folders import SEED_FLAGS, RunResult, SeedKey, Seeds
 from analysis.variants import Variant, variant_of
 from analysis.wording import value_text
 from cli.datasets import is_in_data_path
@@ -16,6 +16,7 @@ from cli.fields import Effect
 from cli.optimizer_names import SETTINGS
 from experiments.grid import PROGRAMS, VARIANT_FLAGS
 from experiments.manifest import TRIAL
+from run_folder.records import split_of
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED
 
 # All that is used here of the programs' flags.

@@ -4,10 +4,11 @@ import math
 import statistics
 
 from analysis.grouping import Group
-from analysis.run_folders import RunResult, split_of
+from analysis.run_folders import RunResult
 from analysis.statistics import Estimate, estimate
 from analysis.variants import Variant
 from run_folder.metrics import METRICS, Metric
+from run_folder.records import split_of
 
 SPLIT_WORDS = {"test": "test", "val": "validation", "train": "training"}
 

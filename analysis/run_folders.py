@@ -15,7 +15,7 @@ from experiments import manifest as manifests
 from experiments import tuning
 from run_folder.folder import BEFORE, RunFolder
 from run_folder.metrics import METRICS
-from run_folder.records import SPLITS, best_on_validation, read_records
+from run_folder.records import SPLITS, best_on_validation, read_records, split_of
 from run_folder.result_lines import TEST_LINE
 from run_folder.search import folders_below
 from run_folder.status import DIVERGED, FINISHED, INTERRUPTED, status_of
@@ -129,11 +129,6 @@ class RunResult:
         """Return the SHA-256 of the results file, by which a copy of it is recognised."""
         path = self.path / RunFolder.RESULTS
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-
-
-def split_of(final: Record) -> str:
-    """Return the split that a run is judged on: test, else the one that other code's run has."""
-    return next(split for split in ("test", "val", "train") if split in final)
 
 
 def find_runs(paths: list[Path]) -> list[RunResult]:

@@ -21,6 +21,7 @@ from batteries.findings import (
 )
 from batteries.records import Record
 from batteries.tasks import Task
+from experiments.tuning import edge_of
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,11 @@ def _arm(task: Task, records: ArmRecords, count: int) -> ArmFindings:
 
 def is_at_edge(records: ArmRecords) -> bool:
     """Return whether a chosen number is the smallest or the largest of several that were tried."""
-    for name, value in (records.seeds[0].tuned if records.seeds else {}).items():
-        tried = [each.tuned[name] for each in records.trials]
-        numbers = {each for each in tried if isinstance(each, int | float)}
-        if len(numbers) == len({*map(repr, tried)}) > 1 and value in (min(numbers), max(numbers)):
-            return True
-    return False
+    chosen = records.seeds[0].tuned if records.seeds else {}
+    return any(
+        edge_of(value, (each.tuned[name] for each in records.trials))
+        for name, value in chosen.items()
+    )
 
 
 def _comparison(task: Task, arm: ArmRecords, other: ArmRecords, count: int) -> Comparison:

@@ -24,7 +24,7 @@ from experiments.grid import PROGRAMS, Flags
 from experiments.results import trial_result
 from run_folder.folder import RunFolder
 from run_folder.metrics import Metric
-from run_folder.records import read_records
+from run_folder.records import read_records, split_of
 from run_folder.status import DIVERGED, ENDED, status_of
 from utils import UserError, one_at_a_time, read_json, replacing
 
@@ -153,7 +153,7 @@ def record_of(
     try:
         flags, evaluations = RunFolder(folder).arguments(), read_records(folder)
         diverged = status.kind == DIVERGED
-        final = {} if diverged else evaluations[-1][_judged(evaluations[-1])]
+        final = {} if diverged else evaluations[-1][split_of(evaluations[-1])]
         dead, flat = _units(folder / RunFolder.STATS)
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -182,11 +182,6 @@ def record_of(
         environment=environment,
         curve=tuple(_point(each, metric) for each in evaluations),
     )
-
-
-def _judged(record: dict[str, Any]) -> str:
-    """Return the split that a run is judged on, as reports do."""
-    return next(split for split in ("test", "val", "train") if split in record)
 
 
 def _point(record: dict[str, Any], metric: Metric) -> CurvePoint:

@@ -207,3 +207,18 @@ def mean_scores(names: Iterable[str], results: list[Trial]) -> list[tuple[Flags,
         assert result.score is not None, "only trials that have ended have a score"
         found[1].append(result.score)
     return [(setting, sum(each) / len(each)) for setting, each in scores]
+
+
+def edge_of(value: Any, tried: Iterable[Any]) -> str | None:
+    """Return "smallest" or "largest" where a number is that of several: a better may lie beyond.
+
+    Nothing lies beyond a switch, and what else was tried beside the numbers (null) has no place.
+    """
+    numbers = {each for each in tried if _is_number(each)}
+    if not _is_number(value) or len(numbers) < 2 or min(numbers) < value < max(numbers):
+        return None
+    return "largest" if value == max(numbers) else "smallest"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

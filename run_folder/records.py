@@ -46,6 +46,11 @@ def _from_json(path: Path) -> list[Record]:
     return found
 
 
+def split_of(final: Record) -> str:
+    """Return the split that a run is judged on: test, else the one that other code's run has."""
+    return next(split for split in ("test", "val", "train") if split in final)
+
+
 def read_also(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the results of test sets beside the test split, by name; the last of each counts.
 

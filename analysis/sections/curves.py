@@ -12,9 +12,10 @@ from analysis.drawing import Style, add_legend, labels_of, new_figure, plain_log
 from analysis.findings import GroupFindings
 from analysis.grouping import Group
 from analysis.measures import SPLIT_WORDS
-from analysis.run_folders import RunResult, split_of
+from analysis.run_folders import RunResult
 from analysis.section import Section
 from run_folder.metrics import Metric
+from run_folder.records import split_of
 
 MOST_BANDS = 8  # more of them cover each other
 

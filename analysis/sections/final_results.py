@@ -18,11 +18,11 @@ from analysis.measures import (
     trained_number,
     validation_value,
 )
-from analysis.run_folders import split_of
 from analysis.section import Section
 from analysis.statistics import estimate
 from analysis.wording import fixed, interval
 from run_folder.metrics import Metric
+from run_folder.records import split_of
 from run_folder.result_lines import TEST_LINE
 
 METHODS = (

@@ -14,7 +14,7 @@ from analysis.wording import value_text
 from experiments.grid import VARIANT_FLAGS
 from experiments.manifest import TRIAL, Manifest, Run
 from experiments.results import trial_result
-from experiments.tuning import Trial, mean_scores, tuned_flags
+from experiments.tuning import Trial, edge_of, mean_scores, tuned_flags
 from zilu.names import SIGMA_NAMES
 
 
@@ -87,15 +87,9 @@ class Choice:
         """Name the values that are the smallest or largest tried: a better one may lie beyond."""
         found = []
         for name, value in self.best.items():
-            tried = [flags[name] for flags, *_ in self.tried if _is_number(flags[name])]
-            if len(set(tried)) > 1 and value in (min(tried), max(tried)):
-                end = "largest" if value == max(tried) else "smallest"
+            if end := edge_of(value, (flags[name] for flags, *_ in self.tried)):
                 found.append(f"{name} = {value_text(value)} is the {end} tried")
         return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def choice_of(manifest: Manifest, trials: list[Run]) -> Choice:

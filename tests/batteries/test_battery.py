@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from scipy import stats
 import battery
 from analysis.sequential import BOUNDARY, LOOKS
 from batteries import command, findings
+from batteries.comparing import is_at_edge
 from batteries.tasks import SIZES, tasks_of
 from experiments import runner
 from experiments.grid import read_grid
@@ -589,3 +591,12 @@ def test_with_the_real_program(tmp_path, run_program):
     assert first.stored == second.stored == 0
     assert all(0 <= seed.flat <= 1 and 0 <= seed.dead <= 1 for seed in first.candidate.seeds)
     assert len(first.candidate.seeds[0].curve) == 1
+
+
+def test_a_switch_that_was_tuned_lies_at_no_edge():
+    def run(**tuned):
+        return SimpleNamespace(tuned=tuned)
+
+    trials = [run(learn_sigma=switch, lr=lr) for switch in (True, False) for lr in (1, 2, 3)]
+    assert not is_at_edge(SimpleNamespace(seeds=[run(learn_sigma=True, lr=2)], trials=trials))
+    assert is_at_edge(SimpleNamespace(seeds=[run(learn_sigma=True, lr=3)], trials=trials))

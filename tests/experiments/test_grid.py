@@ -19,7 +19,7 @@ from cli.vision import VisionConfig
 from experiments import jobs
 from experiments import manifest as manifests
 from experiments.grid import Checker, name_of, products, read_grid
-from experiments.tuning import Trial, choose, groups, trials, tuned_flags
+from experiments.tuning import Trial, choose, edge_of, groups, trials, tuned_flags
 from run_folder.status import status_of
 from utils import UserError
 
@@ -253,6 +253,18 @@ def test_every_activation_has_the_same_number_of_trials(lrs, sigmas, seeds):
         counts = [tried.count(each) for each in set(tried)]
         assert max(counts) - min(counts) <= 1
         assert not {f["seed"] for f in mine} & {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "tried", "edge"),
+    [
+        (0.1, [0.1, 0.2, 0.3], "smallest"), (0.2, [0.1, 0.2, 0.3], None),
+        (3, [1, 2, 3, None], "largest"), (None, [1, 2, None], None), (0.1, [0.1, 0.1], None),
+        (True, [True, False], None), ("adam", ["adam", "sgd"], None),
+    ],
+)  # fmt: skip
+def test_only_numbers_lie_at_an_edge(value, tried, edge):
+    assert edge_of(value, tried) == edge
 
 
 def test_the_best_mean_is_chosen_and_divergence_never():
