@@ -13,7 +13,6 @@ python benchmark.py --reading      images/s of streamed JPEGs, in each form, aga
 python benchmark.py --tokenizing   tokens of --text FILE against the `datasets` library
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -36,7 +35,7 @@ from cli.converters import (
 )
 from cli.datasets import DEFAULT_DATA_PATH
 from cli.errors import one_line_errors
-from cli.parser import Parser, checked, parsed_into
+from cli.parser import Parser, checked, parsed_into, tool_parser
 from cli.vision import VisionConfig
 from models.catalogue import LANGUAGE_MODELS, PACKAGES, VISION_MODELS
 from training.before_torch import shorten_spins
@@ -68,12 +67,7 @@ def parse(argv: list[str] | None) -> Options:
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(
-        usage="%(prog)s [flags]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("%(prog)s [flags]", __doc__)
     what = parser.add_argument_group("What to measure, if not the activations one by one")
     for name, text in MEASUREMENTS.items():
         what.add_argument(f"--{name}", action="store_true", help=text)

@@ -190,7 +190,7 @@ def tensors(cell: Cell) -> tuple[Tensor, Tensor]:
     """Return the input, normally distributed, and the gradient of the output."""
     generator = torch.Generator(cell.device).manual_seed(0)
     options: dict[str, Any] = {
-        "dtype": torch_dtype(cell),
+        "dtype": torch_dtype(cell.dtype),
         "device": cell.device,
         "generator": generator,
     }
@@ -203,8 +203,10 @@ def forget(cell: Cell, arm: Arm) -> None:
     tensors.cache_clear()
 
 
-def torch_dtype(cell: Cell) -> torch.dtype:
-    return getattr(torch, DTYPES[cell.dtype])
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the dtype that a benchmark calls so: fp32, bf16 or fp16."""
+    dtype: torch.dtype = getattr(torch, DTYPES[name])
+    return dtype
 
 
 def bytes_of(cell: Cell, arm: Arm) -> Row:
@@ -219,7 +221,9 @@ def errors_of(cell: Cell, arm: Arm) -> dict[str, float]:
     # torch's GELU cancels for x << 0 in float64 too; GELU_s does not.
     exact = Arm("GELU_s", 1.0) if arm.activation == "GELU" else arm
     device = torch.device(cell.device)
-    return largest_errors(arm.build().to(device), exact.build().double(), torch_dtype(cell), device)
+    return largest_errors(
+        arm.build().to(device), exact.build().double(), torch_dtype(cell.dtype), device
+    )
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def calls_of(cell: Cell, arm: Arm, side: str) -> dict[str, Call]:
 
     def drawn(requires_grad: bool) -> Tensor:  # a tensor for each: views would count as the whole
         return torch.randn(
-            cell.size, dtype=torch_dtype(cell), device=cell.device, generator=generator,
+            cell.size, dtype=torch_dtype(cell.dtype), device=cell.device, generator=generator,
             requires_grad=requires_grad,
         )  # fmt: skip
 
@@ -119,7 +119,7 @@ def heading(devices: list[torch.device], rounds: int) -> str:
 
 
 def table(rows: list[Row], cell: Cell) -> str:
-    of_one = cell.size * torch_dtype(cell).itemsize
+    of_one = cell.size * torch_dtype(cell.dtype).itemsize
     lines = [
         {
             "activation": str(row["arm"]),

@@ -12,7 +12,6 @@ each of the two, so the samples are not paired.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import subprocess
@@ -30,7 +29,7 @@ from benchmarks.plain_gpt import PlainGPT, plain_optimizer, plain_step
 from cli.converters import device_name, file_path, number, path, positive_int, seed_number
 from cli.errors import one_line_errors
 from cli.language import LanguageConfig
-from cli.parser import Parser, checked, parse, parsed_into
+from cli.parser import Parser, checked, parse, parsed_into, tool_parser
 from training.devices import resolve_device
 from utils import UserError
 
@@ -87,12 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(
-        prog="python -m benchmarks.nanogpt",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("python -m benchmarks.nanogpt [flags]", __doc__)
     add = parser.add_argument
     add("--text", type=checked(file_path), required=True, metavar="FILE", help="text to learn")
     add("--seeds", type=checked(positive_int), default=5, help="runs of each (5)")

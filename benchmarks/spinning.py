@@ -37,7 +37,7 @@ from benchmarks import tables
 from benchmarks.timing import in_rounds, quartiles, ratio
 from cli.converters import one_of, path, positive_int
 from cli.errors import one_line_errors
-from cli.parser import Parser, checked, parsed_into
+from cli.parser import Parser, checked, parsed_into, tool_parser
 from experiments.runner import end_with_parent
 from training.before_torch import CHOSEN_BY, SPINS
 from utils import UserError, usable_cpus
@@ -94,12 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(
-        prog="python -m benchmarks.spinning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("python -m benchmarks.spinning [flags]", __doc__)
     add = parser.add_argument
     for name, values in (("trainings", TRAININGS), ("situations", SITUATIONS)):
         add(f"--{name}", type=checked(several(values)), default=values, metavar="VALUE",

@@ -12,7 +12,6 @@ evaluation after each epoch; images/s are of training alone, in the last epoch.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from cli.converters import file_path, path, positive_int
 from cli.errors import one_line_errors
-from cli.parser import Parser, checked, parsed_into
+from cli.parser import Parser, checked, parsed_into, tool_parser
 from utils import UserError, usable_cpus
 
 ROOT = Path(__file__).parents[1]
@@ -76,12 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(
-        prog="python -m benchmarks.timm_train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("python -m benchmarks.timm_train [flags]", __doc__)
     add = parser.add_argument
     add("--train_py", type=checked(file_path), required=True, metavar="FILE",
         help="timm's train.py")  # fmt: skip

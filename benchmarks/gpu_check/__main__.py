@@ -8,7 +8,6 @@ Started again, it goes on with the parts that the file does not have yet.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -29,7 +28,7 @@ from benchmarks.gpu_check.found import Finding, Found
 from benchmarks.gpu_check.result_file import ResultFile
 from cli.converters import file_path, number, one_of
 from cli.errors import one_line_errors
-from cli.parser import Parser, checked, parsed_into
+from cli.parser import Parser, checked, parsed_into, tool_parser
 from utils import UserError
 
 Part = Callable[[torch.device], Found]
@@ -84,12 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(
-        prog="python -m benchmarks.gpu_check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("python -m benchmarks.gpu_check [flags]", __doc__)
     parser.add_argument(
         "--output", type=checked(file_path), default="gpu_check.txt", metavar="FILE",
         help="the result (gpu_check.txt)",

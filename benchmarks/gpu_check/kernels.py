@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy import inputs, largest_errors
+from benchmarks.activations import torch_dtype
 from benchmarks.arms import Arm
 from benchmarks.gpu_check.found import Finding, Found
 from benchmarks.names import DTYPES
@@ -110,11 +111,6 @@ def of_expanded(name: str, dtype: str, device: torch.device, as_product: bool = 
 def available() -> list[str]:
     """Return the names of the dtypes that the GPU computes in."""
     return [name for name in DTYPES if name != "bf16" or torch.cuda.is_bf16_supported(False)]
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, DTYPES[name])
-    return dtype
 
 
 def compiled(module: torch.nn.Module) -> Unit:
