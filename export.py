@@ -10,54 +10,28 @@ the same outputs. Nothing stays where that fails.
 
 import importlib
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from cli.converters import activation_name, file_path
 from cli.errors import one_line_errors
-from cli.parser import checked, tool_parser
+from cli.parser import checked, parsed_into, tool_parser
+from exporting.options import FILES, FORMATS, Options
 from run_folder.folder import RunFolder
 from run_folder.status import DIVERGED, FINISHED, status_of
 from utils import UserError, nearest
 
-FORMATS = ("hf", "timm", "torchvision", "onnx", "pt2")
-FILES = ("onnx", "pt2")  # the others are folders
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Hold the command line.
-
-    Attributes:
-        run: A run folder, or a checkpoint.
-        to: One of FORMATS.
-        target: The folder or file to write.
-        ema: Take the averaged weights.
-        activation: The user's own activation of the run, whose code may then be run.
-        overwrite: Replace an earlier export.
-        check: Load what was written in a fresh process.
-    """
-
-    run: Path
-    to: str
-    target: Path
-    ema: bool
-    activation: str | None
-    overwrite: bool
-    check: bool
-
 
 def main(argv: list[str] | None = None) -> int:
     """Export; return the exit code."""
-    arguments = parse(argv)
-    checkpoint = checkpoint_of(arguments.run)
-    check_target(arguments)
+    options = parse(argv)
+    checkpoint = checkpoint_of(options.run)
+    check_target(options)
     command = importlib.import_module("exporting.command")  # loads torch
-    command.export(arguments, checkpoint)
+    command.export(options, checkpoint)
     return 0
 
 
-def parse(argv: list[str] | None) -> Arguments:
+def parse(argv: list[str] | None) -> Options:
     """Read the command line.
 
     Raises:
@@ -72,20 +46,19 @@ def parse(argv: list[str] | None) -> Arguments:
     add("--ema", action="store_true", help="the averaged weights that --ema kept")
     add("--activation", type=checked(activation_name), metavar="NAME",
         help="the run's own activation, by its name: its code is run")  # fmt: skip
+    add("--tokenizer", metavar="FOLDER",
+        help="where the run's tokenizer is now, if it was moved (hf)")  # fmt: skip
+    add("--data_path", metavar="FOLDER",
+        help="folder of gpt2/, the tokenizer, if it was moved (hf)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an earlier export")
-    add("--no_check", action="store_true", help="do not load it in a fresh process")
-    given = parser.parse_args(argv)
-    if given.to not in FORMATS:
-        raise UserError(f"--to {given.to}: {nearest(given.to, FORMATS)}")
-    return Arguments(
-        run=given.run,
-        to=given.to,
-        target=given.target,
-        ema=given.ema,
-        activation=given.activation,
-        overwrite=given.overwrite,
-        check=not given.no_check,
-    )
+    add("--no_check", action="store_false", dest="check", help="do not load it in a fresh process")
+    options = parsed_into(Options, parser, argv)
+    if options.to not in FORMATS:
+        raise UserError(f"--to {options.to}: {nearest(options.to, FORMATS)}")
+    for name in ("tokenizer", "data_path"):
+        if getattr(options, name) is not None and options.to != "hf":
+            raise UserError(f"--{name}: --to {options.to} writes no tokenizer; leave out --{name}")
+    return options
 
 
 def checkpoint_of(run: Path) -> Path:
@@ -115,20 +88,20 @@ def checkpoint_of(run: Path) -> Path:
     return checkpoint
 
 
-def check_target(arguments: Arguments) -> None:
+def check_target(options: Options) -> None:
     """Refuse a target of the wrong form, or one that is there and may not be replaced.
 
     Raises:
         UserError: with the remedy.
     """
-    to, target = arguments.to, arguments.target
+    to, target = options.to, options.target
     if to in FILES and target.suffix != f".{to}":
         raise UserError(f"--to {to} writes one file, not {target}: name it {target.name}.{to}")
     if to not in FILES and target.suffix in (f".{name}" for name in FILES):
         raise UserError(f"--to {to} writes a folder, not {target}: --to {target.suffix[1:]}")
     if not (target.exists() or target.is_symlink()):
         return
-    if not arguments.overwrite:
+    if not options.overwrite:
         raise UserError(f"{target} exists already; give --overwrite, or another name")
     if target.is_symlink() or target.is_dir() != (to not in FILES):
         raise UserError(f"{target} is not what --to {to} writes; give another name")

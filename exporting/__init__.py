@@ -2,6 +2,7 @@
 
 | file | what it holds |
 |---|---|
+| `options.py` | what can be asked for; loads no torch |
 | `command.py` | what `export.py` does: load, write, check, put in place |
 | `loading.py` | the network of a checkpoint, rebuilt as `--test_only` does |
 | `activation.py` | the activation of a run as a spec of plain values, and as text |

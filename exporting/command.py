@@ -9,6 +9,7 @@ from typing import Any
 from exporting import classifiers, graphs, hugging_face
 from exporting.checking import check
 from exporting.loading import Trained, load
+from exporting.options import FILES, Options
 from exporting.writing import require, whole_file, whole_folder
 from utils import UserError, one_line_warnings
 
@@ -35,35 +36,43 @@ OWN_FORMS: dict[str, tuple[str, ...]] = {
 CHECKED_BY = {"onnx": "onnxruntime"}
 
 
-def export(arguments: Any, checkpoint: Path) -> None:
+def export(options: Options, checkpoint: Path) -> None:
     """Write an export, and say how far its outputs are from the network's.
 
     Args:
-        arguments: the command line, `export.Arguments`.
+        options: the command line.
         checkpoint: whose network is written.
 
     Raises:
         UserError: the network has no such form, a package is missing, the target cannot be written,
             or the fresh process gets other outputs. Nothing is written then.
     """
-    to, target = arguments.to, arguments.target
+    to, target = options.to, options.target
     for package, oldest in PACKAGES[to]:
         require(package, oldest, f"--to {to}")
-    if arguments.check and to in CHECKED_BY:
+    if options.check and to in CHECKED_BY:
         _require_for_check(CHECKED_BY[to], to)
-    trained = load(checkpoint, arguments.ema, arguments.activation)
+    trained = load(checkpoint, options.ema, options.activation, tokenizer_flags(options))
     kind = trained.config.KIND
-    if to not in (forms := (*OWN_FORMS[kind], *graphs.FORMATS)):
+    if to not in (forms := (*OWN_FORMS[kind], *FILES)):
         *others, last = forms
         raise UserError(
             f"--to {to}: {checkpoint} is of a {kind} model; take {', '.join(others)} or {last}"
         )
-    place = whole_file if to in graphs.FORMATS else whole_folder
+    place = whole_file if to in FILES else whole_folder
     with place(target) as temporary:
         with one_line_warnings():
             wanted = WRITERS[to](trained, temporary, to)
-        said = check(trained, temporary, to, wanted) if arguments.check else "not checked"
+        said = check(trained, temporary, to, wanted) if options.check else "not checked"
     print(f"Wrote {target}: {said}")
+
+
+def tokenizer_flags(options: Options) -> list[str] | None:
+    """Return the flags that say where a run's tokenizer is now; None of a form that has none."""
+    if options.to in FILES:
+        return None
+    places = {"tokenizer": options.tokenizer, "data_path": options.data_path}
+    return [word for name, place in places.items() if place for word in (f"--{name}", place)]
 
 
 def _require_for_check(package: str, to: str) -> None:

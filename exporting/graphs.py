@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from exporting.writing import EXPORT
 from models.third_party import as_value_error
 from utils import user_errors
 
-FORMATS = ("onnx", "pt2")
 INPUTS = {"vision": "images", "language": "input_ids", "table": "rows"}  # their names in ONNX
 # A file of ONNX holds 2 GiB; of more, the weights would be in a second file.
 LARGEST_ONNX = 2**31 - 2**24
@@ -35,14 +34,13 @@ def write(trained: Trained, path: Path, to: str) -> dict[str, Any]:
     facts = json.dumps(card.facts(trained, to), ensure_ascii=False)
     with user_errors(), quiet():
         if to == "onnx":
-            program = _onnx(trained)
+            _check_size(trained.model)
+        traced = _traced(trained, to)
+        if to == "onnx":
+            program = _onnx(traced, INPUTS[trained.config.KIND])
             program.model.metadata_props[EXPORT] = facts
             program.save(path, external_data=False)
         else:
-            with as_value_error("--to pt2: torch.export cannot trace the network ({})"):
-                traced = torch.export.export(
-                    _plain(trained.model), inputs(trained), dynamic_shapes=shapes(trained)
-                )
             # Through memory: torch's own writer ends the process where a disk is full.
             content = io.BytesIO()
             torch.export.save(traced, content, extra_files={EXPORT: facts})
@@ -50,18 +48,30 @@ def write(trained: Trained, path: Path, to: str) -> dict[str, Any]:
     return {}
 
 
-def _onnx(trained: Trained) -> Any:
-    size = sum(p.numel() * p.element_size() for p in trained.model.parameters())
+def _check_size(model: nn.Module) -> None:
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
     if size > LARGEST_ONNX:
         raise ValueError(
             f"--to onnx: the weights take {size:,} bytes, and a file of ONNX holds 2 GiB: --to pt2"
         )
-    name = INPUTS[trained.config.KIND]
+
+
+def _traced(trained: Trained, to: str) -> torch.export.ExportedProgram:
+    complaint = (
+        f"--to {to}: the network cannot be traced ({{}}); a graph is of code without Python's if "
+        "on values of tensors: write such a place with torch.where"
+    )
+    with as_value_error(complaint):
+        return torch.export.export(
+            _plain(trained.model), inputs(trained), dynamic_shapes=shapes(trained)
+        )
+
+
+def _onnx(traced: torch.export.ExportedProgram, name: str) -> Any:
     with as_value_error("--to onnx: the network cannot be written in ONNX ({}): --to pt2"):
         return torch.onnx.export(
-            _plain(trained.model), inputs(trained), dynamo=True, verbose=False,
-            dynamic_shapes=shapes(trained), input_names=[name], output_names=["logits"],
-        )  # fmt: skip
+            traced, dynamo=True, verbose=False, input_names=[name], output_names=["logits"]
+        )
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -86,14 +96,11 @@ def shapes(trained: Trained) -> tuple[dict[int, Any]]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what the tracers print of their own to themselves."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,24 @@ class Trained:
         return [(x, self.model(x)) for x in self.examples()]
 
 
-def load(path: Path, ema: bool, activation: str | None) -> Trained:
+class _OfIds(LanguageProgram):
+    """Build the network for a graph, which is given ids: nobody needs the tokenizer."""
+
+    @staticmethod
+    def check_tokenizer(name: str, saved: str, fingerprint: str) -> None:
+        """Take the tokenizer as it was."""
+
+
+def load(
+    path: Path, ema: bool, activation: str | None, tokenizer: Sequence[str] | None = ()
+) -> Trained:
     """Return the network of a checkpoint. The data that it was trained on is not needed.
 
     Args:
         path: of the checkpoint.
         ema: take the averaged weights.
         activation: the user's own, whose code the user thereby lets run.
+        tokenizer: of a language model, flags that say where it is now; None if it is not needed.
 
     Raises:
         UserError: it is no checkpoint of this project, has no such weights, or is halfway from one
@@ -110,6 +122,9 @@ def load(path: Path, ema: bool, activation: str | None) -> Trained:
     config_class, program_class = KINDS[kind]
     words = ["--test_only", "--checkpoint", str(path), "--device", "cpu", "--no-use_compiled"]
     words += ["--activation", activation] if activation else []
+    if kind == LANGUAGE:
+        words += tokenizer or []
+        program_class = program_class if tokenizer is not None else _OfIds
     command = parse(config_class, "Export.", words)
     program = program_class.of_checkpoint(command, path, checkpoint)
     model = program.network_for(*_sizes(settings, kind))

@@ -214,16 +214,28 @@ class LanguageProgram(Program[LanguageConfig, TextData]):
         saved = settings["args"]["tokenizer"]
         name = command.config.data.tokenizer if "tokenizer" in command.given else saved
         config = command.config.replaced(**taken, tokenizer=name)
+        if "dropout" not in command.given:  # the network has rates for it, or has not
+            config = config.replaced(dropout=settings["args"].get("dropout", config.model.dropout))
         check_same_configuration(config.model, settings)
-        if tokenizer.fingerprint(name) != settings["tokenizer_fingerprint"]:
-            reason = f"the checkpoint was trained with another one; give --tokenizer {saved}"
-            if name == saved:
-                reason = (
-                    "its files have changed since the checkpoint, or an earlier version made its "
-                    "tokens line by line; bring the files back, or train again"
-                )
-            raise UserError(f"--tokenizer {name}: {reason}")
+        cls.check_tokenizer(name, saved, settings["tokenizer_fingerprint"])
         return config
+
+    @staticmethod
+    def check_tokenizer(name: str, saved: str, fingerprint: str) -> None:
+        """Refuse another tokenizer than the checkpoint's, which is called `saved` there.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if tokenizer.fingerprint(name) == fingerprint:
+            return
+        reason = f"the checkpoint was trained with another one; give --tokenizer {saved}"
+        if name == saved:
+            reason = (
+                "its files have changed since the checkpoint, or an earlier version made its "
+                "tokens line by line; bring the files back, or train again"
+            )
+        raise UserError(f"--tokenizer {name}: {reason}")
 
     def measured_with(self) -> str:
         length, data = self.config.model.max_seq_length, self.config.data

@@ -4,10 +4,19 @@ import importlib
 import json
 import os
 import shutil
-import sys
 
 import pytest
 import torch
+from helpers.exports import (
+    IMAGES,
+    LEARNED,
+    TINY,
+    configuration,
+    exported,
+    flags_of,
+    skip_without_packages,
+    trained,
+)
 
 import export
 import language_main
@@ -18,61 +27,6 @@ from exporting import checking, fresh_process, tokenizer
 from exporting.loading import load
 from pipelines.text import tokenizer as tokenizers
 from run_folder.folder import RunFolder
-
-TINY = (
-    "--dataset", "text", "--tokenizer", "bytes", "--embedding_dim", "16", "--num_layers", "1",
-    "--num_attention_heads", "2", "--max_seq_length", "16", "--batch_size", "8",
-)  # fmt: skip
-IMAGES = ("--dataset", "imagefolder", "--resize", "8", "--batch_size", "8", "--num_workers", "0")
-SHORT = ("--max_steps", "2", "--device", "cpu")
-LEARNED = ("--activation", "ZiLU", "--sigma", "0.7", "--learn_sigma", "--expand_gate")
-
-
-def trained(program, folder, *flags):
-    argv = [*flags, *SHORT, "--output_dir", folder]
-    assert program.main([str(word) for word in argv]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(text_folder, tmp_path_factory):
-    """A run of GPT-2 with a learned activation; not to be changed."""
-    folder = tmp_path_factory.mktemp("language") / "run"
-    return trained(language_main, folder, *TINY, "--data_path", text_folder, *LEARNED)
-
-
-@pytest.fixture(scope="module")
-def images(image_folder, tmp_path_factory):
-    """A run of an image classifier; not to be changed."""
-    folder = tmp_path_factory.mktemp("vision") / "run"
-    flags = ("--model", "resnet20", "--data_path", image_folder, *LEARNED)
-    return trained(vision_main, folder, *IMAGES, *flags)
-
-
-@pytest.fixture
-def here(monkeypatch, tmp_path):
-    """Let this process make the comparison that a fresh one makes: seconds less.
-
-    It does all that the fresh one does, but that modules of the project cannot be imported.
-    """
-
-    def ask(request, folder):
-        modules = pytest.importorskip("transformers.dynamic_module_utils")
-        monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(folder / "modules"))
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        sys.modules.pop("zilu_activations", None)
-        cases = torch.load(request["cases"], weights_only=True)
-        with torch.no_grad():
-            difference = fresh_process.LOADERS[request["to"]][0](request, cases)
-        return {"difference": difference, "with": "this process"}
-
-    monkeypatch.setattr(checking, "_ask", ask)
-
-
-def exported(run, to, target, *flags):
-    assert export.main([str(word) for word in (run, "--to", to, target, *flags)]) == 0
-    return target
-
 
 # --- transformers ---
 
@@ -213,10 +167,11 @@ def test_gpt2_has_the_ids_of_the_training(dataset, tmp_path):
 
 def test_an_activation_of_transformers_needs_no_code(text_folder, tmp_path, here, capsys):
     pytest.importorskip("transformers", minversion="5")
-    flags = (*TINY, "--data_path", text_folder, "--activation", "GELU")
+    flags = (*TINY, "--data_path", text_folder, "--activation", "GELU", "--dropout", "0.3")
     run = trained(language_main, tmp_path / "run", *flags)
     folder = exported(run, "hf", tmp_path / "model")
-    assert json.loads((folder / "config.json").read_text())["model_type"] == "gpt2"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["resid_pdrop"]) == ("gpt2", 0.3)
     assert not list(folder.glob("*.py"))
     capsys.readouterr()
     # And back: the exported weights start a run of other activations.
@@ -255,31 +210,6 @@ def test_the_folder_starts_a_run(run, folder, text_folder, tmp_path):
     assert torch.allclose(ours.h[0].mlp.c_fc.weight, back.h[0].mlp.c_fc.weight, atol=1e-6)
 
 
-def configuration(kind, folder):
-    """Write the config.json of a tiny network; return its activations' places, and one weight."""
-    transformers = pytest.importorskip("transformers", minversion="5")
-    if kind == "llama":
-        config = transformers.LlamaConfig(
-            vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32,
-        )  # fmt: skip
-        found = ["model.layers.0.mlp.act_fn"], "model.layers.0.mlp.up_proj.weight"
-    else:  # with a tied head
-        config = transformers.GPT2Config(
-            vocab_size=257, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0,
-            eos_token_id=0,
-        )  # fmt: skip
-        found = ["transformer.h.0.mlp.act"], "transformer.h.0.mlp.c_fc.weight"
-    config.save_pretrained(folder)
-    return found
-
-
-def flags_of(config, text_folder):
-    """Return what trains the network of a configuration on bytes."""
-    flags = ("--dataset", "text", "--tokenizer", "bytes", "--max_seq_length", "16")
-    return (*flags, "--model", f"hf/{config}", "--data_path", text_folder)
-
-
 @pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_network_of_transformers(kind, text_folder, tmp_path, here, capsys):
     sites, weight = configuration(kind, tmp_path / "config")
@@ -313,12 +243,6 @@ def test_a_network_of_transformers(kind, text_folder, tmp_path, here, capsys):
 
 
 # --- graphs ---
-
-
-def skip_without_packages(to):
-    if to == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            pytest.importorskip(package)
 
 
 @pytest.mark.parametrize(
@@ -395,16 +319,6 @@ def test_counterparts(model, size, to, activation, image_folder, tmp_path, here,
 
 
 # --- mistakes ---
-
-
-@pytest.fixture
-def mistake(mistake_in, tmp_path):
-    def said(run, to, target="model", *flags):
-        line = mistake_in(export, run, "--to", to, tmp_path / target, *flags)
-        assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
-        return line
-
-    return said
 
 
 def test_mistakes_without_a_network(mistake, run, images, tmp_path):
