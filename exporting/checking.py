@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ PROCESS = Path(__file__).with_name("fresh_process.py")
 ROOT = Path(__file__).parents[1]
 # Of the largest output. Runtimes sum in other orders than torch, and sigmoid and exp are coarser.
 TOLERANCE = 1e-4
+PACKAGE = {"hf": "transformers", "pt2": "torch", "onnx": "onnxruntime"}  # others are called alike
 
 
 def check(trained: Trained, path: Path, to: str, wanted: dict[str, Any]) -> str:
@@ -87,11 +89,19 @@ def _ask(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         input=json.dumps(request), cwd=folder, env=environment, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    lines = done.stdout.splitlines()
+    lines, to = done.stdout.splitlines(), request["to"]
     if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(
-            f"a fresh process cannot load the export ({reason}), so nothing was written"
+            f"a fresh process cannot load the export ({_reason(done)}), so nothing was written; "
+            f"another version of {PACKAGE.get(to, to)} may help, and --no_check leaves this out"
         )
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Return why a process failed: the signal that ended it, or the last line of its errors."""
+    if done.returncode < 0:
+        return signal.Signals(-done.returncode).name
+    missing = f"exit code {done.returncode}" if done.returncode else "no answer"
+    return (done.stderr.strip().splitlines() or [missing])[-1]
