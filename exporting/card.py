@@ -10,7 +10,9 @@ from typing import Any
 from cli.fields import Effect
 from exporting import activation
 from exporting.loading import Trained
+from run_folder.evaluations import kept_lines
 from run_folder.folder import RunFolder
+from run_folder.result_lines import ALSO, SUMMARY
 from zilu import __version__
 
 # Of the environment: what says nothing of anybody's folders.
@@ -25,12 +27,12 @@ def facts(trained: Trained, to: str) -> dict[str, Any]:
         "model": model.model,
         "activation": activation.described(model),
         "learned": activation.learned(trained.model),
-        "checkpoint_sha256": trained.digest(),
+        "checkpoint_sha256": trained.digests(),
         "step": trained.checkpoint.get("step"),
         "args": trained.config.values() | trained.settings["args"],
         "environment": trained.settings.get("environment", {}),
         "data": data_facts(trained.settings),
-        "results": results(trained.path.parent),
+        "results": results(trained.path.parent, trained.checkpoint.get("step", -1)),
         "zilu": __version__,
     }
     shown: dict[str, Any] = json.loads(json.dumps(found, default=str))
@@ -46,11 +48,14 @@ def data_facts(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in names if name in settings}
 
 
-def results(folder: Path) -> list[str]:
-    """Return the last lines of the run's results: its summary."""
+def results(folder: Path, step: int) -> list[str]:
+    """Return the run's results: further test sets, standard evaluations at a step, its summary."""
     path = folder / RunFolder.RESULTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [line for line in lines if line.startswith("[Summary]")] or lines[-1:]
+    # Of a test set the last result counts.
+    also = {line.partition("]")[0]: line for line in lines if line.startswith(f"[{ALSO} ")}
+    summary = [line for line in lines if line.startswith(SUMMARY)] or lines[-1:]
+    return [*also.values(), *kept_lines(RunFolder(folder), step), *summary]
 
 
 def command_line(trained: Trained) -> str:
@@ -90,8 +95,10 @@ def text(trained: Trained, title: str, code: str, notes: list[str], header: str 
         "## Data\n\n", f"`{known['args'].get('dataset')}`. What it was, with digests:\n\n",
         *(f"- {name}: `{value}`\n" for name, value in known["data"].items()),
         "\n## How it was made\n\n",
-        f"Trained and exported with the toolkit ZiLU-Activation {known['zilu']} from a checkpoint "
-        f"with SHA-256 `{known['checkpoint_sha256']}`, in this environment:\n\n",
+        f"Trained and exported with the toolkit ZiLU-Activation {known['zilu']} from these files, "
+        "by their SHA-256:\n\n",
+        *(f"- {name}: `{digest}`\n" for name, digest in known["checkpoint_sha256"].items()),
+        "\nThe environment:\n\n",
         *(f"- {name}: {environment[name]}\n" for name in SHOWN if name in environment),
     ]  # fmt: skip
     if numbers:

@@ -15,7 +15,7 @@ from cli.language import LanguageConfig
 from cli.parser import parse
 from cli.table import TableConfig
 from cli.vision import VisionConfig
-from run_folder.checkpoint import load_checkpoint
+from run_folder.checkpoint import load_checkpoint, shards_of
 from tasks.language import LanguageProgram
 from tasks.table import TableProgram
 from tasks.vision import VisionProgram
@@ -37,12 +37,14 @@ class Trained:
 
     Attributes:
         path: Of the checkpoint.
+        shards: What holds its weights, if --shard had several processes write it.
         checkpoint: Its content.
         program: The configured program.
         model: The network, in evaluation mode on the CPU.
     """
 
     path: Path
+    shards: list[Path]
     checkpoint: dict[str, Any]
     program: Any
     model: nn.Module
@@ -60,9 +62,12 @@ class Trained:
     def is_language(self) -> bool:
         return bool(self.config.KIND == LANGUAGE)
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the checkpoint's file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of the checkpoint's file, and of its shards', by their paths."""
+        return {
+            str(path.relative_to(self.path.parent)): _sha256(path)
+            for path in (self.path, *self.shards)
+        }
 
     def examples(self) -> list[Tensor]:
         """Return inputs to compare outputs on: two batches of different sizes."""
@@ -82,6 +87,14 @@ class Trained:
     def outputs(self) -> list[tuple[Tensor, Tensor]]:
         """Return the examples, each with what the network gives for it."""
         return [(x, self.model(x)) for x in self.examples()]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 class _OfIds(LanguageProgram):
@@ -107,7 +120,9 @@ def load(
         UserError: it is no checkpoint of this project, has no such weights, or is halfway from one
             activation to another; as --test_only.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, whole=False)
+    shards = shards_of(path, checkpoint)
+    checkpoint = checkpoint if shards is None else shards.whole(checkpoint)
     settings = checkpoint["settings"]
     kind = settings.get("kind", "vision")
     if kind not in KINDS:
@@ -130,7 +145,8 @@ def load(
     model = program.network_for(*_sizes(settings, kind))
     with resuming.fitting_weights(path):
         model.load_state_dict(_weights(checkpoint, ema, path))
-    return Trained(path, checkpoint, program, model.eval())
+    files = [] if shards is None else shards.files()
+    return Trained(path, files, checkpoint, program, model.eval())
 
 
 def _sizes(settings: dict[str, Any], kind: str) -> tuple[int, ...]:

@@ -90,6 +90,10 @@ class Shards:
         self.name, self.ranks = content[KEY]["name"], content[KEY]["files"]
         self._read: dict[int, dict[str, Tensor]] = {}
 
+    def files(self) -> list[Path]:
+        """Return the files of rows, whether they are there or not."""
+        return [file_of(self.checkpoint, self.name, rank) for rank in range(self.ranks)]
+
     def rows(self, place: str, shape: list[int], wanted: slice) -> Tensor:
         """Return some rows of the tensor whose mark is at `place`; other files are not read.
 
