@@ -274,6 +274,7 @@ def _tensors_of(folder: str | Path, config: "PretrainedConfig") -> dict[str, tor
         tensors = read_tensors(folder)
         return {name.removeprefix("network."): value for name, value in tensors.items()}
     # transformers knows old names, and takes several files together.
+    _transformers().logging.disable_progress_bar()  # bars are no lines of a log
     own = _transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
     if own.model_type != config.model_type:
         raise ValueError(f"a {own.model_type}, not a {config.model_type}")
