@@ -53,7 +53,8 @@ def make_plan(given: Mapping[str, Any], runs: list[RunResult]) -> AnalysisPlan:
                     f"two sweeps declare --{name} {declared[name]} and {value}; give the flag"
                 )
     everywhere = all(run.manifest and run.manifest.report == declared for run in runs)
-    if "metric" in given and given["metric"] != declared.get("metric", _usual_metric(runs)):
+    usual = declared.get("metric") or _usual_metric(runs)
+    if "metric" in given and given["metric"] != usual:
         for name in ("margin", "mde"):  # they are in the unit of the declared one
             declared.pop(name, None)
     tested = ("primary", "baseline", "metric", "margin")
@@ -63,6 +64,7 @@ def make_plan(given: Mapping[str, Any], runs: list[RunResult]) -> AnalysisPlan:
 
 
 def _usual_metric(runs: list[RunResult]) -> str | None:
-    """Return the metric that all runs are usually judged by, None where they differ."""
-    usual = {next((name for name in METRICS if name in run.judged), None) for run in runs}
+    """Return the metric that all runs with results are usually judged by, None if they differ."""
+    with_results = [run for run in runs if run.records]
+    usual = {next((name for name in METRICS if name in run.judged), None) for run in with_results}
     return usual.pop() if len(usual) == 1 else None

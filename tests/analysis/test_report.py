@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers.made_runs import (
+    diverge,
     language_run,
     table,
     text,
@@ -635,6 +636,22 @@ def test_a_margin_counts_for_its_own_metric(tmp_path):
     made(tmp_path)
     runs = [(path.name, "grid", {}, {}) for path in sorted(tmp_path.iterdir())]
     sweep_of(tmp_path, runs, report={"margin": 0.25, "mde": 0.5})
+    run(tmp_path, "--metric", "loss")
+    assert "count as equivalent" not in text(tmp_path)
+    run(tmp_path, "--metric", "top1")
+    assert "Differences within ±0.25 count as equivalent" in text(tmp_path)
+
+
+@pytest.mark.parametrize("declared", [{}, {"metric": "top1"}])
+def test_runs_without_results_do_not_decide_whose_unit_a_margin_has(tmp_path, declared):
+    """One that is planned, and one that diverged before its first evaluation."""
+    made(tmp_path)
+    early = diverge(vision_run(tmp_path / "ZiLU_6", 50, activation="ZiLU", seed=6))
+    (early / "train_eval_results.txt").write_text("[Diverged] in epoch 1, step 2, the loss is nan")
+    (early / "metrics.jsonl").unlink()
+    runs = [(path.name, "grid", {}, {}) for path in sorted(tmp_path.iterdir())]
+    planned = ("GELU_0", "grid", {}, {})
+    sweep_of(tmp_path, [*runs, planned], report={"margin": 0.25, **declared})
     run(tmp_path, "--metric", "loss")
     assert "count as equivalent" not in text(tmp_path)
     run(tmp_path, "--metric", "top1")
