@@ -76,6 +76,9 @@ class FurtherTests(Section):
         if not found.names:
             return
         table = further_table(group, found)
+        if table.empty:
+            document.paragraph(f"None of {plain(', '.join(found.names))} has {group.metric.name}.")
+            return
         document.table(f"further-{group.number}", readable_further(group, table))
         document.paragraph(
             f"Final {group.metric.axis()}: means and standard deviations over seeds. "

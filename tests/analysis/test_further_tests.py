@@ -20,8 +20,9 @@ SHIFTED = {"ReLU": [70.0, 71.0, 69.0, 72.0], "ZiLU": [75.0, 74.0, 74.5, 76.5]}
 AVERAGED = {"ReLU": [90.5, 90.7, 90.4, 91.0], "ZiLU": [91.1, 91.7, 91.3, 91.8]}
 
 
-def add(run, key, name, top1, **more):
+def add(run, key, name, top1, without="", **more):
     result = {"loss": 1.0, "top1": top1, "top5": 99.0, "count": 100} | more
+    result.pop(without, None)
     line = {"epoch": 3, "step": 30, key: {name: result}}
     with open(run / "metrics.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")
@@ -137,6 +138,23 @@ def test_runs_without_and_damaged_ones(tmp_path):
     path.write_text(path.read_text() + '{"also": {"shifted": 3}}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl: line \d+ is damaged"):
         read_also(tmp_path / "ZiLU0")
+
+
+def test_sets_without_the_reports_metric_are_named(tmp_path):
+    """Of some of them, the others have a table; of all, there is none."""
+    parts = {"fog/1": {"loss": 1.0, "top1": 70.0}}
+    for name in TEST:
+        for seed in range(SEEDS):
+            run = vision_run(tmp_path / f"{name}{seed}", 90 + seed, activation=name, seed=seed)
+            add(run, "also", "shifted", SHIFTED[name][seed], without="top5")
+            add(run, "also", "cifar10-c", 70.0, without="top5", parts=parts)
+    report_on(tmp_path, "--metric", "top5")
+    assert "None of shifted, cifar10-c has top5." in text(tmp_path)
+    assert not (tmp_path / "report/further.csv").exists()
+    for run in tmp_path.glob("*U[0-9]"):
+        add(run, "also", "other", 60.0)
+    report_on(tmp_path, "--metric", "top5")
+    assert set(table(tmp_path, "further")["test_set"]) == {"other"}
 
 
 def test_reports_without_further_sets_have_no_such_part(tmp_path):
