@@ -466,8 +466,9 @@ class Trainer(Generic[D]):
             set_random_state(ranks[rank()]["random"], self.device)
             return
         # Another number of processes: the sums go to the main one.
-        if is_main():
-            self.totals = sum(each["totals"] for each in ranks).to(self.device)
+        # The others' are as many, since an evaluation that was interrupted adds them up at once.
+        summed = sum(each["totals"] for each in ranks).to(self.device)
+        self.totals = summed if is_main() else torch.zeros_like(summed)
         set_random_state(ranks[0]["random"], self.device)
         if self.rows is None:  # each process is to draw something else
             drawn = int(torch.randint(2**62, ()))

@@ -178,6 +178,20 @@ def test_another_number_of_processes_drops_what_one_would(run, tmp_path):
     assert_close(tmp_path / "21", tmp_path / "1", 2e-5)
 
 
+def test_another_number_of_processes_goes_on_in_an_evaluation(run, tmp_path):
+    """The sums of the epoch, which all have, are added up before a step is made."""
+    flags = (*LANGUAGE, "--stats", "100", "--num_epochs", "1")
+    codes, _ = run("language_main", tmp_path / "1", *flags)
+    stop = {1: ("evaluation", TERM, 0)}
+    codes, _ = run("language_main", tmp_path / "23", *flags, processes=2, faults=stop)
+    assert codes == [TRY_AGAIN] * 2
+    saved = load_checkpoint(tmp_path / "23/checkpoint.pt")
+    assert (saved["step"], saved["records"]) == (3, [])
+    codes, output = run("language_main", tmp_path / "23", *flags, "--resume", processes=3)
+    assert codes == [0] * 3, output
+    assert_close(tmp_path / "23", tmp_path / "1", 2e-5)
+
+
 def test_dropout_differs_between_processes(run, tmp_path):
     """Equal masks on all ranks would drop the same units of every share."""
     codes, _ = run(
