@@ -279,8 +279,8 @@ def _seeds_wanted(decision: Decision, outcomes: Outcomes, begun: int, max_seeds:
         return 0
     if complete == 0 and begun >= FIRST:
         return 0  # every pair has a run that diverged, and more seeds would tell nothing else
-    wanted = min(begun + decision.next_look - complete, max_seeds)
-    return wanted if wanted > begun else 0
+    wanted = begun + decision.next_look - complete
+    return wanted if begun < wanted <= max_seeds else 0
 
 
 # --- in a report ---

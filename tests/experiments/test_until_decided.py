@@ -232,6 +232,20 @@ def test_a_diverged_run_is_left_out_and_replaced(world, capsys):
     assert "2 of 8 runs of ZiLU (σ = 1)" in text(world.out).replace("\\", "")
 
 
+def test_no_seed_is_trained_that_reaches_no_look(world):
+    """Two of eight pairs are gone, so ten seeds are too few for the look at ten pairs."""
+
+    def results(flags):
+        gone = flags["activation"] == "ZiLU" and flags["seed"] in (0, 5)
+        return math.nan if gone else accuracy(flags, 0.15)
+
+    world.results = results
+    assert world.sweep("--until_decided", "--max_seeds", 10) == 0
+    assert world.seeds("ZiLU") == [3, 0, 4, 5, 6, 7, 8, 9]
+    assert world.sweep("--until_decided", "--max_seeds", 12) == 0
+    assert world.seeds("ZiLU") == [3, 0, *range(4, 14)]
+
+
 def test_nothing_is_added_where_all_diverge(world):
     world.results = lambda flags: math.nan if flags["activation"] == "ZiLU" else accuracy(flags, 0)
     assert world.sweep("--until_decided") == 0
