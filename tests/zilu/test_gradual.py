@@ -193,3 +193,16 @@ def test_torch_compile_compiles_once_and_at_the_end():
     gradual.set(1)
     compiled(x)
     assert counter.frame_count == 2
+
+
+def test_a_refused_replacement_leaves_nothing_behind():
+    """Whether the new modules, a trial or the last change is what fails."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.PReLU(8))
+    gradual, shared = Gradual(), nn.ReLU()
+    with pytest.raises(ValueError, match="to several places"):
+        replace_activations(network, lambda: shared, gradual=gradual)
+    assert gradual.old == []
+    replace_activations(network, "ZiLU", gradual=gradual)
+    states = gradual.old_state()
+    gradual.load_old_state(states)
+    assert len(states) == 2

@@ -85,8 +85,6 @@ class Swap:
             new = _made(sites[0], self._model)
             if any(new is other.new for other in made):
                 raise ValueError(f"the target gives one module, {new}, to several places")
-            if self._gradual is not None:
-                self._gradual.join(new, _old(sites[0]))
             made.append(Replacement(sites, new, StandIn(sites[0].old)))
             for site in sites:
                 site.new = new
@@ -119,6 +117,9 @@ class Swap:
         """Put the new modules in for good, with the hooks of the old ones."""
         changes = Changes()
         try:
+            if self._gradual is not None:
+                for replacement in self._replacements:
+                    changes.join(self._gradual, replacement.new, _old(replacement.sites[0]))
             self._put_in(changes, lambda replacement: replacement.new)
         except BaseException:
             changes.undo()
@@ -385,6 +386,11 @@ class Changes:
         """Undo all changes, the latest first."""
         while self._undo:
             self._undo.pop()()
+
+    def join(self, gradual: Gradual, new: nn.Module, old: Old) -> None:
+        """Make a new module mix in what was there before."""
+        gradual.join(new, old)
+        self._undo.append(gradual.old.pop)
 
     def put(self, slot: Slot, module: nn.Module) -> None:
         """Put a module into a slot."""
