@@ -44,6 +44,7 @@ from zilu.replacement.gradual import Gradual
 LOG_STEPS = 50
 # GradScaler halves its scale, 2^16 at first, at every step that it skips.
 SMALLEST_SCALE = 2.0**-16
+SAVE = 1  # the number of its flag
 NEVER = 2**62  # a step that no run reaches
 
 
@@ -409,6 +410,7 @@ class Trainer(Generic[D]):
             content |= {"settings": self.settings, "result_lengths": self.folder.result_lengths()}
             save_checkpoint(self.folder.checkpoint, content)
         processes.wait_for_all()  # torchrun stops the others as soon as one has ended
+        self.agreement.withdraw(SAVE)  # sent before this save, it would ask for another
         self.clock = self.saved_at = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:

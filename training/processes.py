@@ -141,6 +141,13 @@ class Agreement:
         self._sent = (work, values)
         return arrived
 
+    def withdraw(self, number: int) -> None:
+        """Take back flag `number` of the last call, on all ranks at the same step."""
+        if self._sent is not None:
+            work, values = self._sent
+            work.wait()
+            values[number] = 0
+
 
 # --- the network ---
 

@@ -123,11 +123,31 @@ def poisoned(number, passes):
     at_call(train_eval.Trainer, "train_step", number, passes, poison)
 
 
+def minutes(number, passes):
+    """No fault: a step takes a minute by the trainer's clock, and each save prints its step."""
+    from types import SimpleNamespace
+
+    import train_eval
+
+    made, step, save = [], train_eval.Trainer.train_step, train_eval.save_checkpoint
+
+    def counted(trainer, batches):
+        made.append(None)
+        return step(trainer, batches)
+
+    def told(path, content):
+        print("saved at step", content["step"])
+        save(path, content)
+
+    train_eval.time = SimpleNamespace(perf_counter=lambda: 60.0 * len(made))
+    train_eval.Trainer.train_step, train_eval.save_checkpoint = counted, told
+
+
 FAULTS = {
     fault.__name__: fault
     for fault in (
         start_up, before_training, step, evaluation, half_a_save, renaming, result_line,
-        interrupt_twice, poisoned,
+        interrupt_twice, poisoned, minutes,
     )
 }  # fmt: skip
 

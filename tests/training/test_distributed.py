@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,6 +191,16 @@ def test_another_number_of_processes_goes_on_in_an_evaluation(run, tmp_path):
     codes, output = run("language_main", tmp_path / "23", *flags, "--resume", processes=3)
     assert codes == [0] * 3, output
     assert_close(tmp_path / "23", tmp_path / "1", 2e-5)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, [0, 3, 6, 9, 10]), (2, [0, 4, 8, 10])])
+def test_a_save_is_made_once_in_an_interval(run, tmp_path, count, steps):
+    """Of several processes a step later, since flags travel while a step runs."""
+    flags = (*LANGUAGE, "--eval_interval", "99", "--max_steps", "10", "--save_interval", "3min")
+    clock = {0: ("minutes", 0, 0)}
+    codes, output = run("language_main", tmp_path / "run", *flags, processes=count, faults=clock)
+    assert codes == [0] * count, output
+    assert [int(step) for step in re.findall(r"saved at step (\d+)", output)] == steps
 
 
 def test_dropout_differs_between_processes(run, tmp_path):
