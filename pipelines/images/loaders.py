@@ -113,7 +113,12 @@ class _Loader:
         raise NotImplementedError
 
     def _draw(self, epoch: int) -> EpochDraw:
-        """Draw the epoch's order, and what is chosen for the image in each place of it."""
+        """Draw the epoch's order, and what is chosen for the image in each place of it.
+
+        With copies it is the order of timm's RepeatAugSampler, over all processes together and
+        without its rounding; which process gets which copy differs, since batches are cut into
+        shares here.
+        """
         if self._data_seed is None:
             return EpochDraw(torch.arange(self.num_samples), {})
         assert isinstance(self._transform, Transform)

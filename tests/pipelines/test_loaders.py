@@ -515,6 +515,24 @@ class TestEverything:
             seen |= {*targets.tolist()}
         assert len(seen) == COUNT
 
+    @pytest.mark.parametrize("world_size", [1, 2])
+    def test_the_order_is_that_of_timms_sampler(self, make_loader, world_size):
+        """It deals the places out one by one, and here each batch is cut into shares."""
+        timm = pytest.importorskip("timm.data.distributed_sampler")
+        for epoch in (1, 2):
+            dealt = []
+            for rank in range(world_size):
+                sampler = timm.RepeatAugSampler(range(COUNT), world_size, rank, num_repeats=3)
+                sampler.set_epoch(mixed_seed(0, epoch))
+                dealt.append(list(sampler))
+            expected = [image for images in zip(*dealt, strict=True) for image in images]
+            shares = [
+                list(make_loader(0, ranks=(rank, world_size), **self.UNMIXED).batches(epoch))
+                for rank in range(world_size)
+            ]
+            found = torch.cat([targets for _, targets in together(shares)])
+            assert found.tolist() == expected[:COUNT]
+
     def test_copies_are_cropped_differently_while_they_are_read(self, files):
         read = ImageNetReader(SIZE)
         images, _ = epoch_of(stream_loader(files, read, data_seed=0, repeats=3))
