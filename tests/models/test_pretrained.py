@@ -20,6 +20,7 @@ from cli.vision import VisionConfig
 from models import pretrained
 from pipelines.images.load import as_card_says, load_images
 from tasks.vision import VisionProgram
+from training.freezing import freeze
 from training.initial_weights import digest_of
 from zilu.replacement.gradual import Gradual
 
@@ -108,10 +109,28 @@ def test_before_replacing_the_logits_are_the_packages(tmp_path, name):
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         expected = own.to(memory_format=torch.channels_last)(images)
-        torch.testing.assert_close(network(images), expected)
+        start = network(images)
+        torch.testing.assert_close(start, expected)
         program.gradual.set(1)
-        assert not torch.equal(network(images), expected)
+        end = network(images)
+        assert not torch.equal(end, start)
+        swapped, _ = built("--model", name, "--init_from", file, size=size, gradual=False)
+        assert torch.equal(end, swapped(images))
+        assert torch.equal(start, expected)
     assert len(program.gradual.old) == len(network.replacement.replaced)
+    if name != "torchvision/squeezenet1_0":  # whose head is a convolution, and cannot be told
+        assert_only_the_head_moves(network, images)
+
+
+def assert_only_the_head_moves(network, images):
+    """Make a step of the optimizer on a network whose trunk is frozen."""
+    freeze(network.train(), ["trunk"])
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    network(images).square().sum().backward()
+    optimizer.step()
+    moved = {key for key, value in network.state_dict().items() if not value.equal(before[key])}
+    assert moved == {key for key, value in network.named_parameters() if value.requires_grad}
 
 
 # --- a package's own weights ---
