@@ -109,11 +109,28 @@ EVERYTHING = (
 STREAMED = ("--dataset", "imagenet", "--resize", "8", "--num_workers", "1")
 
 
+# What one process alone draws, and what it goes on from.
+FINE_TUNING = ("--drop_rate", "0.2", "--layer_decay", "0.8", "--ema", "0.9")
+
+
+@pytest.fixture(scope="module")
+def source(forked, image_folder, tmp_path_factory):
+    """Return the folder of a run with other activations, to be left as it is."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    flags = (*EVERYTHING, "--activation", "PReLU", "--max_steps", "1")
+    codes, output = forked("vision_main", *flags, "--data_path", image_folder,
+                           "--output_dir", folder)  # fmt: skip
+    assert codes == [0], output
+    return folder
+
+
 @pytest.mark.parametrize("where", ["memory", "files"])
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(
-    forked, image_folder, tmp_path, where
+    forked, image_folder, source, tmp_path, where
 ):
+    """Killed on the way to the new activations, and after it."""
     flags = (*EVERYTHING, "--data_path", image_folder, "--max_steps", "10", "--save_interval", "3")
+    flags = (*flags, *FINE_TUNING, "--init_from", source, "--replace_gradually", "5")
     flags = (*flags, *(STREAMED if where == "files" else ()))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     codes, output = forked("vision_main", *flags, "--output_dir", whole)
