@@ -467,8 +467,8 @@ class Trainer(Generic[D]):
             self.totals = ranks[rank()]["totals"].to(self.device)
             set_random_state(ranks[rank()]["random"], self.device)
             return
-        # Another number of processes: the sums go to the main one.
-        # The others' are as many, since an evaluation that was interrupted adds them up at once.
+        # Another number of processes: the sums go to the main one. The others have as many zeros,
+        # since an evaluation that was interrupted adds them up before any step.
         summed = sum(each["totals"] for each in ranks).to(self.device)
         self.totals = summed if is_main() else torch.zeros_like(summed)
         set_random_state(ranks[0]["random"], self.device)
