@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import models
 from exporting import activation, card
-from exporting.hugging_face import ACTIVATIONS, MODULES, WEIGHTS, _save
+from exporting.hugging_face import ACTIVATIONS, MODULES, WEIGHTS, save_tensors
 from exporting.loading import Trained
 from exporting.writing import EXPORT, write_json
 from models.third_party import AUXILIARY_HEADS, create_options, split_name
@@ -50,7 +50,7 @@ def write(trained: Trained, folder: Path, to: str) -> dict[str, Any]:
     }  # fmt: skip
     write_json(folder / "config.json", settings)
     write_json(folder / EXPORT, card.facts(trained, to))
-    _save(trained.model.state_dict(), folder)
+    save_tensors(trained.model.state_dict(), folder)
     if not by_zilu:
         shutil.copyfile(MODULES / ACTIVATIONS, folder / ACTIVATIONS)
     create = _created(theirs, to)
@@ -69,7 +69,7 @@ def counterpart(trained: Trained, spec: dict[str, Any], to: str) -> Counterpart:
     """
     config, settings = trained.config.model, trained.settings
     name, size = config.model, settings["image_size"]
-    sites = activation.sites_of(trained.model, trained.program._activation_type())
+    sites = activation.sites_of(trained.model, trained.program.activation_type())
     if config.is_third_party:
         package, architecture, _ = split_name(name)
         if package != to:
@@ -180,7 +180,7 @@ def _notes(trained: Trained, theirs: Counterpart, by_zilu: bool) -> list[str]:
         return [*notes, "The network calls activations inside its own code, which the package "
                         "`zilu` rewrites."]  # fmt: skip
     if activation.has_parameters({}, trained.model, activation.sites_of(
-        trained.model, trained.program._activation_type()
+        trained.model, trained.program.activation_type()
     )):  # fmt: skip
         return [*notes, "The activations have learned numbers, so they come before the weights."]
     return [*notes, "The weights fit the network as it is published, with its own activation, too."]

@@ -87,7 +87,7 @@ def _write_ours(
             "activation": spec, **options, **ids,
         }  # fmt: skip
     _write_config(folder, settings)
-    _save(tensors, folder)
+    save_tensors(tensors, folder)
     return module
 
 
@@ -105,7 +105,8 @@ def _write_config(folder: Path, settings: dict[str, Any]) -> None:
     )
 
 
-def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write a folder's file of weights, beside its config.json."""
     library = importlib.import_module("safetensors.torch")
     plain = {name: value.detach().contiguous() for name, value in tensors.items()}
     library.save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
@@ -130,7 +131,7 @@ def _write_theirs(
         }
         if _is_the_same(named, model, trained):
             _write_config(folder, named | {"architectures": [type(network).__name__]})
-            _save(tensors, folder)
+            save_tensors(tensors, folder)
             return None
     if not activation.are_modules(model):
         raise UserError(
@@ -147,7 +148,7 @@ def _write_theirs(
         "tie_word_embeddings": False, **ids,
     }  # fmt: skip
     _write_config(folder, wrapped)
-    _save({f"network.{name}": value for name, value in tensors.items()}, folder)
+    save_tensors({f"network.{name}": value for name, value in tensors.items()}, folder)
     return module
 
 

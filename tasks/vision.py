@@ -50,7 +50,7 @@ class VisionProgram(Program[VisionConfig, ImageData]):
         return starts.start_of(self.config, weights)
 
     def put_weights(self, model: nn.Module, data: ImageData, weights: InitialWeights) -> None:
-        sites = activation_paths(model, self._activation_type())
+        sites = activation_paths(model, self.activation_type())
         starts.put_weights(model, data.num_classes, self.config, weights, sites)
 
     def compares(self, weights: InitialWeights) -> bool:

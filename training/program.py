@@ -229,7 +229,7 @@ class Program(Generic[C, D]):
         data = self._loaded({})
         model = self.network(data, weights)
         self.check_training(model, data)
-        self.text = describe_model(model, self._activation_type(), self.config.training.decay)
+        self.text = describe_model(model, self.activation_type(), self.config.training.decay)
         rows = common_draws.made_common(model) if self.DRAWS_BY_ROWS else None
         sharding.prepare(model, self.config.training, self.device)
         facts = package_versions(self.config) | environment(self.device)
@@ -240,7 +240,7 @@ class Program(Generic[C, D]):
         settings |= self._activation_source() | self.start
         objective = self.objective(model, data)
         training, run = self.config.training, self.config.run
-        sites = activation_sites(model, self._activation_type())
+        sites = activation_sites(model, self.activation_type())
         of = (objective, sites, self.device, folder)
         trainer = Trainer(
             objective, data, training, run, folder, settings,
@@ -474,7 +474,8 @@ class Program(Generic[C, D]):
         """Scale the initial weights as --init_gain or --rescale_init ask for."""
         scale(model, self.config.model, self.activation())
 
-    def _activation_type(self) -> type[nn.Module]:
+    def activation_type(self) -> type[nn.Module]:
+        """Return the class of the network's activations."""
         return type(self.activation()())
 
     def _print_notes(self) -> None:

@@ -196,7 +196,6 @@ def test_torch_compile_compiles_once_and_at_the_end():
 
 
 def test_a_refused_replacement_leaves_nothing_behind():
-    """Whether the new modules, a trial or the last change is what fails."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.PReLU(8))
     gradual, shared = Gradual(), nn.ReLU()
     with pytest.raises(ValueError, match="to several places"):
