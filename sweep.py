@@ -13,11 +13,8 @@ margin. It is looked at after 6, 10, 15, 20, 30 and 40 seeds, and all looks toge
 """
 
 import importlib
-import os
-import shlex
 import sys
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,59 +24,13 @@ from cli.converters import file_path, number
 from cli.errors import one_line_errors
 from cli.parser import checked, parsed_into, tool_parser
 from experiments import manifest as manifests
-from experiments.display import Display
+from experiments.checks import check_code, check_sources, check_unchanged
+from experiments.command import run_all, run_one, show_commands, show_list
 from experiments.grid import name_of, read_grid
-from experiments.jobs import command, do, others_there, share_folder
-from experiments.manifest import TRIAL, TUNED, Manifest, Run
+from experiments.manifest import TRIAL, Manifest, Run
 from experiments.more_seeds import declare, filled
-from experiments.runner import FAILED, Outcome, running
-from run_folder.status import DIVERGED, ENDED, FINISHED, status_of
+from experiments.options import Options
 from utils import UserError
-from zilu.names import custom_name
-
-
-@dataclass(frozen=True)
-class Options:
-    """Hold the command line; `parse` explains the flags."""
-
-    grid: Path
-    jobs: int | None
-    output_dir: Path | None
-    extend: bool
-    until_decided: bool
-    max_seeds: int | None
-    list: bool
-    dry_run: bool
-    count: str | None
-    index: int | None
-    folder: bool
-
-    @property
-    def only_looks(self) -> bool:
-        """Return whether less is asked for than to run everything."""
-        return bool(self.list or self.dry_run or self.count or self.index)
-
-    @property
-    def runs_nothing(self) -> bool:
-        """Return whether no run is to be made."""
-        return bool(self.list or self.dry_run or self.count or self.folder)
-
-    def check(self) -> None:
-        """Refuse flags that contradict each other.
-
-        Raises:
-            UserError: with the remedy.
-        """
-        if self.folder and self.index is None:
-            raise UserError("--folder is of one run; give its --index")
-        if self.extend and (self.list or self.dry_run):
-            raise UserError(
-                "--extend changes the sweep, and the other flag only looks; leave out one"
-            )
-        if self.max_seeds is not None and not self.until_decided:
-            raise UserError("--max_seeds is the most that --until_decided adds; give both")
-        if self.max_seeds is not None and self.max_seeds > LAST:
-            raise UserError(f"--max_seeds {self.max_seeds}: the last look is at {LAST} seeds")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,6 +82,8 @@ def parse(argv: list[str] | None) -> Options:
     add("--folder", action="store_true", help="with --index: print its run folder instead")
     options = parsed_into(Options, parser, argv)
     options.check()
+    if options.max_seeds is not None and options.max_seeds > LAST:
+        raise UserError(f"--max_seeds {options.max_seeds}: the last look is at {LAST} seeds")
     return options
 
 
@@ -178,118 +131,6 @@ def until_decided() -> Any:
     return importlib.import_module("analysis.until_decided")
 
 
-def check_code(manifest: Manifest, named: set[str], args: Options) -> None:
-    """Refuse to run code that the manifest alone names.
-
-    Args:
-        manifest: lies in a folder of results.
-        named: the activations that the grid file names.
-        args: the command line.
-
-    Raises:
-        UserError: the grid file must name it.
-    """
-    if args.runs_nothing:
-        return
-    for run in manifest.runs if args.index is None else manifest.runs[args.index - 1 : args.index]:
-        name = run.flags["activation"]
-        if custom_name(name) and name not in named:
-            raise UserError(
-                f"{run.name} uses {name}; name it in {args.grid} again to run its code, or choose "
-                "another --output_dir"
-            )
-
-
-def check_sources(manifest: Manifest, plan: Manifest, args: Options) -> None:
-    """Refuse to go on with another source of a user's own activation than the sweep began with.
-
-    Raises:
-        UserError: with both digests.
-    """
-    for name in manifest.sources.keys() & plan.sources.keys():
-        then, now = (each.sources[name]["sha256"] for each in (manifest, plan))
-        differing = [each for each in {**then, **now} if then.get(each) != now.get(each)]
-        if differing and not name.startswith("torch.") and not args.runs_nothing:
-            raise UserError(
-                f"{name} has changed since its sweep began: {differing[0]} had SHA-256 "
-                f"{then.get(differing[0])} and has {now.get(differing[0])}; bring it back, or "
-                "start a new sweep by another `name:` or --output_dir"
-            )
-
-
-def check_unchanged(manifest: Manifest, plan: Manifest, args: Options) -> None:
-    """Refuse to go on where the grid was edited after its sweep began, unless --extend says how.
-
-    Raises:
-        UserError: all of it is to be run, and which one is meant is not clear.
-    """
-    if manifest.report != plan.report:
-        print("Note: `report:` stays as it was declared when the sweep began", file=sys.stderr)
-    more = len(manifests.added(manifest, plan))
-    gone = len([run for run in manifests.added(plan, manifest) if not run.added])
-    if not more and not (gone and not args.extend):
-        return
-    text = f"{args.grid} has changed since its sweep began ({more} more runs, {gone} gone)"
-    if args.only_looks:
-        print(f"Note: {text}; {manifest.folder / manifests.FILE} counts", file=sys.stderr)
-        return
-    raise UserError(
-        f"{text}; --extend adds the new ones to it, another `name:` or --output_dir starts a new "
-        "sweep"
-    )
-
-
-# --- what to do ---
-
-
-def show_list(manifest: Manifest) -> int:
-    """Print every run with its status."""
-    counts: dict[str, int] = {}
-    for run in manifest.runs:
-        status = status_of(manifest.path(run))
-        counts[status.kind] = counts.get(status.kind, 0) + 1
-        print(f"{run.index:4} {status.kind:11} {run.name}  {status.reason}".rstrip())
-    print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    return 0
-
-
-def show_commands(manifest: Manifest) -> int:
-    """Print the commands of the runs that have not ended."""
-    for run in manifest.runs:
-        if status_of(manifest.path(run)).kind in ENDED:
-            continue
-        try:
-            words = command(manifest, run)
-        except UserError as error:
-            print(f"# {run.name}: {error}")
-        else:
-            print(shlex.join(["python", os.path.relpath(words[1]), *words[2:]]))
-    return 0
-
-
-def run_one(manifest: Manifest, index: int, only_folder: bool) -> int:
-    """Replace this process by the program of one run, whose signals and exit code then count."""
-    if index > len(manifest.runs):
-        raise UserError(f"--index {index}: the sweep has {len(manifest.runs)} runs")
-    run = manifest.runs[index - 1]
-    folder = manifest.path(run)
-    if only_folder:
-        with suppress(UserError):  # its trials may not have ended
-            share_folder(manifest, run)
-        print(folder)
-        return 0
-    share_folder(manifest, run)
-    status = status_of(folder)
-    if status.kind in ENDED:
-        if others := others_there(manifest, run):
-            raise UserError(f"{folder} holds another run ({', '.join(others)}); move it away")
-        print(f"{run.name}: {status.kind} {status.reason}".rstrip())
-        return errors.DIVERGED if status.kind == DIVERGED else 0
-    words = command(manifest, run)
-    print(f"Run {index} of {len(manifest.runs)}: {run.name}", flush=True)
-    os.execv(words[0], words)
-
-
 def run_until_decided(manifest: Manifest, jobs: int | None, runs: list[Run]) -> int:
     """Run `runs`, and then more seeds of the primary comparisons until they are decided."""
     code = 0
@@ -305,26 +146,6 @@ def run_until_decided(manifest: Manifest, jobs: int | None, runs: list[Run]) -> 
         if len(more.runs) == len(manifest.runs):
             return code
         manifest, runs = more, more.runs[len(manifest.runs) :]
-
-
-def run_all(manifest: Manifest, jobs: int | None, runs: list[Run]) -> int:
-    """Run what has not ended of `runs`, `jobs` runs at a time."""
-    cpu_only = all(run.flags.get("device") == "cpu" for run in runs)
-    display = Display(len(runs))
-    outcomes: list[Outcome] = []
-    with running(display, jobs, len(runs), not cpu_only, {}) as runner:
-        for tuned in (False, True):  # the choices depend on all of the others
-            now = [run for run in runs if (run.role == TUNED) == tuned]
-            outcomes += do(runner, manifest, now)
-    if runner.stopped():
-        print("Interrupted; the same command goes on")
-        return errors.TRY_AGAIN
-    kinds = [outcome.kind for outcome in outcomes]
-    print(", ".join(f"{kinds.count(kind)} {kind}" for kind in (FINISHED, DIVERGED, FAILED)))
-    for outcome in outcomes:
-        if outcome.kind != FINISHED:
-            print(f"{outcome.kind}: {outcome.name}: {outcome.reason}")
-    return errors.FAILED if FAILED in kinds else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 | file | what it does |
 |---|---|
+| `options.py`, `checks.py` | what `sweep.py` is asked for; grids and code that have changed |
+| `command.py` | what it does then: shows the runs, does one or all |
 | `grid.py` | reads a grid file, and completes the flags of its runs |
 | `tuning.py` | plans the trials of `tune:`, and chooses by their scores |
 | `manifest.py` | numbers and names the runs, once and for all |

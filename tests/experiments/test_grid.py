@@ -98,7 +98,7 @@ def test_a_recipe_is_part_of_the_manifest(grid_file, tmp_path):
     recipe.write_text("lr: 0.1\n")
     again = manifests.load(manifest.folder)
     assert some(again.runs, "lr", "batch_size") == [(0.5, 9)]
-    assert sweep.command(again, again.runs[0])[2:] == [
+    assert jobs.command(again, again.runs[0])[2:] == [
         "--model=resnet20", "--dataset=digits", "--val_fraction=0.1", "--batch_size=9", "--lr=0.5",
         "--device=cpu", f"--output_dir={manifest.folder}/ZiLU_sigma1_seed0", "--resume",
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def test_the_command_gives_the_flags_of_the_run(grid_file):
     }  # fmt: skip
     manifest = plan(grid_file(runs=runs))
     run = manifest.runs[0]
-    args = values(VisionConfig, *sweep.command(manifest, run)[2:])
+    args = values(VisionConfig, *jobs.command(manifest, run)[2:])
     assert {name: getattr(args, name) for name in run.flags} == run.flags
 
 
@@ -137,7 +137,7 @@ def test_values_that_a_folders_name_cannot_hold(grid_file):
     names = [run.name for run in manifest.runs]
     assert len(set(names)) == 4
     assert all(len(name) < 255 and "/" not in name for name in names)
-    words = sweep.command(manifest, manifest.runs[0])[2:]
+    words = jobs.command(manifest, manifest.runs[0])[2:]
     args = values(LanguageConfig, *words)
     assert (args.prompt, args.tokenizer) == ("--once = upon", "a/b")
 
@@ -286,7 +286,7 @@ def test_tuned_runs_wait_for_their_trials(grid_file):
     assert not set(tuned.flags) & {"lr", "sigma"}
     assert [t.flags["activation"] for t in manifest.trials_of(tuned)] == ["ZiLU"] * 4
     with pytest.raises(UserError, match="4 of the 4 trials that decide its flags have not ended"):
-        sweep.command(manifest, tuned)
+        jobs.command(manifest, tuned)
     alone = plan(grid_file(runs=runs, tune={"lr": [0.1, 0.2], "equal_settings": False}))
     assert [run.role for run in alone.runs] == ["trial"] * 4 + ["tuned"] * 4
 
@@ -298,7 +298,7 @@ def test_a_choice_that_is_the_grids_own_is_not_trained_twice(grid_file):
         if run.role != "tuned":
             vision_run(manifest.path(run), 70 + 10 * run.flags["lr"], **run.flags)
     for run in manifest.runs[-2:]:
-        sweep.share_folder(manifest, run)
+        jobs.share_folder(manifest, run)
         same = manifest.path(run).resolve()
         assert same.name == f"lr0.2_ReLU_seed{run.flags['seed']}"
         assert status_of(manifest.path(run)).kind == "finished"
@@ -393,7 +393,7 @@ def test_a_run_of_an_optimizers_arguments_is_given_them(grid_file):
         "optimizer": "RMSprop", "momentum": [None, 0.9], "optimizer_args": [None, {"alpha": 0.9}],
     }  # fmt: skip
     there = plan(grid_file(runs=runs))
-    found = [vars(values(VisionConfig, *sweep.command(there, run)[2:])) for run in there.runs]
+    found = [vars(values(VisionConfig, *jobs.command(there, run)[2:])) for run in there.runs]
     for run, args in zip(there.runs, found, strict=True):
         assert {name: args[name] for name in run.flags} == run.flags
     given = [(args["momentum"], args["optimizer_args"]) for args in found]
@@ -443,7 +443,7 @@ def test_a_tuned_optimizer_brings_its_own_settings(grid_file, monkeypatch):
     for name, momentum in (("adamw", 0.9), ("RMSprop", None)):
         monkeypatch.setattr(jobs, "chosen_flags", lambda *_, name=name: {"optimizer": name})
         assert jobs.flags_of(there, tuned)["momentum"] == momentum
-        args = values(VisionConfig, *sweep.command(there, tuned)[2:])
+        args = values(VisionConfig, *jobs.command(there, tuned)[2:])
         assert (args.optimizer, args.momentum) == (name, momentum)
     grid["runs"] |= {"momentum": 0.5}
     with pytest.raises(UserError, match="momentum belongs to one optimizer"):

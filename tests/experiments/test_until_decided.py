@@ -12,8 +12,8 @@ from helpers.made_runs import report_on as report
 import sweep
 from analysis.looks import LOOKS
 from analysis.sequential import critical_value, decide
+from experiments import command, runner
 from experiments import manifest as manifests
-from experiments import runner
 from experiments.jobs import flags_of, share_folder
 from experiments.runner import FAILED, Outcome
 from run_folder.status import ENDED, FINISHED, status_of
@@ -36,7 +36,7 @@ class World:
         self.patch = monkeypatch
         self.grid, self.out = folder / "grid.yaml", folder / "out"
         self.made, self.results = [], lambda flags: accuracy(flags, 0.0)
-        monkeypatch.setattr(sweep, "do", self.do)
+        monkeypatch.setattr(command, "do", self.do)
         monkeypatch.setattr(runner, "places", lambda *_, **__: [{}])
         self.write()
 
@@ -209,7 +209,7 @@ def test_tuned_runs_that_are_links_to_the_grids_are_of_their_own_comparison(worl
             share_folder(manifest, run)
         return world.do(runner, manifest, runs)
 
-    world.patch.setattr(sweep, "do", do)
+    world.patch.setattr(command, "do", do)
     assert world.sweep("--until_decided", "--max_seeds", 6) == 0
     assert (world.out / "tuned_GELU_seed0").is_symlink()
     report(world.out)
@@ -277,7 +277,7 @@ def test_a_sweep_that_died_when_it_had_added_seeds_goes_on(world, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "do", lambda runner, manifest, runs: (
+        patch.setattr(command, "do", lambda runner, manifest, runs: (
             killed() if any(run.added for run in runs) else world.do(runner, manifest, runs)
         ))  # fmt: skip
         with pytest.raises(KeyboardInterrupt):

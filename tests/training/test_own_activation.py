@@ -15,6 +15,7 @@ import sweep
 import vision_main
 from analysis.sections.functions import read_curve
 from cli.vision import VisionConfig
+from experiments import jobs
 from experiments import manifest as manifests
 from run_folder.checkpoint import load_checkpoint
 from tasks.vision import VisionProgram
@@ -221,8 +222,8 @@ def test_a_sweep_with_tuning_and_its_report(own, tmp_path, forked, mistake_in):
     assert sweep.main([str(grid), "--output_dir", str(out), "--count"]) == 0
     manifest = manifests.load(out)
     for run in manifest.runs:  # the trials are the first
-        sweep.share_folder(manifest, run)
-        codes, said = forked("vision_main", *sweep.command(manifest, run)[2:])
+        jobs.share_folder(manifest, run)
+        codes, said = forked("vision_main", *jobs.command(manifest, run)[2:])
         assert codes == [0], said
     assert [run.name for run in manifest.runs if run.role != "trial"] == [
         "ReLU_seed0", "Squash_beta1_seed0", "Squash_beta2_seed0", "Soft_sigma2-learned_seed0",
