@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -298,6 +299,7 @@ def test_flags_that_cannot_be(mistake_in, tmp_path, flags, message):
 def test_offline(mistake_in, tmp_path, monkeypatch):
     """With the address of the file, and what to do with it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first call
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 

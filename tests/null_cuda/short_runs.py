@@ -69,7 +69,7 @@ ALLOWED = {
     ): Allowed("an epoch's augmentation is drawn on the CPU, at its start", 6),
     (
         "pipelines/images/loaders.py",
-        "order = order.to(self._device)",
+        "order = order.to(self._home)",
     ): Allowed("an epoch's order is drawn on the CPU, at its start", 1),
     (
         "training/evaluation.py",

@@ -138,6 +138,6 @@ def test_predictions_wait_once(recipe, run):
     """Their copies to the host run on, and are waited for at the end, however many they are."""
     ran = run(recipe, "--batch_size", 24, "--max_steps", 2)
     assert ran.codes == [0], ran.output
-    once = {("pipelines/images/loaders.py", "order = order.to(self._device)")}
+    once = {("pipelines/images/loaders.py", "order = order.to(self._home)")}
     waits = {place: n for place, n in ran.waits("predictions").items() if place not in once}
     assert sum(waits.values()) == 1, waits
