@@ -154,6 +154,15 @@ def usable_cpus() -> int:
 # --- files ---
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits, without holding all of it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def read_json(text: str) -> Any:
     """Return the content of a JSON text that a person may have edited.
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from cli.converters import arguments
 from cli.network import ModelConfig
-from training.model_text import activation_paths
 from utils import UserError
 from zilu.names import GATED_NAMES, custom_name
 
@@ -84,11 +83,6 @@ def learned(model: nn.Module) -> list[str]:
         if isinstance(alpha, Tensor):
             lines.append(f"{path}: α = {float(alpha.detach()):.6g}")
     return lines
-
-
-def sites_of(model: nn.Module, activation_type: type[nn.Module]) -> list[str]:
-    """Return the paths of the network's activations."""
-    return activation_paths(model, activation_type)
 
 
 def are_modules(model: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from exporting.loading import Trained
 from exporting.writing import EXPORT, write_json
 from models.third_party import AUXILIARY_HEADS, create_options, split_name
 from models.vit import VARIANTS
+from training.model_text import activation_paths
 from utils import UserError
 
 # timm's networks of our Vision Transformers' depth; the width of the one without a name is given.
@@ -69,7 +70,7 @@ def counterpart(trained: Trained, spec: dict[str, Any], to: str) -> Counterpart:
     """
     config, settings = trained.config.model, trained.settings
     name, size = config.model, settings["image_size"]
-    sites = activation.sites_of(trained.model, trained.program.activation_type())
+    sites = activation_paths(trained.model, trained.program.activation_type())
     if config.is_third_party:
         package, architecture, _ = split_name(name)
         if package != to:
@@ -179,8 +180,7 @@ def _notes(trained: Trained, theirs: Counterpart, by_zilu: bool) -> list[str]:
     if by_zilu:
         return [*notes, "The network calls activations inside its own code, which the package "
                         "`zilu` rewrites."]  # fmt: skip
-    if activation.has_parameters({}, trained.model, activation.sites_of(
-        trained.model, trained.program.activation_type()
-    )):  # fmt: skip
+    sites = activation_paths(trained.model, trained.program.activation_type())
+    if activation.has_parameters({}, trained.model, sites):
         return [*notes, "The activations have learned numbers, so they come before the weights."]
     return [*notes, "The weights fit the network as it is published, with its own activation, too."]

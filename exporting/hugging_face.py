@@ -16,6 +16,7 @@ from exporting.writing import EXPORT, require, write_json
 from models.causal_lm import CausalLM
 from models.gpt2_blocks import published_options
 from models.gpt2_checkpoint import to_hugging_face
+from training.model_text import activation_paths
 from utils import UserError
 
 MODULES = Path(__file__).parents[1] / "zilu" / "exported"
@@ -138,7 +139,7 @@ def _write_theirs(
             f"--to hf: {trained.config.model.model} calls activations inside its own code, where "
             "no module of the folder can put others: --to onnx or --to pt2"
         )
-    sites = activation.sites_of(model, nn.Module)
+    sites = activation_paths(model, nn.Module)
     module = "modeling_zilu_hf"
     wrapped = {
         "architectures": ["ZiluHFForCausalLM"], "model_type": "zilu_hf",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from tasks.language import LanguageProgram
 from tasks.table import TableProgram
 from tasks.vision import VisionProgram
 from training import resuming
-from utils import UserError
+from utils import UserError, sha256_of
 
 LANGUAGE, TABLE = "language", "table"
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -65,7 +64,7 @@ class Trained:
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of the checkpoint's file, and of its shards', by their paths."""
         return {
-            str(path.relative_to(self.path.parent)): _sha256(path)
+            str(path.relative_to(self.path.parent)): sha256_of(path)
             for path in (self.path, *self.shards)
         }
 
@@ -87,14 +86,6 @@ class Trained:
     def outputs(self) -> list[tuple[Tensor, Tensor]]:
         """Return the examples, each with what the network gives for it."""
         return [(x, self.model(x)) for x in self.examples()]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 class _OfIds(LanguageProgram):

@@ -22,7 +22,7 @@ from models.init_gain import unit_gain
 from models.neighbours import HasNeighbours
 from models.rescale import rescale_around_activations
 from run_folder.checkpoint import is_checkpoint, load_values
-from utils import UserError, user_errors
+from utils import UserError, sha256_of, user_errors
 from zilu.replacement.gradual import old_of
 
 # What holds the weights in files of others; the averages of an EMA are those to be used.
@@ -76,7 +76,7 @@ def read(config: Config) -> InitialWeights | None:
     else:
         # Reference scripts of timm and torchvision save their parsed arguments beside the weights.
         content = load_values(path, [ParsedArguments] if of_images else ())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     if not is_checkpoint(content):
         if not of_images:
             raise UserError(f"{path}: not a checkpoint of this project; give another")
